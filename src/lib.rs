@@ -1,0 +1,14 @@
+//! pgwake follows a PostgreSQL primary in its wake.
+//!
+//! Data flows one way; only positions flow back:
+//!
+//! ```text
+//! socket ─▶ wire ─▶ stream::Receiver ─Action▶ sink ─Flushed▶ Positions ─▶ status update ─▶ socket
+//!           frames   decides, no I/O           makes durable   what is durable, and where
+//! ```
+//!
+//! Modules depend one way: `cli` → {`standby`, `backup`, `stream`} → {`client`, `sink`} → `wire` → [`pg`].
+//! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
+//! thread: bytes and time are its arguments.
+
+pub mod pg;

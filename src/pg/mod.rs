@@ -1,0 +1,26 @@
+//! PostgreSQL's vocabulary: positions, timelines, segments, names and versions.
+//!
+//! Nothing here touches a socket, a file or a clock. Every type is right by construction: a [`SlotName`] is a
+//! name the server will take, a [`WalSegmentSize`] is a power of two between 1 MB and 1 GB. What one server
+//! version does differently from another is data in [`version`], so that no other module compares versions.
+
+pub mod control_file;
+mod identifier;
+mod lsn;
+mod segment;
+mod slot_name;
+mod timeline;
+pub mod version;
+
+pub use control_file::ControlFile;
+pub use identifier::{ParseSystemIdentifierError, SystemIdentifier};
+pub use lsn::{Lsn, ParseLsnError};
+pub use segment::{
+    ParseWalFileNameError, ParseWalSegmentSizeError, WalFileName, WalSegment, WalSegmentSize,
+    WalSegmentSizeError,
+};
+pub use slot_name::{SlotName, SlotNameError};
+pub use timeline::{
+    ParseTimelineIdError, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, TimelineId,
+};
+pub use version::ServerVersion;

@@ -1,0 +1,146 @@
+//! Server versions, and what they do differently, as data.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A server's version, from its `server_version` parameter.
+///
+/// The questions that other modules have are methods here, so that no other module compares versions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerVersion {
+    major: u16,
+    minor: u16,
+}
+
+/// How `BASE_BACKUP` is spelt and answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseBackupSyntax {
+    /// Up to 14: bare keywords, one CopyOut for each tablespace, tar archives without their end.
+    Keywords,
+    /// From 15: an option list, one CopyOut with tagged messages.
+    Options,
+}
+
+impl ServerVersion {
+    /// The oldest major that pgwake is tested against.
+    pub const OLDEST_SUPPORTED_MAJOR: u16 = 13;
+    /// The newest major that pgwake is tested against. A newer one is tried, with a warning.
+    pub const NEWEST_TESTED_MAJOR: u16 = 19;
+
+    /// A version from its two numbers.
+    pub const fn new(major: u16, minor: u16) -> Self {
+        ServerVersion { major, minor }
+    }
+
+    /// The major version, `17` of `17.12`.
+    pub const fn major(self) -> u16 {
+        self.major
+    }
+
+    /// The minor version, `12` of `17.12`; zero in development and beta versions.
+    pub const fn minor(self) -> u16 {
+        self.minor
+    }
+
+    /// Whether pgwake has been tested against this major or a later one.
+    pub const fn is_supported(self) -> bool {
+        self.major >= Self::OLDEST_SUPPORTED_MAJOR
+    }
+
+    /// Whether this major is newer than any that pgwake has been tested against.
+    pub const fn is_newer_than_tested(self) -> bool {
+        self.major > Self::NEWEST_TESTED_MAJOR
+    }
+
+    /// The form of `BASE_BACKUP` (15 brought the option list and dropped the keywords).
+    pub const fn base_backup_syntax(self) -> BaseBackupSyntax {
+        if self.major >= 15 { BaseBackupSyntax::Options } else { BaseBackupSyntax::Keywords }
+    }
+
+    /// Whether `CREATE_REPLICATION_SLOT` takes its options in parentheses (15).
+    pub const fn has_slot_option_list(self) -> bool {
+        self.major >= 15
+    }
+
+    /// Whether `READ_REPLICATION_SLOT` exists (15).
+    pub const fn has_read_replication_slot(self) -> bool {
+        self.major >= 15
+    }
+
+    /// Whether `UPLOAD_MANIFEST` and incremental backups exist (17).
+    pub const fn has_incremental_backup(self) -> bool {
+        self.major >= 17
+    }
+
+    /// Whether `pg_wal/summaries` belongs into a data directory (17).
+    pub const fn has_wal_summaries(self) -> bool {
+        self.major >= 17
+    }
+
+    /// Whether protocol 3.2, with its long cancel keys, may be asked for (18).
+    pub const fn has_protocol_3_2(self) -> bool {
+        self.major >= 18
+    }
+}
+
+impl fmt::Display for ServerVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl fmt::Debug for ServerVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text does not begin with a version number.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("could not parse server version \"{}\"", .text.escape_debug())]
+pub struct ParseServerVersionError {
+    text: String,
+}
+
+impl FromStr for ServerVersion {
+    type Err = ParseServerVersionError;
+
+    /// Takes what servers report: `15.18 (Debian 15.18-0+deb12u1)`, `19rc1`, `20devel`, `9.6.24`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseServerVersionError { text: text.chars().take(64).collect() };
+        let (major, rest) = leading_number(text).ok_or_else(error)?;
+        let minor = rest.strip_prefix('.').and_then(leading_number).map_or(0, |(minor, _)| minor);
+        Ok(ServerVersion { major, minor })
+    }
+}
+
+fn leading_number(text: &str) -> Option<(u16, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    Some((text[..digits].parse().ok()?, &text[digits..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_servers_report() {
+        for (text, version) in [
+            ("15.18 (Debian 15.18-0+deb12u1)", ServerVersion::new(15, 18)),
+            ("19rc1", ServerVersion::new(19, 0)),
+            ("20devel", ServerVersion::new(20, 0)),
+            ("9.6.24", ServerVersion::new(9, 6)),
+        ] {
+            assert_eq!(text.parse(), Ok(version), "{text}");
+        }
+        for text in ["", "devel", ".1", "99999"] {
+            assert!(text.parse::<ServerVersion>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn newer_majors_are_tried_and_older_refused() {
+        assert!(ServerVersion::new(20, 0).is_newer_than_tested());
+        assert!(!ServerVersion::new(12, 22).is_supported());
+    }
+}
