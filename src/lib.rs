@@ -7,8 +7,9 @@
 //!           frames   decides, no I/O           makes durable   what is durable, and where
 //! ```
 //!
-//! Modules depend one way: `cli` → {`standby`, `backup`, `stream`} → {`client`, `sink`} → `wire` → [`pg`].
+//! Modules depend one way: `cli` → {`standby`, `backup`, `stream`} → {`client`, `sink`} → [`wire`] → [`pg`].
 //! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
 //! thread: bytes and time are its arguments.
 
 pub mod pg;
+pub mod wire;

@@ -1,0 +1,149 @@
+//! What the server says when something failed, or is worth knowing.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::reader::{MalformedMessage, Reader};
+
+/// An ErrorResponse or a NoticeResponse.
+///
+/// Displayed as libpq shows it, `ERROR:  text`, with `DETAIL:` and `HINT:` on lines of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerError {
+    /// `ERROR`, `FATAL`, `PANIC`, `WARNING`, `NOTICE` …, never translated (`V`), or what stands for it (`S`).
+    pub severity: String,
+    /// The SQLSTATE, five characters (`C`).
+    pub sqlstate: SqlState,
+    /// The primary message (`M`), in the server's language.
+    pub message: String,
+    /// More about the cause (`D`).
+    pub detail: Option<String>,
+    /// What to do (`H`).
+    pub hint: Option<String>,
+}
+
+/// A SQLSTATE: how a program tells one error from another.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct SqlState([u8; 5]);
+
+impl SqlState {
+    /// 42710: an object of this name exists.
+    pub const DUPLICATE_OBJECT: SqlState = SqlState(*b"42710");
+    /// 42704: no object of this name exists (a replication slot, say).
+    pub const UNDEFINED_OBJECT: SqlState = SqlState(*b"42704");
+    /// 42501: the role may not do this.
+    pub const INSUFFICIENT_PRIVILEGE: SqlState = SqlState(*b"42501");
+    /// 42601: the server does not understand the command.
+    pub const SYNTAX_ERROR: SqlState = SqlState(*b"42601");
+    /// 53300: no connection, or no walsender, is free.
+    pub const TOO_MANY_CONNECTIONS: SqlState = SqlState(*b"53300");
+    /// 53400: a configured limit is reached, such as `max_replication_slots`.
+    pub const CONFIGURATION_LIMIT_EXCEEDED: SqlState = SqlState(*b"53400");
+    /// 55000: the object is not in the state that this needs, such as an invalidated slot.
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: SqlState = SqlState(*b"55000");
+    /// 55006: the object is in use.
+    pub const OBJECT_IN_USE: SqlState = SqlState(*b"55006");
+    /// 58P01: a file is missing, such as a WAL segment that has been removed.
+    pub const UNDEFINED_FILE: SqlState = SqlState(*b"58P01");
+    /// 28000: `pg_hba.conf` has no line for this connection, or the role may not log in.
+    pub const INVALID_AUTHORIZATION: SqlState = SqlState(*b"28000");
+    /// 28P01: wrong password.
+    pub const INVALID_PASSWORD: SqlState = SqlState(*b"28P01");
+    /// 3D000: no database of this name.
+    pub const INVALID_CATALOG_NAME: SqlState = SqlState(*b"3D000");
+    /// 57P03: the server is starting up, shutting down or in recovery.
+    pub const CANNOT_CONNECT_NOW: SqlState = SqlState(*b"57P03");
+    /// 57P01: an administrator ended this connection.
+    pub const ADMIN_SHUTDOWN: SqlState = SqlState(*b"57P01");
+    /// XX001: data on the server does not match its checksum.
+    pub const DATA_CORRUPTED: SqlState = SqlState(*b"XX001");
+
+    /// A state from its code; anything but five bytes is no state.
+    pub fn new(code: &[u8]) -> Option<Self> {
+        code.try_into().ok().map(SqlState)
+    }
+}
+
+impl fmt::Display for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How many fields are read at the most; the protocol names 18.
+const MAX_FIELDS: usize = 64;
+
+impl ServerError {
+    /// Reads the body of an ErrorResponse or NoticeResponse. Unknown fields are skipped, as the manual asks.
+    pub fn parse(body: Bytes) -> Result<Self, MalformedMessage> {
+        let mut reader = Reader::new(body);
+        let mut error = ServerError::default();
+        for _ in 0..MAX_FIELDS {
+            match reader.u8()? {
+                0 => {
+                    reader.finish()?;
+                    return Ok(error);
+                }
+                b'V' => error.severity = reader.c_string_lossy()?,
+                b'S' if error.severity.is_empty() => error.severity = reader.c_string_lossy()?,
+                b'C' => error.sqlstate = SqlState::new(&reader.c_string_bytes()?).unwrap_or_default(),
+                b'M' => error.message = reader.c_string_lossy()?,
+                b'D' => error.detail = Some(reader.c_string_lossy()?),
+                b'H' => error.hint = Some(reader.c_string_lossy()?),
+                _ => drop(reader.c_string_bytes()?),
+            }
+        }
+        Err(MalformedMessage::InvalidCount)
+    }
+
+    /// Whether the server closes the connection with this error.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self.severity.as_str(), "FATAL" | "PANIC")
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:  {}", self.severity, self.message)?;
+        if let Some(detail) = &self.detail {
+            write!(f, "\nDETAIL:  {detail}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\nHINT:  {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_shows_what_a_server_sends() {
+        let body = b"SFEHLER\0VERROR\0C42710\0Mreplication slot \"a\" already exists\0DSome detail.\0HDo this.\0Fslot.c\0L1\0\0";
+        let error = ServerError::parse(Bytes::from_static(body)).unwrap();
+        assert_eq!(error.sqlstate, SqlState::DUPLICATE_OBJECT);
+        assert_eq!(
+            error.to_string(),
+            "ERROR:  replication slot \"a\" already exists\nDETAIL:  Some detail.\nHINT:  Do this."
+        );
+        assert!(!error.is_fatal());
+    }
+
+    #[test]
+    fn refuses_bodies_without_end() {
+        for body in [&b""[..], b"MX", b"MX\0", b"MX\0\0x"] {
+            assert!(ServerError::parse(Bytes::from_static(body)).is_err(), "{body:?}");
+        }
+    }
+}
