@@ -11,5 +11,6 @@
 //! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
 //! thread: bytes and time are its arguments.
 
+pub mod client;
 pub mod pg;
 pub mod wire;
