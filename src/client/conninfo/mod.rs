@@ -25,8 +25,10 @@ mod settings;
 mod uri;
 mod values;
 
+pub(crate) use environment::user_name_of;
 pub use environment::{Environment, FileStatus, SystemEnvironment};
 pub use error::{ConnInfoError, ParseConnInfoError};
+pub(crate) use hosts::default_socket_dir;
 pub use hosts::{HostAddress, HostSpec};
 pub use options::{OPTIONS, OptionSpec, Treatment};
 pub use passfile::{Passfile, PassfileKey};
