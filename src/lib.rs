@@ -13,4 +13,5 @@
 
 pub mod client;
 pub mod pg;
+pub mod standby;
 pub mod wire;
