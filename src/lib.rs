@@ -12,6 +12,10 @@
 //! thread: bytes and time are its arguments.
 
 pub mod client;
+mod error;
+pub mod observe;
 pub mod pg;
 pub mod standby;
 pub mod wire;
+
+pub use error::ErrorClass;

@@ -5,7 +5,7 @@
 
 //pub mod create;
 pub mod journal;
-//pub mod preflight;
-//pub mod programs;
-//pub mod start;
+pub mod preflight;
+pub mod programs;
+pub mod start;
 pub mod workspace;
