@@ -2,6 +2,7 @@
 
 mod base_backup;
 mod connection;
+pub mod conninfo;
 mod error;
 mod identify_system;
 mod query;

@@ -1,0 +1,4 @@
+//! The integration tests: one binary, a module for each promise. `support` has what they stand on.
+
+mod support;
+mod support_selftest;
