@@ -11,4 +11,5 @@
 //! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
 //! thread: bytes and time are its arguments.
 
+pub mod backup;
 pub mod pg;
