@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! CopyData ─▶ ArchiveStream ─▶ BackupWriter ─┬─▶ TarStream ─▶ ConfinedDirectory ─▶ files ─▶ Syncer
-//!             archives, data                 └─▶ manifest::Parser ─▶ Ledger: received = listed?
+//!             archives, data                 └─▶ ManifestParser ─▶ Ledger: received = listed?
 //! ```
 //!
 //! What decides (the archive stream, tar, names, the manifest, `backup_label`) touches no file and no clock.
 
 pub mod archive_stream;
+pub mod checksum;
+pub mod manifest;
 pub mod path;
 pub mod tar_header;
 pub mod tar_stream;

@@ -130,7 +130,7 @@ fn until_nul(field: &[u8]) -> &[u8] {
 fn parse_number(field: &[u8]) -> Option<u64> {
     match field {
         [0x80, digits @ ..] => {
-            let (high, low) = digits.split_at(digits.len().checked_sub(8).unwrap_or_default());
+            let (high, low) = digits.split_at(digits.len().saturating_sub(8));
             if high.iter().any(|&b| b != 0) {
                 return None;
             }
