@@ -19,7 +19,7 @@ pub const MAX_COMPONENT_LEN: usize = 255;
 /// A relative path without `.`, `..`, empty components or NUL bytes.
 ///
 /// Joined to a directory it stays beneath it, as long as no symbolic link is followed on the way, which
-/// `ConfinedDirectory` sees to.
+/// [`ConfinedDirectory`](super::confined::ConfinedDirectory) sees to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberPath(Box<[u8]>);
 
