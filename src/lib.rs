@@ -11,6 +11,7 @@
 //! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
 //! thread: bytes and time are its arguments.
 
+pub mod backup;
 pub mod client;
 mod error;
 pub mod observe;

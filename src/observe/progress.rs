@@ -155,8 +155,8 @@ fn describe(now: &Snapshot, last: &Snapshot, elapsed: Duration) -> String {
     let rate = (now.done.saturating_sub(last.done) as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
     let percent = now.done.saturating_mul(100) / now.total.max(1);
     let mut line = format!("{}: {}/{} ({percent}%)", now.phase, HumanBytes(now.done), HumanBytes(now.total));
-    if rate > 0 {
-        let left = Duration::from_secs((now.total - now.done) / rate);
+    if let Some(seconds) = (now.total - now.done).checked_div(rate) {
+        let left = Duration::from_secs(seconds);
         line.push_str(&format!(", {}/s, {} left", HumanBytes(rate), HumanDuration(left)));
     }
     if now.wal_lsn.is_valid() {
