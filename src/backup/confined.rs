@@ -7,14 +7,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::path::MemberPath;
+use super::target::FileOwner;
 
 /// A file operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,7 @@ impl FileError {
 pub struct ConfinedDirectory {
     fd: OwnedFd,
     path: PathBuf,
+    owner: Option<FileOwner>,
     resolver: Resolver,
     /// The directory used last: members come directory by directory.
     last_parent: Option<(Box<[u8]>, OwnedFd)>,
@@ -55,16 +57,19 @@ const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl ConfinedDirectory {
-    /// Opens an existing directory. The path itself is the caller's and may lead through symbolic links.
-    pub fn open(path: &Path) -> Result<Self, FileError> {
+    /// Opens an existing directory. The path itself is the caller's and may lead through symbolic links. What is
+    /// made in it is given to `owner`.
+    pub fn open(path: &Path, owner: Option<FileOwner>) -> Result<Self, FileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| FileError::new("open directory", path, errno))?;
-        Ok(Self::new(fd, path.to_owned(), Resolver::Openat2))
-    }
-
-    fn new(fd: OwnedFd, path: PathBuf, resolver: Resolver) -> Self {
-        ConfinedDirectory { fd, path, resolver, last_parent: None }
+        Ok(ConfinedDirectory {
+            fd,
+            path: path.to_owned(),
+            owner,
+            resolver: Resolver::Openat2,
+            last_parent: None,
+        })
     }
 
     /// Where it is, for messages.
@@ -83,14 +88,16 @@ impl ConfinedDirectory {
         let fd = self
             .resolve(member.as_bytes())
             .map_err(|errno| FileError::new("open directory", &path, errno))?;
-        Ok(Self::new(fd, path, self.resolver))
+        Ok(ConfinedDirectory { fd, path, owner: self.owner, resolver: self.resolver, last_parent: None })
     }
 
     /// Creates a file, for writing, with exactly these permission bits.
     pub fn create_file(&mut self, member: &MemberPath, mode: u32) -> Result<File, FileError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let owner = self.owner;
         let created = self.in_parent(member, |parent, name| {
             let fd = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
+            own(parent, name, owner)?;
             if mode != 0o600 {
                 rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
             }
@@ -101,8 +108,10 @@ impl ConfinedDirectory {
 
     /// Creates a directory with exactly these permission bits.
     pub fn create_directory(&mut self, member: &MemberPath, mode: u32) -> Result<(), FileError> {
+        let owner = self.owner;
         let created = self.in_parent(member, |parent, name| {
             rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+            own(parent, name, owner)?;
             if mode != 0o700 {
                 let fd = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?;
                 rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
@@ -114,7 +123,11 @@ impl ConfinedDirectory {
 
     /// Creates a symbolic link, to wherever the caller (never a server) says.
     pub fn create_symlink(&mut self, member: &MemberPath, target: &Path) -> Result<(), FileError> {
-        let created = self.in_parent(member, |parent, name| rustix::fs::symlinkat(target, parent, name));
+        let owner = self.owner;
+        let created = self.in_parent(member, |parent, name| {
+            rustix::fs::symlinkat(target, parent, name)?;
+            own(parent, name, owner)
+        });
         created.map_err(|errno| FileError::new("create symbolic link", self.path_of(member), errno))
     }
 
@@ -172,7 +185,7 @@ impl ConfinedDirectory {
     fn in_parent<T>(
         &mut self,
         member: &MemberPath,
-        act: impl FnOnce(rustix::fd::BorrowedFd<'_>, &Path) -> Result<T, Errno>,
+        act: impl FnOnce(BorrowedFd<'_>, &Path) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let (directory, name) = member.split();
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
@@ -207,6 +220,13 @@ impl ConfinedDirectory {
     }
 }
 
+/// Before the mode is set: a change of owner clears bits of it.
+fn own(parent: BorrowedFd<'_>, name: &Path, owner: Option<FileOwner>) -> Result<(), Errno> {
+    let Some(FileOwner { uid, gid }) = owner else { return Ok(()) };
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +244,7 @@ mod tests {
             let (inside, outside) = (scratch.path().join("in"), scratch.path().join("out"));
             std::fs::create_dir(&inside).unwrap();
             std::fs::create_dir(&outside).unwrap();
-            let mut directory = ConfinedDirectory::open(&inside).unwrap();
+            let mut directory = ConfinedDirectory::open(&inside, None).unwrap();
             directory.resolver = resolver;
             story(&mut directory, &outside);
             assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "something was written outside");

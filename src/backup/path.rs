@@ -81,6 +81,14 @@ impl MemberPath {
         Ok(MemberPath(name.into()))
     }
 
+    /// A name that this program knows.
+    ///
+    /// # Panics
+    /// When it is not acceptable.
+    pub(crate) fn literal(name: &'static str) -> Self {
+        MemberPath::parse(name.as_bytes()).expect("a literal name is acceptable")
+    }
+
     /// The name's bytes, without leading `./` or trailing slash.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

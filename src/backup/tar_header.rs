@@ -154,12 +154,12 @@ fn parse_octal(field: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(super) mod tests {
     use super::TarHeaderError as E;
     use super::*;
 
     /// A header as the server writes it.
-    pub(crate) fn header(name: &[u8], type_flag: u8, len: u64) -> [u8; BLOCK_LEN] {
+    pub(in super::super) fn header(name: &[u8], type_flag: u8, len: u64) -> [u8; BLOCK_LEN] {
         let mut block = [0; BLOCK_LEN];
         block[..name.len()].copy_from_slice(name);
         block[100..108].copy_from_slice(b"0000600 ");
@@ -178,7 +178,7 @@ pub(crate) mod tests {
     }
 
     /// A symbolic link's header.
-    pub(crate) fn link(name: &[u8], target: &[u8]) -> [u8; BLOCK_LEN] {
+    pub(in super::super) fn link(name: &[u8], target: &[u8]) -> [u8; BLOCK_LEN] {
         let mut block = header(name, b'2', 0);
         block[157..157 + target.len()].copy_from_slice(target);
         seal(&mut block);
@@ -186,7 +186,7 @@ pub(crate) mod tests {
     }
 
     /// Makes the checksum fit.
-    pub(crate) fn seal(block: &mut [u8; BLOCK_LEN]) {
+    pub(in super::super) fn seal(block: &mut [u8; BLOCK_LEN]) {
         block[148..156].fill(b' ');
         let sum: u64 = block.iter().map(|&b| u64::from(b)).sum();
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());

@@ -91,19 +91,19 @@ pub enum LedgerError {
 }
 
 /// The records of what was received.
-pub struct Ledger<F> {
+#[derive(Debug)]
+pub struct Ledger {
     algorithm: ChecksumAlgorithm,
     memory: Vec<u8>,
     spill: Option<File>,
-    open_spill: F,
     file_count: u64,
     byte_count: u64,
 }
 
-impl<F: FnMut() -> io::Result<File>> Ledger<F> {
-    /// An empty ledger; `open_spill` makes the empty file that records go to when they are many.
-    pub fn new(algorithm: ChecksumAlgorithm, open_spill: F) -> Self {
-        Ledger { algorithm, memory: Vec::new(), spill: None, open_spill, file_count: 0, byte_count: 0 }
+impl Ledger {
+    /// An empty ledger, for checksums of `algorithm`.
+    pub fn new(algorithm: ChecksumAlgorithm) -> Self {
+        Ledger { algorithm, memory: Vec::new(), spill: None, file_count: 0, byte_count: 0 }
     }
 
     /// How many files were received.
@@ -116,13 +116,15 @@ impl<F: FnMut() -> io::Result<File>> Ledger<F> {
         self.byte_count
     }
 
-    /// Remembers a file: its path as a manifest has it (`prefix` and `name` joined), size and checksum.
+    /// Remembers a file: its path as a manifest has it (`prefix` and `name` joined), size and checksum. When the
+    /// records have become many, `open_spill` makes the empty file that they go to.
     pub fn record(
         &mut self,
         prefix: &[u8],
         name: &[u8],
         size: u64,
         checksum: &Checksum,
+        open_spill: impl FnOnce() -> io::Result<File>,
     ) -> Result<(), LedgerError> {
         self.file_count += 1;
         self.byte_count += size;
@@ -138,7 +140,7 @@ impl<F: FnMut() -> io::Result<File>> Ledger<F> {
         memory.extend_from_slice(prefix);
         memory.extend_from_slice(name);
         memory.extend_from_slice(checksum);
-        if memory.len() >= MEMORY_LEN { self.spill() } else { Ok(()) }
+        if memory.len() >= MEMORY_LEN { self.spill(open_spill) } else { Ok(()) }
     }
 
     /// The end of receiving: what was received can now be compared.
@@ -162,10 +164,10 @@ impl<F: FnMut() -> io::Result<File>> Ledger<F> {
         })
     }
 
-    fn spill(&mut self) -> Result<(), LedgerError> {
+    fn spill(&mut self, open: impl FnOnce() -> io::Result<File>) -> Result<(), LedgerError> {
         let file = match &mut self.spill {
             Some(file) => file,
-            None => self.spill.insert((self.open_spill)().map_err(|source| spill_error("create", source))?),
+            None => self.spill.insert(open().map_err(|source| spill_error("create", source))?),
         };
         file.write_all(&self.memory).map_err(|source| spill_error("write", source))?;
         self.memory.clear();
@@ -173,9 +175,9 @@ impl<F: FnMut() -> io::Result<File>> Ledger<F> {
     }
 }
 
-impl<F> std::fmt::Debug for Ledger<F> {
+impl std::fmt::Debug for Comparison {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").field("file_count", &self.file_count).finish_non_exhaustive()
+        f.debug_struct("Comparison").field("problem_count", &self.problem_count).finish_non_exhaustive()
     }
 }
 
@@ -322,10 +324,10 @@ mod tests {
         running.finish()
     }
 
-    fn ledger(names: &[&str]) -> Ledger<impl FnMut() -> io::Result<File>> {
-        let mut ledger = Ledger::new(ChecksumAlgorithm::Crc32c, tempfile::tempfile);
+    fn ledger(names: &[&str]) -> Ledger {
+        let mut ledger = Ledger::new(ChecksumAlgorithm::Crc32c);
         for name in names {
-            ledger.record(b"d/", name.as_bytes(), 1, &checksum(name.as_bytes())).unwrap();
+            ledger.record(b"d/", name.as_bytes(), 1, &checksum(name.as_bytes()), tempfile::tempfile).unwrap();
         }
         ledger
     }
@@ -385,7 +387,7 @@ mod tests {
         let names: Vec<String> = (0..200_000).map(|number| format!("base/16384/{number}")).collect();
         let mut ledger = ledger(&[]);
         for name in &names {
-            ledger.record(b"d/", name.as_bytes(), 1, &checksum(name.as_bytes())).unwrap();
+            ledger.record(b"d/", name.as_bytes(), 1, &checksum(name.as_bytes()), tempfile::tempfile).unwrap();
         }
         assert!(ledger.spill.is_some() && ledger.memory.len() < MEMORY_LEN);
         assert_eq!((ledger.file_count(), ledger.byte_count()), (200_000, 200_000));
