@@ -12,9 +12,12 @@ pub mod backup_label;
 pub mod checksum;
 pub mod confined;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod manifest;
 mod open_file;
 pub mod path;
+pub mod standby_files;
 pub mod syncer;
 pub mod tar_header;
 pub mod tar_stream;
