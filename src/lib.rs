@@ -11,6 +11,12 @@
 //! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
 //! thread: bytes and time are its arguments.
 
+pub mod backup;
 pub mod client;
+mod error;
+pub mod observe;
 pub mod pg;
+pub mod standby;
 pub mod wire;
+
+pub use error::ErrorClass;
