@@ -12,4 +12,6 @@
 //! thread: bytes and time are its arguments.
 
 pub mod pg;
+pub mod sink;
+pub mod stream;
 pub mod wire;

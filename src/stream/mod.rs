@@ -1,0 +1,1 @@
+//! The heart: what to do with each message.
