@@ -11,7 +11,9 @@
 //! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
 //! thread: bytes and time are its arguments.
 
+pub mod client;
 pub mod pg;
 pub mod sink;
+pub mod standby;
 pub mod stream;
 pub mod wire;

@@ -1,0 +1,178 @@
+//! `BASE_BACKUP`: the data directory as a stream of archives.
+//!
+//! The answer, in every version: a result set with the start, one with the tablespaces, the copy (one from 15 on,
+//! before that one for each archive and one for the manifest), a result set with the end, and only then the completion
+//! that says that all went well. `basebackup.c` and `basebackup_copy.c` write it.
+
+use bytes::Bytes;
+
+use super::{ClientError, Connection};
+use crate::pg::{Lsn, TimelineId};
+use crate::wire::backend::{BackendMessage, DataRow};
+use crate::wire::command::BaseBackup;
+
+const NAME: &str = "BASE_BACKUP";
+
+/// The most tablespaces that a backup is taken to have.
+const MAX_TABLESPACES: usize = 1 << 16;
+
+/// Where a backup begins: recovery needs WAL from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackupStart {
+    /// The redo position of the backup's checkpoint.
+    pub lsn: Lsn,
+    /// Its timeline.
+    pub timeline: TimelineId,
+}
+
+/// Where a backup ends: recovery needs WAL up to here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackupEnd {
+    /// The first byte after the end-of-backup record.
+    pub lsn: Lsn,
+    /// Its timeline.
+    pub timeline: TimelineId,
+}
+
+/// A tablespace, in the order of the archives; the data directory itself is the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tablespace {
+    /// Its object id; `None` for the data directory.
+    pub oid: Option<u32>,
+    /// Its directory on the server, any encoding; relative for an in-place tablespace; `None` for the data directory.
+    pub location: Option<Bytes>,
+    /// Its size in kB, an estimate; `None` unless it was asked for.
+    pub size_kb: Option<u64>,
+}
+
+/// What comes next of a backup.
+#[derive(Debug)]
+pub enum BackupStep {
+    /// A copy begins: from 15 on the only one; before that one for each tablespace, then the manifest's.
+    CopyBegin,
+    /// The payload of a CopyData message.
+    CopyData(Bytes),
+    /// The copy is complete.
+    CopyEnd,
+    /// The server has completed the backup. Nothing follows.
+    End(BackupEnd),
+}
+
+/// A backup under way. Dropped before [`BackupStep::End`], it leaves the connection unusable.
+pub struct BaseBackupStream<'a> {
+    connection: &'a mut Connection,
+    start: BackupStart,
+    tablespaces: Vec<Tablespace>,
+    in_copy: bool,
+}
+
+impl Connection {
+    /// `BASE_BACKUP`: waits for the checkpoint and answers with the start and the tablespaces; the data follows.
+    pub async fn base_backup(&mut self, request: &BaseBackup) -> Result<BaseBackupStream<'_>, ClientError> {
+        let version = self.version();
+        if request.incremental && !version.has_incremental_backup() {
+            return Err(ClientError::NotSupported { command: "BASE_BACKUP (INCREMENTAL)", version });
+        }
+        self.start_query(&request.to_command(version)).await?;
+        let mut rows = self.read_rows(1).await?;
+        let (lsn, timeline) =
+            rows.pop().as_ref().and_then(read_position).ok_or_else(|| answer("invalid start"))?;
+        let rows = self.read_rows(MAX_TABLESPACES).await?;
+        let tablespaces: Option<Vec<_>> = rows.iter().map(read_tablespace).collect();
+        let tablespaces = tablespaces.ok_or_else(|| answer("invalid tablespace"))?;
+        if tablespaces.iter().filter(|tablespace| tablespace.oid.is_none()).count() != 1 {
+            return Err(answer("not one data directory"));
+        }
+        let start = BackupStart { lsn, timeline };
+        Ok(BaseBackupStream { connection: self, start, tablespaces, in_copy: false })
+    }
+
+    /// One result set of at most `max_rows`, up to its CommandComplete.
+    async fn read_rows(&mut self, max_rows: usize) -> Result<Vec<DataRow>, ClientError> {
+        match self.next_message().await? {
+            BackendMessage::RowDescription(_) => {}
+            message => return Err(unexpected(&message)),
+        }
+        let mut rows = Vec::new();
+        loop {
+            match self.next_message().await? {
+                BackendMessage::DataRow(row) if rows.len() < max_rows => rows.push(row),
+                BackendMessage::CommandComplete(_) => return Ok(rows),
+                message => return Err(unexpected(&message)),
+            }
+        }
+    }
+}
+
+impl BaseBackupStream<'_> {
+    /// Where the backup begins.
+    pub fn start(&self) -> BackupStart {
+        self.start
+    }
+
+    /// The tablespaces, the data directory last.
+    pub fn tablespaces(&self) -> &[Tablespace] {
+        &self.tablespaces
+    }
+
+    /// What comes next. Cancel-safe up to the end of the copy.
+    pub async fn next(&mut self) -> Result<BackupStep, ClientError> {
+        match self.connection.next_message().await? {
+            BackendMessage::CopyData(payload) if self.in_copy => Ok(BackupStep::CopyData(payload)),
+            BackendMessage::CopyOutResponse if !self.in_copy => {
+                self.in_copy = true;
+                Ok(BackupStep::CopyBegin)
+            }
+            BackendMessage::CopyDone if self.in_copy => {
+                self.in_copy = false;
+                Ok(BackupStep::CopyEnd)
+            }
+            BackendMessage::RowDescription(_) if !self.in_copy => Ok(BackupStep::End(self.read_end().await?)),
+            message => Err(unexpected(&message)),
+        }
+    }
+
+    async fn read_end(&mut self) -> Result<BackupEnd, ClientError> {
+        let mut end = None;
+        loop {
+            match self.connection.next_message().await? {
+                BackendMessage::DataRow(row) if end.is_none() => end = read_position(&row),
+                BackendMessage::CommandComplete(_) => {}
+                BackendMessage::ReadyForQuery => {
+                    let (lsn, timeline) = end.ok_or_else(|| answer("invalid end"))?;
+                    return Ok(BackupEnd { lsn, timeline });
+                }
+                message => return Err(unexpected(&message)),
+            }
+        }
+    }
+}
+
+fn read_position(row: &DataRow) -> Option<(Lsn, TimelineId)> {
+    Some((row.text(0)?.parse().ok()?, row.text(1)?.parse().ok()?))
+}
+
+fn read_tablespace(row: &DataRow) -> Option<Tablespace> {
+    let [oid, location, size] = row.values.as_slice() else { return None };
+    let oid = match oid {
+        Some(_) => Some(row.text(0)?.parse().ok()?),
+        None => None,
+    };
+    // a user tablespace has both, the data directory neither
+    if oid.is_some() != location.is_some() {
+        return None;
+    }
+    let size_kb = match size {
+        Some(_) => Some(row.text(2)?.parse().ok()?),
+        None => None,
+    };
+    Some(Tablespace { oid, location: location.clone(), size_kb })
+}
+
+fn answer(problem: &'static str) -> ClientError {
+    ClientError::Answer { command: NAME, problem }
+}
+
+fn unexpected(message: &BackendMessage) -> ClientError {
+    ClientError::Unexpected { during: NAME, found: message.name() }
+}

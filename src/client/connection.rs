@@ -1,0 +1,235 @@
+//! One connection to a server, after it has let us in.
+//!
+//! Receives into one large buffer and hands out slices of it; sends what is queued whenever it waits to receive, so
+//! that neither side can block the other. Reading a message is cancel-safe: a future that is dropped loses nothing.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use super::ClientError;
+use crate::pg::ServerVersion;
+use crate::wire::backend::BackendMessage;
+use crate::wire::frame::FrameDecoder;
+use crate::wire::frontend;
+use crate::wire::server_error::ServerError;
+
+/// Anything that carries the protocol's bytes: a socket, TLS over one, or a pipe in a test.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
+
+/// Called with each notice and warning of the server, whenever it comes.
+pub type NoticeHandler = Box<dyn FnMut(&ServerError) + Send>;
+
+/// An authenticated connection that waits for a command.
+///
+/// The verbs are in the modules beside this one: each sends one command and reads its answer to the end. A command
+/// that the server refuses leaves the connection usable; a copy that was not read to its end does not.
+pub struct Connection {
+    transport: Box<dyn Transport>,
+    decoder: FrameDecoder,
+    outgoing: BytesMut,
+    parameters: BTreeMap<String, String>,
+    version: ServerVersion,
+    notice_handler: NoticeHandler,
+    phase: Phase,
+}
+
+/// Where the connection stands between commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A command may be sent.
+    Ready,
+    /// An answer has not been read to its end.
+    Busy,
+    /// An error ended the answer; what is left up to ReadyForQuery is skipped before the next command.
+    Draining,
+}
+
+/// How much room a receive is given at least, in bytes. A walsender's largest message is half of it.
+const RECEIVE_CHUNK_LEN: usize = 256 << 10;
+
+/// When to make room again, in bytes: below this a receive would bring little.
+const MIN_RECEIVE_LEN: usize = 64 << 10;
+
+/// How much is received ahead while something large is sent, in bytes.
+const MAX_READ_AHEAD_LEN: usize = 1 << 20;
+
+impl Connection {
+    /// Takes over a connection that has just become ready for its first command.
+    ///
+    /// `decoder` holds what was received beyond the startup's last message; `parameters` what the server reported,
+    /// `server_version` among it.
+    pub fn new(
+        transport: Box<dyn Transport>,
+        decoder: FrameDecoder,
+        parameters: BTreeMap<String, String>,
+    ) -> Result<Self, ClientError> {
+        let reported = parameters.get("server_version").ok_or(ClientError::NoServerVersion)?;
+        let version = reported.parse().map_err(ClientError::ServerVersion)?;
+        if parameters.get("integer_datetimes").is_some_and(|value| value != "on") {
+            return Err(ClientError::FloatDatetimes);
+        }
+        Ok(Connection {
+            transport,
+            decoder,
+            outgoing: BytesMut::new(),
+            parameters,
+            version,
+            notice_handler: Box::new(log_notice),
+            phase: Phase::Ready,
+        })
+    }
+
+    /// The server's version.
+    pub fn version(&self) -> ServerVersion {
+        self.version
+    }
+
+    /// A setting that the server has reported, such as `server_version` or `in_hot_standby` (14).
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Sends notices elsewhere than to the log.
+    pub fn on_notice(&mut self, handler: NoticeHandler) {
+        self.notice_handler = handler;
+    }
+
+    /// Says farewell. Errors are of no interest: the server notices the closed socket too.
+    pub async fn close(mut self) {
+        frontend::terminate(&mut self.outgoing);
+        let _ = self.send().await;
+        let _ = poll_fn(|cx| Pin::new(&mut self.transport).poll_shutdown(cx)).await;
+    }
+
+    /// Sends a Query. The answer is read by [`Self::next_message`].
+    pub(super) async fn start_query(&mut self, text: &str) -> Result<(), ClientError> {
+        if self.phase == Phase::Draining {
+            while !matches!(self.receive().await?, BackendMessage::ReadyForQuery) {}
+            self.phase = Phase::Ready;
+        }
+        if self.phase == Phase::Busy {
+            return Err(ClientError::Busy);
+        }
+        frontend::query(text, &mut self.outgoing)?;
+        self.phase = Phase::Busy;
+        self.send().await
+    }
+
+    /// What is to be sent with the next wait.
+    pub(super) fn outgoing(&mut self) -> &mut BytesMut {
+        &mut self.outgoing
+    }
+
+    /// Whether a received message can be taken without waiting.
+    pub(super) fn has_buffered(&self) -> bool {
+        self.decoder.buffered_len() > 0
+    }
+
+    /// The next message of the current answer. An ErrorResponse is returned as [`ClientError::Server`], after which
+    /// the connection can take another command (unless the error was fatal). Cancel-safe.
+    pub(super) async fn next_message(&mut self) -> Result<BackendMessage, ClientError> {
+        poll_fn(|cx| self.poll_message(cx)).await
+    }
+
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<BackendMessage, ClientError>> {
+        match ready!(self.poll_receive(cx))? {
+            BackendMessage::ErrorResponse(error) => {
+                self.phase = if error.is_fatal() { Phase::Busy } else { Phase::Draining };
+                Poll::Ready(Err(ClientError::Server(error)))
+            }
+            BackendMessage::ReadyForQuery => {
+                self.phase = Phase::Ready;
+                Poll::Ready(Ok(BackendMessage::ReadyForQuery))
+            }
+            message => Poll::Ready(Ok(message)),
+        }
+    }
+
+    async fn receive(&mut self) -> Result<BackendMessage, ClientError> {
+        poll_fn(|cx| self.poll_receive(cx)).await
+    }
+
+    /// One message, the asynchronous ones (notices, parameters, notifications) taken care of.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<BackendMessage, ClientError>> {
+        loop {
+            while let Some(frame) = self.decoder.next_frame()? {
+                match BackendMessage::parse(frame)? {
+                    BackendMessage::NoticeResponse(notice) => (self.notice_handler)(&notice),
+                    BackendMessage::ParameterStatus { name, value } => self.set_parameter(name, value),
+                    BackendMessage::NotificationResponse => {}
+                    message => return Poll::Ready(Ok(message)),
+                }
+            }
+            if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+                // the server may have said why before it closed the connection
+                return match self.poll_fill(cx) {
+                    Poll::Ready(Ok(())) => continue,
+                    _ => Poll::Ready(Err(error)),
+                };
+            }
+            ready!(self.poll_fill(cx))?;
+        }
+    }
+
+    fn set_parameter(&mut self, name: String, value: String) {
+        // a server has some twenty of them: a peer that invents names without end is not one
+        if self.parameters.len() < MAX_PARAMETERS || self.parameters.contains_key(&name) {
+            self.parameters.insert(name, value);
+        }
+    }
+
+    /// Receives once.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        let buffer = self.decoder.buffer_mut();
+        if buffer.capacity() - buffer.len() < MIN_RECEIVE_LEN {
+            buffer.reserve(RECEIVE_CHUNK_LEN);
+        }
+        match ready!(pin!(self.transport.read_buf(buffer)).poll(cx)) {
+            Ok(0) => Poll::Ready(Err(ClientError::Closed)),
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(ClientError::Receive(error))),
+        }
+    }
+
+    /// Sends all that is queued. What the server says meanwhile is kept for later, within a bound.
+    pub(super) async fn send(&mut self) -> Result<(), ClientError> {
+        poll_fn(|cx| {
+            let sent = self.poll_send(cx);
+            if sent.is_pending() && self.decoder.buffered_len() < MAX_READ_AHEAD_LEN {
+                // registers for readability; an error shows when it is read for its own sake
+                let _ = self.poll_fill(cx);
+            }
+            sent
+        })
+        .await
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        while !self.outgoing.is_empty() {
+            let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.outgoing));
+            match sent.map_err(ClientError::Send)? {
+                0 => return Poll::Ready(Err(ClientError::Closed)),
+                len => self.outgoing.advance(len),
+            }
+        }
+        Pin::new(&mut self.transport).poll_flush(cx).map_err(ClientError::Send)
+    }
+}
+
+/// How many reported settings are kept.
+const MAX_PARAMETERS: usize = 256;
+
+fn log_notice(notice: &ServerError) {
+    if notice.severity == "WARNING" {
+        tracing::warn!("server: {}", notice.message);
+    } else {
+        tracing::info!("server: {}", notice.message);
+    }
+}

@@ -1,0 +1,11 @@
+//! Standbys: made from a running primary, and started.
+//!
+//! [`create`] puts the verbs of the other modules in order; [`workspace`] sees to it that nothing half-made ever passes
+//! for a data directory, and that nothing is left behind.
+
+//pub mod create;
+pub mod journal;
+//pub mod preflight;
+//pub mod programs;
+//pub mod start;
+pub mod workspace;
