@@ -100,9 +100,6 @@ pub enum ReceiveError {
     /// The slot does not exist.
     #[error("replication slot \"{0}\" does not exist")]
     NoSlot(crate::pg::SlotName),
-    /// The segment size cannot be read.
-    #[error("server reported an invalid wal_segment_size")]
-    SegmentSize(#[from] crate::pg::ParseWalSegmentSizeError),
     /// A history file cannot be read.
     #[error("invalid history of timeline {timeline}")]
     History {
@@ -128,6 +125,16 @@ pub enum ReceiveError {
         timeline: TimelineId,
         /// How far it was received.
         received_lsn: Lsn,
+        /// The next timeline.
+        next: TimelineId,
+        /// Where it begins.
+        next_lsn: Lsn,
+    },
+    /// The history of the next timeline tells another story than the end of the last one.
+    #[error("history of timeline {next} does not say that timeline {timeline} ended at {next_lsn}")]
+    HistoryMismatch {
+        /// The timeline that ended.
+        timeline: TimelineId,
         /// The next timeline.
         next: TimelineId,
         /// Where it begins.
@@ -177,10 +184,11 @@ impl ReceiveError {
             },
             ReceiveError::Sink(error) => error.class(),
             ReceiveError::Resume(error) => error.class(),
-            ReceiveError::NoSlot(_) | ReceiveError::SegmentSize(_) => ErrorClass::Operator,
+            ReceiveError::NoSlot(_) => ErrorClass::Operator,
             ReceiveError::History { .. }
             | ReceiveError::TimelineOrder { .. }
             | ReceiveError::TimelineGap { .. }
+            | ReceiveError::HistoryMismatch { .. }
             | ReceiveError::NoNextTimeline { .. }
             | ReceiveError::SystemChanged { .. } => ErrorClass::Integrity,
         }

@@ -95,6 +95,7 @@ pub struct Receiver {
     phase: Phase,
     positions: Positions,
     stop_lsn: Option<Lsn>,
+    stopped_by_us: bool,
     actions: VecDeque<Action>,
     now: Moment,
     /// The last positions sent; a message that would repeat them waits for the status interval.
@@ -124,6 +125,7 @@ impl Receiver {
             phase: Phase::Streaming,
             positions: Positions::starting_at(config.start_lsn),
             stop_lsn: None,
+            stopped_by_us: false,
             actions: VecDeque::new(),
             now,
             reported: None,
@@ -158,8 +160,13 @@ impl Receiver {
     }
 
     /// Whether the stop position was reached, or [`Self::stop`] was called, before the server ended the stream.
-    pub fn is_stopping(&self) -> bool {
-        self.phase == Phase::Stopping
+    pub fn is_stopped_by_us(&self) -> bool {
+        self.stopped_by_us
+    }
+
+    /// Whether the server has ended the stream, so that there is nothing more to wait for from it.
+    pub fn is_server_done(&self) -> bool {
+        self.phase == Phase::ServerDone
     }
 
     /// A message came.
@@ -174,7 +181,7 @@ impl Receiver {
             }
         }
         match message {
-            ReplicationMessage::WalData(wal) => self.handle_wal(wal),
+            ReplicationMessage::WalData(wal) => self.handle_wal(&wal),
             ReplicationMessage::PrimaryKeepalive(keepalive) => self.handle_keepalive(keepalive),
             ReplicationMessage::PrimaryStatus(_) => Ok(()),
         }
@@ -253,6 +260,7 @@ impl Receiver {
         self.now = now;
         if self.phase == Phase::Streaming {
             self.phase = Phase::Stopping;
+            self.stopped_by_us = true;
             self.ask_flush();
         }
     }
@@ -293,7 +301,7 @@ impl Receiver {
         [self.status_deadline(), self.ping_deadline(), self.silence_deadline()].into_iter().flatten().min()
     }
 
-    fn handle_wal(&mut self, wal: WalData) -> Result<(), ReceiverError> {
+    fn handle_wal(&mut self, wal: &WalData) -> Result<(), ReceiverError> {
         if self.phase == Phase::Stopping {
             return Ok(());
         }

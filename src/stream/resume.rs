@@ -160,6 +160,9 @@ struct Found {
     len: u64,
 }
 
+/// Files on the server's history, by segment.
+type FoundFiles = BTreeMap<WalSegment, Found>;
+
 /// Decides where to begin.
 pub fn find_start(
     entries: &[DiskEntry],
@@ -199,8 +202,8 @@ pub fn find_start(
 fn sort_out(
     entries: &[DiskEntry],
     server: &ServerState<'_>,
-) -> (BTreeMap<WalSegment, Found>, Vec<(Stray, Option<TimelineId>)>) {
-    let mut found: BTreeMap<WalSegment, Found> = BTreeMap::new();
+) -> (FoundFiles, Vec<(Stray, Option<TimelineId>)>) {
+    let mut found = FoundFiles::new();
     let mut strays = Vec::new();
     for entry in entries {
         let (stem, finished) =
@@ -247,11 +250,7 @@ fn begin_of(history: &TimelineHistory, timeline: TimelineId) -> Lsn {
 }
 
 /// From the last file on the history to the position to ask for.
-fn follow(
-    found: &BTreeMap<WalSegment, Found>,
-    mut last: WalSegment,
-    server: &ServerState<'_>,
-) -> (TimelineId, Lsn) {
+fn follow(found: &FoundFiles, mut last: WalSegment, server: &ServerState<'_>) -> (TimelineId, Lsn) {
     let file = found[&last];
     if file.finished {
         let end_lsn = last.end_lsn();
@@ -275,7 +274,7 @@ fn follow(
 }
 
 /// How far the files on the history reach at the most.
-fn end_on_disk(found: &BTreeMap<WalSegment, Found>, last: WalSegment) -> Lsn {
+fn end_on_disk(found: &FoundFiles, last: WalSegment) -> Lsn {
     last.start_lsn() + found[&last].len
 }
 

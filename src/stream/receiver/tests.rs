@@ -272,7 +272,7 @@ fn a_stop_position_is_exact() {
     let mut story = Story::started(|_| {});
     story.receiver.stop_at(story.now(), START + 15);
     story.wal(MIB, 10).unwrap();
-    assert!(!story.receiver.is_stopping());
+    assert!(!story.receiver.is_stopped_by_us());
     story.wal(MIB + 10, 10).unwrap();
     let actions = story.act();
     assert!(matches!(&actions[1..], [Action::Write { data, .. }, Action::Flush] if data.len() == 5));
@@ -284,7 +284,7 @@ fn a_stop_position_is_exact() {
     story.wal(MIB, 10).unwrap();
     story.act();
     story.receiver.stop_at(story.now(), START + 10);
-    assert!(story.receiver.is_stopping());
+    assert!(story.receiver.is_stopped_by_us());
     story.flush();
     assert!(matches!(story.act()[..], [Action::Flush, Action::SendStatus(_), Action::SendCopyDone]));
 }
