@@ -16,7 +16,9 @@ pub mod client;
 mod error;
 pub mod observe;
 pub mod pg;
+pub mod sink;
 pub mod standby;
+pub mod stream;
 pub mod wire;
 
 pub use error::ErrorClass;
