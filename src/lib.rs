@@ -12,6 +12,8 @@
 //! thread: bytes and time are its arguments.
 
 pub mod backup;
+#[doc(hidden)]
+pub mod cli;
 pub mod client;
 mod error;
 pub mod observe;
