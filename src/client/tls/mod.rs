@@ -9,6 +9,7 @@ mod client_auth;
 mod error;
 mod files;
 mod names;
+mod revocation;
 mod verifier;
 
 pub use error::{CertificateProblem, TlsError};

@@ -14,7 +14,8 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, PeerMisbehaved, RootCertStore, SignatureScheme};
 
-use super::certificate::{Certificate, RevocationList};
+use super::certificate::Certificate;
+use super::revocation::RevocationList;
 use super::{CertificateProblem, names};
 
 /// What is asked of a server's certificate.
