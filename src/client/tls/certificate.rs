@@ -110,10 +110,12 @@ impl Certificate {
     }
 }
 
+type Digester = fn(&[u8]) -> Vec<u8>;
+
 const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 
 /// Signature algorithms, and digests for RSA-PSS, by the digest that the channel binding takes.
-const DIGESTS: [(&[ObjectIdentifier], fn(&[u8]) -> Vec<u8>); 4] = [
+const DIGESTS: [(&[ObjectIdentifier], Digester); 4] = [
     (
         &[
             ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.4"), // MD5 with RSA

@@ -119,5 +119,17 @@ fn versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
     all.into_iter().filter(|(version, _)| asked.contains(version)).map(|(_, version)| version).collect()
 }
 
+/// A certificate, and the same bytes as a revocation list.
+#[doc(hidden)]
+pub fn fuzz_certificate(data: &[u8]) {
+    if let Ok(certificate) = Certificate::parse(&data.into()) {
+        let _ = (certificate.end_point(), certificate.is_authority());
+        for host in ["host", "127.0.0.1"] {
+            let _ = names::check_host(&certificate, host);
+        }
+    }
+    let _ = revocation::RevocationList::parse(data);
+}
+
 #[cfg(test)]
 mod tests;

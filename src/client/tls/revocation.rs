@@ -49,7 +49,10 @@ impl RevocationList {
         let _algorithm = next(is_sequence).ok_or_else(missing)?;
         let issuer = next(is_sequence).ok_or_else(missing)?.decode_as()?;
         let this_update = next(is_time).ok_or_else(missing)?.decode_as()?;
-        let next_update = next(is_time).map(|time| time.decode_as()).transpose()?;
+        let next_update = match next(is_time) {
+            Some(time) => Some(time.decode_as()?),
+            None => None,
+        };
         let revoked = next(is_sequence).map(revoked_serials).transpose()?.unwrap_or_default();
         let extensions = next(|tag| matches!(tag, Tag::ContextSpecific { .. }));
         let conditional = match extensions {

@@ -88,7 +88,11 @@ impl Trust {
         if !certificate.is_version_1() {
             return Ok(false);
         }
-        let issued = |root: &&Certificate| root.is_authority() && certificate.is_signed_by(root, algorithms);
+        let issued = |root: &&Certificate| {
+            root.is_authority()
+                && (!root.is_version_1() || root.is_signed_by(root, algorithms))
+                && certificate.is_signed_by(root, algorithms)
+        };
         let root = self.roots.iter().find(issued).ok_or(CertificateProblem::UnknownIssuer)?;
         root.check_time(now)?;
         certificate.check_time(now).map(|()| true)
