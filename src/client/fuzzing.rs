@@ -13,9 +13,10 @@ pub fn fuzz_conninfo(data: &[u8]) {
     let Ok(settings) = Settings::resolve(&conninfo, &NoEnvironment) else { return };
     let own = PrimaryConninfoOptions { major: u16::MAX, ..PrimaryConninfoOptions::default() };
     let line = settings.to_primary_conninfo(&own).conninfo;
-    let again = ConnInfo::parse(&line).and_then(|conninfo| Ok(Settings::resolve(&conninfo, &NoEnvironment)));
+    let again = ConnInfo::parse(&line).map(|conninfo| Settings::resolve(&conninfo, &NoEnvironment));
     let again = again.expect("our own line is well-formed").expect("our own line is understood");
-    assert_eq!((&again.user, &again.tls), (&settings.user, &settings.tls));
+    assert_eq!(again.to_primary_conninfo(&own).conninfo, line);
+    assert_eq!((&again.user, again.tls.mode), (&settings.user, settings.tls.mode));
     assert_eq!(
         (again.channel_binding, &again.require_auth),
         (settings.channel_binding, &settings.require_auth)
