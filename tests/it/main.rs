@@ -2,6 +2,7 @@
 
 mod cloning;
 mod refusals;
+mod connecting;
 mod support;
 mod support_selftest;
 mod whole_or_nothing;
