@@ -161,18 +161,12 @@ impl State {
         // what the new primary does not have, its slot cannot have seen acknowledged
         self.flush_lsn = Lsn::new(switch);
         self.limit_lsn = self.limit_lsn.max(self.flush_lsn);
-        let begin_lsn = self.wal.begin_lsn(self.wal.current());
-        if self.checker.slot_lsn > begin_lsn {
+        let left_lsn = self.wal.begin_lsn(self.wal.current() + 1 - times);
+        if self.checker.slot_lsn > left_lsn {
             self.counts.forks_behind += 1;
             // a slot of the new primary's own, which nobody has moved yet
-            let first_lsn = begin_lsn.min(self.first_begin_lsn(times));
-            self.checker.slot_lsn = if self.can_read_slot { first_lsn } else { self.base_lsn };
+            self.checker.slot_lsn = if self.can_read_slot { left_lsn } else { self.base_lsn };
         }
-    }
-
-    /// Where the first of the last `times` timelines begins.
-    fn first_begin_lsn(&self, times: usize) -> Lsn {
-        self.wal.begin_lsn(self.wal.current() + 1 - times)
     }
 }
 
@@ -333,7 +327,7 @@ enum Step {
 
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 /// Far more pings than an honest shutdown takes when each is answered and flush moves.
-const MOST_PINGS: u64 = 5_000;
+const MOST_PINGS: u64 = 2_000;
 
 impl SimStream {
     fn plan(&mut self) -> (Duration, Step) {
