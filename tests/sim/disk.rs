@@ -46,6 +46,8 @@ pub enum DiskFault {
     None,
     /// The process, or the machine, dies at this operation.
     CrashAt(u64),
+    /// It dies at the operation after this many renames: a segment has its name, but perhaps not for long.
+    CrashAfterRename(u64),
     /// The operation fails, with half of a write done.
     FailAt(u64, io::ErrorKind),
     /// The next `sync_data` from this operation on fails.
@@ -78,6 +80,7 @@ pub struct DiskState {
     pub fault: DiskFault,
     pub canary: Option<Canary>,
     pub operations: u64,
+    renames: u64,
     pub crashed: bool,
     /// A write or sync failed in this life.
     pub failed: bool,
@@ -117,6 +120,7 @@ impl SimDisk {
             fault: DiskFault::None,
             canary,
             operations: 0,
+            renames: 0,
             crashed: false,
             failed: false,
             violation: None,
@@ -128,7 +132,7 @@ impl SimDisk {
     /// A new process begins.
     pub fn begin_life(&self, fault: DiskFault) {
         let mut state = self.0.borrow_mut();
-        (state.fault, state.operations) = (fault, 0);
+        (state.fault, state.operations, state.renames) = (fault, 0, 0);
         (state.crashed, state.failed, state.unsynced_seal) = (false, false, None);
     }
 
@@ -175,7 +179,7 @@ impl SimDisk {
         state.names.iter().map(|(name, inode)| (name.clone(), state.nodes[*inode].seen.clone())).collect()
     }
 
-    /// Whether the durable content of one of `names` has `bytes` at `offset`: what would surive the worst crash.
+    /// Whether the durable content of one of `names` has `bytes` at `offset`: what would survive the worst crash.
     pub fn has_durable(&self, names: &[String], offset: usize, bytes: &[u8]) -> bool {
         let state = self.0.borrow();
         names.iter().filter_map(|name| state.durable_names.get(name)).any(|inode| {
@@ -208,11 +212,8 @@ impl DiskState {
         self.operations += 1;
         self.log.add(|| format!("disk {} {}", self.operations, text()));
         match self.fault {
-            DiskFault::CrashAt(at) if self.operations >= at => {
-                self.crashed = true;
-                self.log.add(|| "crash at this operation".into());
-                Err(crash_error())
-            }
+            DiskFault::CrashAt(at) if self.operations >= at => Err(self.crash()),
+            DiskFault::CrashAfterRename(at) if self.renames >= at => Err(self.crash()),
             DiskFault::FailAt(at, kind) if self.operations == at => {
                 self.failed = true;
                 self.log.add(|| format!("it fails: {kind:?}"));
@@ -220,6 +221,12 @@ impl DiskState {
             }
             _ => Ok(()),
         }
+    }
+
+    fn crash(&mut self) -> io::Error {
+        self.crashed = true;
+        self.log.add(|| "crash at this operation".into());
+        crash_error()
     }
 
     fn name_of(&self, inode: Inode) -> &str {
@@ -308,6 +315,7 @@ impl Disk for SimDisk {
         let written = if result.is_ok() { len } else { len / 2 };
         let skip_equal = state.canary == Some(Canary::SkipEqualWrites);
         let node = &mut state.nodes[file.inode];
+        let skip_equal = skip_equal && offset + written <= node.seen.len();
         if node.seen.len() < offset + written {
             node.seen.resize(offset + written, 0);
         }
@@ -362,6 +370,7 @@ impl Disk for SimDisk {
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.0.borrow_mut();
         state.step(|| format!("rename {from} {to}"))?;
+        state.renames += 1;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         if state.names.insert(to.into(), inode).is_some() {
             state.violation = Some(format!("P3: {to} was replaced"));

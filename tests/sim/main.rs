@@ -21,11 +21,13 @@ use disk::CANARIES;
 use log::Kept;
 use run::{Coverage, run_seed};
 
-/// Seeds that found a bug, in the simulation or in the receiver, while it was built.
-const FORMER_FINDS: [u64; 0] = [];
+/// Seeds that found a bug while this was built: a flush of the stream before, told to the next one (2); a slot
+/// moved back after a switch in the middle of a segment (72), or because its position cannot be read (2, 5); pings
+/// answered at the pace of the network while a flush took long (102).
+const FORMER_FINDS: [u64; 4] = [2, 5, 72, 102];
 
 /// Within how many seeds each built-in mistake must be caught.
-const CANARY_SEEDS: u64 = 400;
+const CANARY_SEEDS: u64 = 500;
 
 fn seeds(sample: u64) -> u64 {
     std::env::var("PGWAKE_SIM_SEEDS").ok().map_or(sample, |text| text.parse().expect("a number of seeds"))

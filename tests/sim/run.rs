@@ -129,7 +129,8 @@ impl Run {
         let at = self.random.u64(1..150);
         let fault = match self.random.u8(..10) {
             0..3 => DiskFault::None,
-            3..6 => DiskFault::CrashAt(at),
+            3..5 => DiskFault::CrashAt(at),
+            5 => DiskFault::CrashAfterRename(self.random.u64(1..4)),
             6..8 => DiskFault::SyncFailsFrom(at),
             8 => DiskFault::FailAt(at, io::ErrorKind::StorageFull),
             _ => DiskFault::FailAt(at, io::ErrorKind::Other),
@@ -144,6 +145,7 @@ impl Run {
         }
         self.log.add(|| format!("life begins: {fault:?}, lifetime {lifetime:?}, killed {killed_after:?}"));
         let result = self.process(fault, tokio::time::sleep(lifetime), killed_after).await;
+        self.check()?;
         self.judge(result)?;
         let crashed = self.disk.0.borrow().crashed;
         self.coverage.crashes += u64::from(crashed);
@@ -174,6 +176,7 @@ impl Run {
         };
         let life = self.process(DiskFault::None, caught_up, None);
         let result = tokio::time::timeout(PATIENCE, life).await.map_err(|_| "it never caught up")?;
+        self.check()?;
         self.judge(result)?;
         self.disk.lose_power(&mut self.random);
         self.check()
