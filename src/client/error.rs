@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::error::ErrorClass;
 use crate::pg::version::ParseServerVersionError;
 use crate::wire::backend::BackendMessageError;
 use crate::wire::frame::FrameError;
@@ -14,7 +15,7 @@ use crate::wire::server_error::{ServerError, SqlState};
 pub enum ClientError {
     /// The server refused, or gave up.
     #[error("{0}")]
-    Server(ServerError),
+    Server(Box<ServerError>),
     /// Reading from the socket failed.
     #[error("could not receive data from server")]
     Receive(#[source] io::Error),
@@ -97,30 +98,28 @@ impl ClientError {
         self.server_error().map(|error| error.sqlstate)
     }
 
-    /// Whether the same may work after a new connection: the socket or the server went away.
-    pub fn is_transient(&self) -> bool {
+    /// What to do about it. A peer that breaks the protocol cannot be trusted with data either.
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Receive(_) | Self::Send(_) | Self::Closed | Self::ShuttingDown => true,
-            Self::Server(error) => {
-                matches!(
-                    error.sqlstate,
-                    SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::TOO_MANY_CONNECTIONS
-                )
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether the peer broke the protocol, so that nothing it sent can be trusted.
-    pub fn is_protocol_violation(&self) -> bool {
-        matches!(
-            self,
+            Self::Receive(_) | Self::Send(_) | Self::Closed | Self::ShuttingDown => ErrorClass::Transient,
+            Self::Server(error) => match error.sqlstate {
+                SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::TOO_MANY_CONNECTIONS => {
+                    ErrorClass::Transient
+                }
+                SqlState::DATA_CORRUPTED => ErrorClass::Integrity,
+                _ => ErrorClass::Operator,
+            },
             Self::Frame(_)
-                | Self::Message(_)
-                | Self::Replication(_)
-                | Self::Unexpected { .. }
-                | Self::Answer { .. }
-                | Self::AnswerTooLong { .. }
-        )
+            | Self::Message(_)
+            | Self::Replication(_)
+            | Self::Unexpected { .. }
+            | Self::Answer { .. }
+            | Self::AnswerTooLong { .. } => ErrorClass::Integrity,
+            Self::NotSupported { .. }
+            | Self::NoServerVersion
+            | Self::ServerVersion(_)
+            | Self::FloatDatetimes => ErrorClass::Operator,
+            Self::Encode(_) | Self::Busy => ErrorClass::Bug,
+        }
     }
 }

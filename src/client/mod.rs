@@ -1,19 +1,26 @@
 //! One connection: how it is opened, and the commands that it takes.
 
 mod base_backup;
+pub mod connect;
 mod connection;
+pub mod conninfo;
 mod error;
 mod identify_system;
+mod open;
 mod query;
 mod slots;
 mod timeline_history;
+pub mod tls;
 mod upload_manifest;
 mod wal_stream;
 
 pub use base_backup::{BackupEnd, BackupStart, BackupStep, BaseBackupStream, Tablespace};
+pub use connect::{ConnectError, Connected, Purpose, Stream, connect};
 pub use connection::{Connection, NoticeHandler, Transport};
+pub use conninfo::{ConnInfo, Settings, SystemEnvironment};
 pub use error::ClientError;
 pub use identify_system::SystemIdentity;
+pub use open::{OpenError, open};
 pub use query::ResultSet;
 pub use slots::SlotState;
 pub use timeline_history::TimelineHistoryFile;

@@ -4,20 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::ErrorClass;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
-
-/// What a caller does about an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// It may go away by itself: try again.
-    Transient,
-    /// Somebody has to change something first.
-    Operator,
-    /// The WAL at hand cannot be trusted: stop.
-    Integrity,
-    /// This program is wrong.
-    Bug,
-}
 
 /// The step that failed, as the words after "could not".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,7 +23,7 @@ mod stamp;
 mod thread;
 
 pub use disk::{Disk, DiskEntry, OpenMode};
-pub use error::{ErrorClass, Operation, SinkError};
+pub use error::{Operation, SinkError};
 pub use flushed::FlushedLsn;
 pub use queue::{Batch, SinkCommand, SinkLimits};
 pub use real_disk::RealDisk;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::resume::ResumeError;
+use crate::ErrorClass;
 use crate::client::ClientError;
 use crate::pg::{Lsn, TimelineHistoryError, TimelineId};
-use crate::sink::{ErrorClass, SinkError};
+use crate::sink::SinkError;
 use crate::wire::server_error::SqlState;
 
 /// What the server must not do within a stream, or must do and did not.
@@ -196,16 +197,9 @@ impl ReceiveError {
 }
 
 fn client_class(error: &ClientError) -> ErrorClass {
-    if error.is_transient() {
-        return ErrorClass::Transient;
-    }
-    if error.is_protocol_violation() {
-        return ErrorClass::Integrity;
-    }
     match error {
-        ClientError::Busy => ErrorClass::Bug,
         // the server has not noticed yet that the connection before this one is gone
         ClientError::Server(error) if error.sqlstate == SqlState::OBJECT_IN_USE => ErrorClass::Transient,
-        _ => ErrorClass::Operator,
+        error => error.class(),
     }
 }

@@ -7,6 +7,7 @@
 
 mod background;
 mod backoff;
+mod connector;
 mod driver;
 mod error;
 #[doc(hidden)]
@@ -20,6 +21,7 @@ mod upstream;
 
 pub use background::{BackgroundReceive, BackgroundRequest};
 pub use backoff::Backoff;
+pub use connector::ServerConnector;
 pub use driver::{Progress, Until};
 pub use error::{ConnectFailure, ReceiveError, ReceiverError};
 pub use positions::Positions;

@@ -13,8 +13,9 @@ use super::error::ReceiveError;
 use super::resume::StartChoice;
 use super::session::{Session, StreamOptions, unless_stopped};
 use super::upstream::Connector;
+use crate::ErrorClass;
 use crate::pg::Lsn;
-use crate::sink::{ErrorClass, Layout, RealDisk, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
+use crate::sink::{Layout, RealDisk, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
 
 /// What to do when a connection is lost, or cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -15,8 +15,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::ErrorClass;
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegment, WalSegmentSize};
-use crate::sink::{DiskEntry, ErrorClass};
+use crate::sink::DiskEntry;
 
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]

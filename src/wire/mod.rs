@@ -4,6 +4,7 @@
 //! never indexes a slice but reads through a [`reader::Reader`]. PostgreSQL's manual, chapter "Frontend/Backend
 //! Protocol", says what each message holds.
 
+pub mod auth;
 pub mod backend;
 pub mod command;
 pub mod frame;

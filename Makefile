@@ -1,0 +1,35 @@
+# pgwake: the commands one needs. Each sets up what it needs by itself.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check matrix torture fuzz bench
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: ## from nothing to a streaming standby, on real servers
+	@scripts/demo
+
+test: ## all tests, against PostgreSQL 15 (PGWAKE_TEST_MAJORS for others, ARGS for the runner)
+	@scripts/setup-tests $(subst $(,), ,$(or $(PGWAKE_TEST_MAJORS),15))
+	@scripts/run-tests $(ARGS)
+
+lint: ## formatting and clippy
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+check: lint test ## lint and test: what a change has to pass
+
+matrix: ## the integration tests against PostgreSQL 13 to 19 (PGWAKE_TEST_MAJORS for fewer)
+	@scripts/matrix $(ARGS)
+
+torture: ## the receiver on simulated disks and primaries (PGWAKE_SIM_SEEDS, 10000 unless set)
+	PGWAKE_SIM_SEEDS=$(or $(PGWAKE_SIM_SEEDS),10000) cargo test --release --test sim -- --include-ignored --nocapture
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (60)
+	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
+
+bench: ## the benchmarks (ARGS for cargo bench)
+	@scripts/setup-tests
+	cargo bench $(ARGS)
+
+, := ,

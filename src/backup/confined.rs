@@ -1,0 +1,306 @@
+//! A directory that can be written into, and never out of.
+//!
+//! Every name is resolved from a descriptor of the directory, with `openat2(RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS,
+//! RESOLVE_NO_MAGICLINKS)`, or, where the kernel has no `openat2`, component by component with `O_NOFOLLOW`.
+//! [`MemberPath`] excludes `..`, so both say the same: no symbolic link is followed, whoever put it there. Files are
+//! created with `O_EXCL`: what exists is never written to.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
+
+use super::path::MemberPath;
+use super::target::FileOwner;
+
+/// A file operation failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {operation} \"{}\"", .path.display())]
+pub struct FileError {
+    /// What was being done, with the kind of thing: `create file`.
+    pub operation: &'static str,
+    /// To what.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// An error of `operation` on `path`.
+    pub fn new(operation: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        FileError { operation, path: path.into(), source: source.into() }
+    }
+}
+
+/// A directory and its descriptor, through which alone its content is made.
+#[derive(Debug)]
+pub struct ConfinedDirectory {
+    fd: OwnedFd,
+    path: PathBuf,
+    owner: Option<FileOwner>,
+    resolver: Resolver,
+    /// The directory used last: members come directory by directory.
+    last_parent: Option<(Box<[u8]>, OwnedFd)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resolver {
+    Openat2,
+    Walk,
+}
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl ConfinedDirectory {
+    /// Opens an existing directory. The path itself is the caller's and may lead through symbolic links. What is
+    /// made in it is given to `owner`.
+    pub fn open(path: &Path, owner: Option<FileOwner>) -> Result<Self, FileError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| FileError::new("open directory", path, errno))?;
+        Ok(ConfinedDirectory {
+            fd,
+            path: path.to_owned(),
+            owner,
+            resolver: Resolver::Openat2,
+            last_parent: None,
+        })
+    }
+
+    /// Where it is, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where something in it is, for messages.
+    pub fn path_of(&self, member: &MemberPath) -> PathBuf {
+        self.path.join(member.as_path())
+    }
+
+    /// A directory beneath this one.
+    pub fn open_beneath(&mut self, member: &MemberPath) -> Result<Self, FileError> {
+        let path = self.path_of(member);
+        let fd = self
+            .resolve(member.as_bytes())
+            .map_err(|errno| FileError::new("open directory", &path, errno))?;
+        Ok(ConfinedDirectory { fd, path, owner: self.owner, resolver: self.resolver, last_parent: None })
+    }
+
+    /// Creates a file, for writing, with exactly these permission bits.
+    pub fn create_file(&mut self, member: &MemberPath, mode: u32) -> Result<File, FileError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let owner = self.owner;
+        let created = self.in_parent(member, |parent, name| {
+            let fd = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
+            own(parent, name, owner)?;
+            if mode != 0o600 {
+                rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
+            }
+            Ok(File::from(fd))
+        });
+        created.map_err(|errno| FileError::new("create file", self.path_of(member), errno))
+    }
+
+    /// Creates a directory with exactly these permission bits.
+    pub fn create_directory(&mut self, member: &MemberPath, mode: u32) -> Result<(), FileError> {
+        let owner = self.owner;
+        let created = self.in_parent(member, |parent, name| {
+            rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+            own(parent, name, owner)?;
+            if mode != 0o700 {
+                let fd = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?;
+                rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
+            }
+            Ok(())
+        });
+        created.map_err(|errno| FileError::new("create directory", self.path_of(member), errno))
+    }
+
+    /// Creates a symbolic link, to wherever the caller (never a server) says.
+    pub fn create_symlink(&mut self, member: &MemberPath, target: &Path) -> Result<(), FileError> {
+        let owner = self.owner;
+        let created = self.in_parent(member, |parent, name| {
+            rustix::fs::symlinkat(target, parent, name)?;
+            own(parent, name, owner)
+        });
+        created.map_err(|errno| FileError::new("create symbolic link", self.path_of(member), errno))
+    }
+
+    /// What stands under a name; `None` when nothing does. Links are not followed.
+    pub fn file_type(&mut self, member: &MemberPath) -> Result<Option<FileType>, FileError> {
+        let found = self
+            .in_parent(member, |parent, name| rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW));
+        match found {
+            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(FileError::new("stat", self.path_of(member), errno)),
+        }
+    }
+
+    /// Renames within this directory.
+    pub fn rename(&mut self, from: &MemberPath, to: &MemberPath) -> Result<(), FileError> {
+        debug_assert!(from.split().0.is_empty() && to.split().0.is_empty(), "renames stay at the top");
+        rustix::fs::renameat(&self.fd, from.as_path(), &self.fd, to.as_path())
+            .map_err(|errno| FileError::new("rename", self.path_of(from), errno))
+    }
+
+    /// Makes the directory's own entries durable.
+    pub fn sync(&self) -> Result<(), FileError> {
+        rustix::fs::fsync(&self.fd).map_err(|errno| FileError::new("fsync directory", &self.path, errno))
+    }
+
+    /// Makes the entries of a directory beneath this one durable.
+    pub fn sync_beneath(&mut self, member: &MemberPath) -> Result<(), FileError> {
+        let synced = self.resolve(member.as_bytes()).and_then(rustix::fs::fsync);
+        synced.map_err(|errno| FileError::new("fsync directory", self.path_of(member), errno))
+    }
+
+    /// Makes everything on the file system of this directory durable.
+    pub fn sync_file_system(&self) -> Result<(), FileError> {
+        rustix::fs::syncfs(&self.fd).map_err(|errno| FileError::new("sync file system of", &self.path, errno))
+    }
+
+    /// An empty file without a name, gone with its descriptor.
+    pub fn unnamed_file(&self) -> io::Result<File> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, ".", flags, mode) {
+            Ok(fd) => return Ok(File::from(fd)),
+            // Not every file system has them.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let name = format!(".pgwake-{:016x}.tmp", fastrand::u64(..));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, &name, flags, mode)?;
+        rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty())?;
+        Ok(File::from(fd))
+    }
+
+    fn in_parent<T>(
+        &mut self,
+        member: &MemberPath,
+        act: impl FnOnce(BorrowedFd<'_>, &Path) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let (directory, name) = member.split();
+        let name = Path::new(std::ffi::OsStr::from_bytes(name));
+        if directory.is_empty() {
+            return act(self.fd.as_fd(), name);
+        }
+        if self.last_parent.as_ref().is_none_or(|(path, _)| **path != *directory) {
+            let parent = self.resolve(directory)?;
+            self.last_parent = Some((directory.into(), parent));
+        }
+        let Some((_, parent)) = &self.last_parent else { return Err(Errno::NOENT) };
+        act(parent.as_fd(), name)
+    }
+
+    /// Opens a directory beneath this one; `relative` is a [`MemberPath`] or the leading part of one.
+    fn resolve(&mut self, relative: &[u8]) -> Result<OwnedFd, Errno> {
+        if self.resolver == Resolver::Openat2 {
+            let confined = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            match rustix::fs::openat2(&self.fd, relative, DIRECTORY, Mode::empty(), confined) {
+                // No such call, or a sandbox that does not know it.
+                Err(Errno::NOSYS | Errno::PERM) => self.resolver = Resolver::Walk,
+                result => return result,
+            }
+        }
+        let mut components = relative.split(|&b| b == b'/');
+        let first = components.next().unwrap_or_default();
+        let mut fd = rustix::fs::openat(&self.fd, first, DIRECTORY, Mode::empty())?;
+        for component in components {
+            fd = rustix::fs::openat(&fd, component, DIRECTORY, Mode::empty())?;
+        }
+        Ok(fd)
+    }
+}
+
+/// Before the mode is set: a change of owner clears bits of it.
+fn own(parent: BorrowedFd<'_>, name: &Path, owner: Option<FileOwner>) -> Result<(), Errno> {
+    let Some(FileOwner { uid, gid }) = owner else { return Ok(()) };
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn member(name: &str) -> MemberPath {
+        MemberPath::parse(name.as_bytes()).unwrap()
+    }
+
+    /// The same story with both ways of resolving names.
+    fn with_both(story: impl Fn(&mut ConfinedDirectory, &Path)) {
+        for resolver in [Resolver::Openat2, Resolver::Walk] {
+            let scratch = tempfile::tempdir().unwrap();
+            let (inside, outside) = (scratch.path().join("in"), scratch.path().join("out"));
+            std::fs::create_dir(&inside).unwrap();
+            std::fs::create_dir(&outside).unwrap();
+            let mut directory = ConfinedDirectory::open(&inside, None).unwrap();
+            directory.resolver = resolver;
+            story(&mut directory, &outside);
+            assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "something was written outside");
+        }
+    }
+
+    #[test]
+    fn creates_beneath_with_exact_modes() {
+        with_both(|directory, _| {
+            directory.create_directory(&member("base"), 0o750).unwrap();
+            directory.create_directory(&member("base/1"), 0o700).unwrap();
+            directory.create_file(&member("base/1/x"), 0o640).unwrap().write_all(b"x").unwrap();
+            let mode =
+                |path: &str| directory.path().join(path).metadata().unwrap().permissions().mode() & 0o7777;
+            assert_eq!((mode("base"), mode("base/1"), mode("base/1/x")), (0o750, 0o700, 0o640));
+            assert_eq!(directory.file_type(&member("base/1")).unwrap(), Some(FileType::Directory));
+            assert_eq!(directory.file_type(&member("base/2")).unwrap(), None);
+            directory.sync_beneath(&member("base/1")).unwrap();
+        });
+    }
+
+    #[test]
+    fn follows_no_link() {
+        with_both(|directory, outside| {
+            let inside = directory.path().to_owned();
+            symlink(outside, inside.join("link")).unwrap();
+            symlink(outside.join("file"), inside.join("file")).unwrap();
+            std::fs::create_dir(inside.join("real")).unwrap();
+            symlink("../../out", inside.join("real/up")).unwrap();
+            for name in ["link/x", "file", "real/up/x", "link", "real/up"] {
+                assert!(directory.create_file(&member(name), 0o600).is_err(), "{name}");
+                assert!(directory.create_directory(&member(name), 0o700).is_err(), "{name}");
+            }
+            assert!(directory.open_beneath(&member("link")).is_err());
+            assert!(directory.sync_beneath(&member("link")).is_err());
+            assert_eq!(directory.file_type(&member("link")).unwrap(), Some(FileType::Symlink));
+        });
+    }
+
+    #[test]
+    fn makes_no_parents_and_overwrites_nothing() {
+        with_both(|directory, _| {
+            let error = directory.create_file(&member("a/b"), 0o600).unwrap_err();
+            assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
+            assert!(error.to_string().starts_with("could not create file \"/"));
+            directory.create_file(&member("a"), 0o600).unwrap();
+            let error = directory.create_file(&member("a"), 0o600).unwrap_err();
+            assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists);
+        });
+    }
+
+    #[test]
+    fn unnamed_files_leave_nothing() {
+        with_both(|directory, _| {
+            directory.unnamed_file().unwrap().write_all(b"x").unwrap();
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        });
+    }
+}

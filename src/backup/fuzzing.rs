@@ -1,0 +1,141 @@
+//! The bodies of the fuzz targets. Each asserts what must hold for every input; `tests/corpus.rs` replays the corpora.
+
+use bytes::{Buf, Bytes};
+
+use super::archive_stream::{ArchiveEvent, ArchiveStream};
+use super::backup_label::BackupLabel;
+use super::manifest::{ManifestError, ManifestParser, ManifestSummary};
+use super::tar_header::MemberKind;
+use super::tar_stream::{ArchiveEnd, TarError, TarEvent, TarStream};
+
+/// Payloads, each behind its length in four bytes (big-endian): no data before an archive, none after the manifest
+/// but its own, and only plain names.
+pub fn fuzz_archive_stream(data: &[u8]) {
+    let mut rest = Bytes::copy_from_slice(data);
+    let mut stream = ArchiveStream::tagged();
+    let (mut archives, mut manifests) = (0u32, 0u32);
+    while let Ok(len) = rest.try_get_u32() {
+        let payload = rest.split_to(rest.len().min(len as usize));
+        let payload_len = payload.len();
+        let Ok(event) = stream.decode(payload) else { return };
+        match event {
+            ArchiveEvent::ArchiveBegin(archive) => {
+                archives += 1;
+                assert!(manifests == 0 && !archive.file_name.contains(['/', '\\', '\0']));
+                assert!(!archive.file_name.is_empty() && !archive.file_name.starts_with('.'));
+            }
+            ArchiveEvent::ArchiveData(data) => {
+                assert!(archives > 0 && manifests == 0 && data.len() + 1 == payload_len);
+            }
+            ArchiveEvent::ManifestBegin => manifests += 1,
+            ArchiveEvent::ManifestData(_) => assert_eq!(manifests, 1),
+            ArchiveEvent::Progress { bytes } => assert!(bytes <= i64::MAX as u64),
+        }
+        assert!(manifests <= 1 && (stream.finish().is_ok() || archives == 0 || manifests == 0));
+    }
+}
+
+/// An archive, read whole and in pieces (their size from the first byte): the same members and contents, contents as
+/// long as announced, names beneath the target.
+pub fn fuzz_tar(data: &[u8]) {
+    let [piece, archive @ ..] = data else { return };
+    let archive = Bytes::copy_from_slice(archive);
+    let whole = read_tar(std::iter::once(archive.clone()));
+    let piece = usize::from(*piece) + 1;
+    let starts = (0..archive.len()).step_by(piece);
+    let pieces = read_tar(starts.map(|start| archive.slice(start..archive.len().min(start + piece))));
+    match (whole, pieces) {
+        (Ok(whole), Ok(pieces)) => assert_eq!(whole, pieces),
+        // An error may come earlier in smaller pieces, never a success.
+        (Err(_), Err(_)) => {}
+        (whole, pieces) => panic!("{whole:?} in one piece, {pieces:?} in many"),
+    }
+}
+
+type Members = Vec<(Vec<u8>, u64, u32)>;
+
+fn read_tar(chunks: impl Iterator<Item = Bytes>) -> Result<Members, TarError> {
+    let mut stream = TarStream::new();
+    let mut members: Members = Vec::new();
+    let mut remaining = 0;
+    for chunk in chunks {
+        stream.push(chunk);
+        while let Some(event) = stream.poll()? {
+            match event {
+                TarEvent::Member(member) => {
+                    assert_eq!(remaining, 0, "a member began inside another");
+                    remaining = if let MemberKind::File { len } = member.kind { len } else { 0 };
+                    let path = member.path.as_path();
+                    assert!(path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
+                    members.push((member.path.as_bytes().to_vec(), remaining, 0));
+                }
+                TarEvent::Data(data) => {
+                    assert!(!data.is_empty() && data.len() as u64 <= remaining);
+                    remaining -= data.len() as u64;
+                    if let Some((_, _, crc)) = members.last_mut() {
+                        *crc = crc32c::crc32c_append(*crc, &data);
+                    }
+                }
+                TarEvent::MemberEnd => assert_eq!(remaining, 0, "a member ended short"),
+                TarEvent::End => assert_eq!(remaining, 0),
+            }
+        }
+    }
+    stream.finish(ArchiveEnd::Unterminated)?;
+    assert_eq!(remaining, 0, "the archive ended inside a member");
+    Ok(members)
+}
+
+/// A manifest, read whole and byte by byte: the same files and summary, or the same error. What is accepted is JSON,
+/// with as many files.
+pub fn fuzz_manifest(data: &[u8]) {
+    let whole = read_manifest(std::iter::once(data));
+    let bytes = read_manifest(data.chunks(1));
+    assert_eq!(whole, bytes);
+    if let Ok((files, summary)) = whole {
+        assert_eq!(files.len() as u64, summary.file_count);
+        // Values are compared where the oracle keeps them: it wants UTF-8, and bounds numbers differently.
+        if let Ok(json) = serde_json::from_slice::<serde_json::Value>(data) {
+            let listed = json.get("Files").and_then(serde_json::Value::as_array).map(Vec::len);
+            assert_eq!(listed, Some(files.len()));
+        } else {
+            assert!(std::str::from_utf8(data).is_err() || has_leading_zero(data), "accepted what is no JSON");
+        }
+    }
+}
+
+/// The one liberty of our lexer: numbers may start with zeros.
+fn has_leading_zero(data: &[u8]) -> bool {
+    data.windows(2).any(|pair| pair[0] == b'0' && pair[1].is_ascii_digit())
+}
+
+type Files = Vec<(Vec<u8>, u64, Vec<u8>)>;
+
+fn read_manifest<'a>(
+    chunks: impl Iterator<Item = &'a [u8]>,
+) -> Result<(Files, ManifestSummary), ManifestError> {
+    let mut parser = ManifestParser::new();
+    let mut files = Vec::new();
+    for chunk in chunks {
+        parser.push(chunk, |file| {
+            assert!(!file.path.is_empty());
+            files.push((file.path.to_vec(), file.size, file.checksum.to_vec()));
+            Ok::<(), ManifestError>(())
+        })?;
+    }
+    parser.finish().map(|summary| (files, summary))
+}
+
+/// A label: what is read from it can be written down and read again.
+pub fn fuzz_backup_label(data: &[u8]) {
+    let Ok(label) = BackupLabel::parse(data) else { return };
+    let again = format!(
+        "START WAL LOCATION: {} (file 000000010000000000000001)\nCHECKPOINT LOCATION: {}\nSTART TIMELINE: {}\n",
+        label.start_lsn, label.checkpoint_lsn, label.start_timeline
+    );
+    let again = BackupLabel::parse(again.as_bytes()).expect("what was read can be read again");
+    assert_eq!(
+        (again.start_lsn, again.checkpoint_lsn, again.start_timeline),
+        (label.start_lsn, label.checkpoint_lsn, label.start_timeline)
+    );
+}

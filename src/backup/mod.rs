@@ -1,0 +1,43 @@
+//! Base backups: what BASE_BACKUP sends becomes a directory, checked against its manifest as it arrives.
+//!
+//! ```text
+//! CopyData ─▶ ArchiveStream ─▶ BackupWriter ─┬─▶ TarStream ─▶ ConfinedDirectory ─▶ files ─▶ Syncer
+//!             archives, data                 └─▶ ManifestParser ─▶ Ledger: received = listed?
+//! ```
+//!
+//! What decides (the archive stream, tar, names, the manifest, `backup_label`) touches no file and no clock.
+
+pub mod archive_stream;
+pub mod backup_label;
+pub mod checksum;
+pub mod confined;
+mod error;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod manifest;
+mod open_file;
+pub mod path;
+pub mod standby_files;
+pub mod syncer;
+pub mod tar_header;
+pub mod tar_stream;
+mod target;
+#[cfg(test)]
+mod testing;
+mod tree;
+mod writer;
+
+pub use archive_stream::{
+    ArchiveContent, ArchiveEvent, ArchiveName, ArchiveStream, ArchiveStreamError, ManifestRequest,
+};
+pub use backup_label::{BackupLabel, BackupSource};
+pub use checksum::ChecksumAlgorithm;
+pub use error::{BackupError, MemberRule};
+pub use manifest::{FileProblem, ManifestMismatch, ManifestSummary, WalRange};
+pub use tar_stream::ArchiveEnd;
+pub use target::{
+    BackupTarget, DirectoryModes, FileOwner, ManifestPolicy, SyncMethod, TablespacePlace, TablespaceTarget,
+    WalMembers,
+};
+pub use tree::{MANIFEST_NAME, MANIFEST_TEMPORARY_NAME, MAX_UNANNOUNCED_LINKS, UnannouncedTablespace};
+pub use writer::{BackupWriter, FinishedBackup};

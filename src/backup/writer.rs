@@ -1,0 +1,370 @@
+//! Writes a base backup as it arrives.
+//!
+//! Answers to `ReceiveArchiveStream` and the extracting streamers in PostgreSQL's `pg_basebackup.c`. Calls block on
+//! the file system; they belong on the thread that receives, or on one of its own. Invariant: `backup_manifest` has
+//! its name only after everything that it lists has been received, found right and made durable.
+
+use bytes::Bytes;
+
+use super::archive_stream::{ArchiveEvent, ArchiveName};
+use super::backup_label::{BackupLabel, BackupLabelError};
+use super::checksum::ChecksumAlgorithm;
+use super::confined::FileError;
+use super::error::BackupError;
+use super::manifest::{Comparison, Ledger, ManifestParser, ManifestSummary};
+use super::open_file::{OpenFile, Writeback};
+use super::path::MemberPath;
+use super::syncer::Syncer;
+use super::tar_header::{MemberKind, TarMember};
+use super::tar_stream::{ArchiveEnd, TarEvent, TarStream};
+use super::target::{BackupTarget, ManifestPolicy, SyncMethod};
+use super::tree::{CreatedFile, Root, Tree, TreeError, UnannouncedTablespace};
+
+const BACKUP_LABEL: &str = "backup_label";
+const PG_CONTROL: &str = "global/pg_control";
+
+/// A backup being written: [`create`](Self::create), [`handle`](Self::handle) every event, [`finish`](Self::finish).
+///
+/// Dropped before `finish` it leaves what it wrote, without a `backup_manifest`.
+#[derive(Debug)]
+pub struct BackupWriter {
+    tree: Tree,
+    phase: Phase,
+    ledger: Option<Ledger>,
+    syncer: Option<Syncer>,
+    sync: SyncMethod,
+    manifest: ManifestPolicy,
+    archive_end: ArchiveEnd,
+    bytes_written: u64,
+    server_bytes: u64,
+    backup_label: Option<BackupLabel>,
+    pg_control: Received,
+    base_archive: Received,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Start,
+    Archive(Box<Archive>),
+    Manifest(Box<Manifest>),
+    Failed,
+}
+
+/// The archive that is arriving.
+#[derive(Debug)]
+struct Archive {
+    name: String,
+    root: Root,
+    /// What a manifest puts before its members' names.
+    prefix: String,
+    tar: TarStream,
+    file: Option<(MemberPath, OpenFile)>,
+}
+
+/// The manifest that is arriving.
+#[derive(Debug)]
+struct Manifest {
+    parser: ManifestParser,
+    comparison: Comparison,
+    file: OpenFile,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Received {
+    NotYet,
+    Whole,
+}
+
+/// A backup that is whole and, unless that was declined, durable.
+#[derive(Debug)]
+pub struct FinishedBackup {
+    /// What the manifest says; `None` when none was asked for.
+    pub manifest: Option<ManifestSummary>,
+    /// Where recovery begins.
+    pub backup_label: BackupLabel,
+    /// How many files were written, the manifest and WAL not counted.
+    pub file_count: u64,
+    /// How many bytes they hold.
+    pub byte_count: u64,
+    /// Tablespaces created on the server meanwhile: replay creates them here, at the same location.
+    pub unannounced_tablespaces: Vec<UnannouncedTablespace>,
+}
+
+impl BackupWriter {
+    /// Opens the target's directories and makes `pg_wal`, `pg_wal/archive_status` and the links of tablespaces, so
+    /// that WAL can be streamed into `pg_wal` from here on.
+    pub fn create(target: &BackupTarget) -> Result<Self, BackupError> {
+        let tree = Tree::create(target)?;
+        let algorithm = match target.manifest {
+            ManifestPolicy::Required(algorithm) => algorithm,
+            ManifestPolicy::Absent => ChecksumAlgorithm::None,
+        };
+        let syncer = if target.sync == SyncMethod::Fsync { Some(Syncer::start()?) } else { None };
+        Ok(BackupWriter {
+            ledger: Some(Ledger::new(algorithm)),
+            tree,
+            phase: Phase::Start,
+            syncer,
+            sync: target.sync,
+            manifest: target.manifest,
+            archive_end: target.archive_end,
+            bytes_written: 0,
+            server_bytes: 0,
+            backup_label: None,
+            pg_control: Received::NotYet,
+            base_archive: Received::NotYet,
+        })
+    }
+
+    /// Writes what an event brings. After an error the backup has failed, and every further call says so.
+    pub fn handle(&mut self, event: ArchiveEvent) -> Result<(), BackupError> {
+        let phase = std::mem::replace(&mut self.phase, Phase::Failed);
+        self.phase = match (phase, event) {
+            (Phase::Failed, _) => return Err(BackupError::FailedBefore),
+            (phase, ArchiveEvent::Progress { bytes }) => {
+                self.server_bytes = bytes;
+                phase
+            }
+            (Phase::Start, ArchiveEvent::ArchiveBegin(archive)) => self.begin_archive(archive)?,
+            (Phase::Archive(before), ArchiveEvent::ArchiveBegin(archive)) => {
+                self.end_archive(before)?;
+                self.begin_archive(archive)?
+            }
+            (Phase::Archive(mut archive), ArchiveEvent::ArchiveData(data)) => {
+                self.archive_data(&mut archive, data)?;
+                Phase::Archive(archive)
+            }
+            (Phase::Archive(archive), ArchiveEvent::ManifestBegin) => {
+                self.end_archive(archive)?;
+                self.begin_manifest()?
+            }
+            (Phase::Manifest(mut manifest), ArchiveEvent::ManifestData(data)) => {
+                manifest.data(data)?;
+                Phase::Manifest(manifest)
+            }
+            (Phase::Start | Phase::Manifest(_), ArchiveEvent::ManifestBegin)
+            | (Phase::Start | Phase::Archive(_), ArchiveEvent::ManifestData(_)) => {
+                return Err(BackupError::UnexpectedManifest);
+            }
+            (Phase::Start | Phase::Manifest(_), ArchiveEvent::ArchiveData(_))
+            | (Phase::Manifest(_), ArchiveEvent::ArchiveBegin(_)) => {
+                return Err(BackupError::DataOutsideArchive);
+            }
+        };
+        Ok(())
+    }
+
+    /// Bytes of content received so far.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written
+    }
+
+    /// How far the server says it is.
+    pub fn server_bytes(&self) -> u64 {
+        self.server_bytes
+    }
+
+    /// Files complete so far.
+    pub fn file_count(&self) -> u64 {
+        self.ledger.as_ref().map_or(0, Ledger::file_count)
+    }
+
+    /// Everything has been received, and the server has said that it succeeded: checks that the backup is whole and
+    /// as its manifest has it, makes it durable, and gives the manifest its name.
+    pub fn finish(mut self) -> Result<FinishedBackup, BackupError> {
+        let (file_count, byte_count);
+        let manifest = match std::mem::replace(&mut self.phase, Phase::Failed) {
+            Phase::Failed => return Err(BackupError::FailedBefore),
+            Phase::Start => return Err(BackupError::MissingFile(BACKUP_LABEL)),
+            Phase::Archive(_) if self.manifest != ManifestPolicy::Absent => {
+                return Err(BackupError::MissingManifest);
+            }
+            Phase::Archive(archive) => {
+                self.end_archive(archive)?;
+                None
+            }
+            Phase::Manifest(manifest) => Some(manifest),
+        };
+        self.tree.check_complete()?;
+        let backup_label = self.backup_label.take().ok_or(BackupError::MissingFile(BACKUP_LABEL))?;
+        if self.pg_control == Received::NotYet || self.base_archive == Received::NotYet {
+            return Err(BackupError::MissingFile(PG_CONTROL));
+        }
+        let summary = match manifest {
+            Some(manifest) => {
+                let summary = manifest.finish(self.sync)?;
+                file_count = summary.file_count;
+                byte_count = summary.total_size;
+                Some(summary)
+            }
+            None => {
+                let ledger = self.ledger.take();
+                file_count = ledger.as_ref().map_or(0, Ledger::file_count);
+                byte_count = ledger.as_ref().map_or(0, Ledger::byte_count);
+                None
+            }
+        };
+        if let Some(syncer) = self.syncer.take() {
+            syncer.finish()?;
+        }
+        self.tree.sync(self.sync)?;
+        if summary.is_some() {
+            self.tree.rename_manifest()?;
+            if self.sync != SyncMethod::None {
+                self.tree.base().sync()?;
+            }
+        }
+        let unannounced_tablespaces = self.tree.into_unannounced();
+        Ok(FinishedBackup {
+            manifest: summary,
+            backup_label,
+            file_count,
+            byte_count,
+            unannounced_tablespaces,
+        })
+    }
+
+    fn begin_archive(&mut self, archive: ArchiveName) -> Result<Phase, BackupError> {
+        let root = self.tree.begin_archive(&archive)?;
+        if root == Root::Base && std::mem::replace(&mut self.base_archive, Received::Whole) == Received::Whole
+        {
+            return Err(BackupError::RepeatedArchive(archive.file_name));
+        }
+        let prefix =
+            if let Root::Tablespace(oid) = root { format!("pg_tblspc/{oid}/") } else { String::new() };
+        let (name, tar) = (archive.file_name, TarStream::new());
+        Ok(Phase::Archive(Box::new(Archive { name, root, prefix, tar, file: None })))
+    }
+
+    fn end_archive(&mut self, archive: Box<Archive>) -> Result<(), BackupError> {
+        let Archive { name, tar, .. } = *archive;
+        tar.finish(self.archive_end).map_err(|source| BackupError::Tar { archive: name, source })
+    }
+
+    fn archive_data(&mut self, archive: &mut Archive, data: Bytes) -> Result<(), BackupError> {
+        archive.tar.push(data);
+        loop {
+            let event = archive.tar.poll();
+            let event = event.map_err(|source| BackupError::Tar { archive: archive.name.clone(), source })?;
+            match event {
+                None => return Ok(()),
+                Some(TarEvent::Member(member)) => {
+                    let begun = self.begin_member(archive, &member);
+                    begun.map_err(|error| archive.error(error, member.path))?;
+                }
+                Some(TarEvent::Data(data)) => {
+                    self.bytes_written += data.len() as u64;
+                    if let Some((_, file)) = &mut archive.file {
+                        file.write(data)?;
+                    }
+                }
+                Some(TarEvent::MemberEnd) => {
+                    if let Some((path, file)) = archive.file.take() {
+                        self.end_file(archive, &path, file)?;
+                    }
+                }
+                Some(TarEvent::End) => {}
+            }
+        }
+    }
+
+    fn begin_member(&mut self, archive: &mut Archive, member: &TarMember) -> Result<(), TreeError> {
+        let len = match &member.kind {
+            MemberKind::Directory => return self.tree.create_directory(archive.root, member),
+            MemberKind::Symlink { target } => {
+                return Ok(self.tree.check_link(archive.root, &member.path, target)?);
+            }
+            MemberKind::File { len } => *len,
+        };
+        let CreatedFile { file, path } = self.tree.create_file(archive.root, member)?;
+        let algorithm = match self.manifest {
+            ManifestPolicy::Required(algorithm) => algorithm,
+            ManifestPolicy::Absent => ChecksumAlgorithm::None,
+        };
+        let writeback = if self.sync == SyncMethod::None { Writeback::Lazy } else { Writeback::From(0) };
+        let mut file = OpenFile::new(file, path, algorithm.start(), writeback);
+        if is(archive, &member.path, BACKUP_LABEL) && len <= BackupLabel::MAX_LEN as u64 {
+            file.capture();
+        }
+        archive.file = Some((member.path.clone(), file));
+        Ok(())
+    }
+
+    fn end_file(&mut self, archive: &Archive, path: &MemberPath, file: OpenFile) -> Result<(), BackupError> {
+        let written = file.finish()?;
+        if is(archive, path, BACKUP_LABEL) {
+            let content = written.captured.ok_or(BackupLabelError::TooLong(written.len as usize))?;
+            self.backup_label = Some(BackupLabel::parse(&content)?);
+        } else if is(archive, path, PG_CONTROL) {
+            self.pg_control = Received::Whole;
+        }
+        if let Some(ledger) = &mut self.ledger
+            && Tree::is_listed(archive.root, path)
+        {
+            let base = self.tree.base();
+            let spill = || base.unnamed_file();
+            ledger.record(
+                archive.prefix.as_bytes(),
+                path.as_bytes(),
+                written.len,
+                &written.checksum,
+                spill,
+            )?;
+        }
+        match &self.syncer {
+            Some(syncer) => Ok(syncer.sync(written.file, written.path)?),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_manifest(&mut self) -> Result<Phase, BackupError> {
+        let ledger = match (self.manifest, self.ledger.take()) {
+            (ManifestPolicy::Required(_), Some(ledger)) => ledger,
+            _ => return Err(BackupError::UnexpectedManifest),
+        };
+        let comparison = ledger.compare()?;
+        let CreatedFile { file, path } = self.tree.create_manifest()?;
+        let file = OpenFile::new(file, path, ChecksumAlgorithm::None.start(), Writeback::Lazy);
+        Ok(Phase::Manifest(Box::new(Manifest { parser: ManifestParser::new(), comparison, file })))
+    }
+}
+
+impl Archive {
+    fn error(&self, error: TreeError, path: MemberPath) -> BackupError {
+        match error {
+            TreeError::Rule(source) => BackupError::Member { archive: self.name.clone(), path, source },
+            TreeError::File(error) => BackupError::File(error),
+        }
+    }
+}
+
+fn is(archive: &Archive, path: &MemberPath, name: &str) -> bool {
+    archive.root == Root::Base && path.as_bytes() == name.as_bytes()
+}
+
+impl Manifest {
+    fn data(&mut self, data: Bytes) -> Result<(), BackupError> {
+        let comparison = &mut self.comparison;
+        self.parser.push(&data, |file| comparison.listed(file).map_err(BackupError::from))?;
+        Ok(self.file.write(data)?)
+    }
+
+    fn finish(self: Box<Self>, sync: SyncMethod) -> Result<ManifestSummary, BackupError> {
+        let summary = self.parser.finish()?;
+        self.comparison.finish()??;
+        let written = self.file.finish()?;
+        if sync != SyncMethod::None {
+            let synced = written.file.sync_all();
+            synced.map_err(|source| FileError::new("fsync file", written.path, source))?;
+        }
+        Ok(summary)
+    }
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile_tests;

@@ -1,0 +1,99 @@
+//! Errors and results as the user sees them: text on standard error, results on standard output.
+
+use std::error::Error;
+use std::io::Write as _;
+
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::hints;
+use crate::ErrorClass;
+
+/// Prints an error with its causes and, where there is one, what to do next; says how the program ends.
+pub(super) fn failure(error: &(dyn Error + 'static), class: ErrorClass, json: bool) -> Exit {
+    let exit = match class {
+        ErrorClass::Transient | ErrorClass::Operator => Exit::Failed,
+        ErrorClass::Integrity => Exit::Integrity,
+        ErrorClass::Bug => Exit::Failed,
+    };
+    let report = Report::new(error, exit);
+    // when standard error is closed there is nobody to tell
+    let _ = std::io::stderr().write_all(report.to_text().as_bytes());
+    if json {
+        print_json(&serde_json::json!({ "error": report }));
+    }
+    exit
+}
+
+/// A usage error that only shows once the arguments are looked at together.
+pub(super) fn usage(error: &(dyn Error + 'static)) -> Exit {
+    let _ = std::io::stderr().write_all(Report::new(error, Exit::Usage).to_text().as_bytes());
+    Exit::Usage
+}
+
+/// Prints a result as one line of JSON.
+pub(super) fn print_json(value: &impl Serialize) {
+    if let Ok(mut line) = serde_json::to_string(value) {
+        line.push('\n');
+        let _ = std::io::stdout().write_all(line.as_bytes());
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+    exit_code: u8,
+}
+
+impl Report {
+    fn new(error: &(dyn Error + 'static), exit: Exit) -> Self {
+        let chain = causes(error);
+        let mut messages: Vec<String> = chain.iter().map(ToString::to_string).collect();
+        messages.dedup();
+        let hint = chain.iter().rev().find_map(|error| hints::hint(*error));
+        let message = messages.remove(0);
+        Report { message, causes: messages, hint, exit_code: exit.code() }
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = format!("error: {}\n", self.message);
+        for cause in &self.causes {
+            text.push_str(&format!("  caused by: {}\n", cause.replace('\n', "\n    ")));
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint: {hint}\n"));
+        }
+        text
+    }
+}
+
+/// An error and all that caused it.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
+    let mut chain = vec![error];
+    let mut link = error;
+    while let Some(cause) = link.source() {
+        chain.push(cause);
+        link = cause;
+    }
+    chain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ClientError;
+    use crate::standby::preflight::PreflightError;
+
+    #[test]
+    fn an_error_is_told_with_its_causes_and_a_hint() {
+        let error = PreflightError::Query { what: "wal_level", source: ClientError::Closed };
+        let text = Report::new(&error, Exit::Failed).to_text();
+        assert_eq!(
+            text,
+            "error: could not ask the server for wal_level\n  caused by: server closed the connection unexpectedly\n\
+             hint: The server may have been stopped, or something between here and there cut the connection; its log says which.\n"
+        );
+    }
+}

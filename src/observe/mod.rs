@@ -1,0 +1,3 @@
+//! What a person, or a program, sees while work is under way.
+
+pub mod progress;

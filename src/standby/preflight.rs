@@ -1,0 +1,213 @@
+//! Is this primary fit to be copied by this role, here and now?
+//!
+//! Asked before anything is made. What can only be known by doing it (a free walsender, a free slot) is done by the
+//! caller for real right after; where ordinary SQL is allowed, it is counted here first, so that `--dry-run` can tell.
+
+use crate::client::{ClientError, Connection, SystemIdentity};
+use crate::pg::{ServerVersion, SlotName, WalSegmentSize};
+use crate::wire::command::quote_string;
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub struct Preflight {
+    /// The server's version.
+    pub version: ServerVersion,
+    /// Which cluster it is, and where it stands.
+    pub system: SystemIdentity,
+    /// How its WAL is cut.
+    pub segment_size: WalSegmentSize,
+    /// Whether the data directory is open to its group (`initdb --allow-group-access`).
+    pub group_access: bool,
+    /// Its size in bytes, all tablespaces together, as far as this role may know.
+    pub size: Option<u64>,
+    /// Whether the slot is there already.
+    pub slot_exists: bool,
+}
+
+/// Why a standby cannot be made from this server.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    /// Older than what pgwake speaks.
+    #[error("server version {0} is too old: pgwake supports PostgreSQL 13 and newer")]
+    TooOld(ServerVersion),
+    /// A setting under which no standby can follow.
+    #[error("wal_level is \"{0}\" on the server, which does not suffice for a standby")]
+    WalLevel(String),
+    /// All connections for replication are taken.
+    #[error(
+        "no replication connection is free on the server: {used} of {max} are in use, and this needs {needed} more"
+    )]
+    NoFreeWalSenders {
+        /// `max_wal_senders`.
+        max: u64,
+        /// Those in use, ours among them.
+        used: u64,
+        /// How many more this needs.
+        needed: u64,
+    },
+    /// All slots are taken.
+    #[error("no replication slot is free on the server: all {max} are in use")]
+    NoFreeSlots {
+        /// `max_replication_slots`.
+        max: u64,
+    },
+    /// The slot's name is taken, and it was not said that it may be.
+    #[error("replication slot \"{0}\" already exists on the server")]
+    SlotExists(SlotName),
+    /// Somebody is streaming from the slot.
+    #[error("replication slot \"{slot}\" is in use on the server by process {pid}")]
+    SlotActive {
+        /// The slot.
+        slot: SlotName,
+        /// The walsender that holds it.
+        pid: String,
+    },
+    /// The slot is there, but cannot be used for a standby.
+    #[error("replication slot \"{slot}\" cannot be used: it is {state}")]
+    SlotUnusable {
+        /// The slot.
+        slot: SlotName,
+        /// `logical` or `lost`.
+        state: String,
+    },
+    /// A question was not answered.
+    #[error("could not ask the server for {what}")]
+    Query {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: ClientError,
+    },
+}
+
+/// What this run is allowed to do with a slot that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExistingSlot {
+    /// Its existence is an error: it may be another standby's.
+    Refuse,
+    /// It is meant for this standby.
+    Use,
+}
+
+/// How many replication connections a run needs beyond the one that asks: the WAL stream's.
+const MORE_WAL_SENDERS: u64 = 1;
+
+/// Asks. `replication` is a physical replication connection, `sql` an ordinary one where the role may have it.
+pub async fn preflight(
+    replication: &mut Connection,
+    sql: Option<&mut Connection>,
+    slot: &SlotName,
+    existing_slot: ExistingSlot,
+) -> Result<Preflight, PreflightError> {
+    let version = replication.version();
+    if !version.is_supported() {
+        return Err(PreflightError::TooOld(version));
+    }
+    let query = |what| move |source| PreflightError::Query { what, source };
+    let wal_level = replication.show("wal_level").await.map_err(query("wal_level"))?;
+    if !matches!(wal_level.as_str(), "replica" | "logical") {
+        return Err(PreflightError::WalLevel(wal_level));
+    }
+    let mode = replication.show("data_directory_mode").await.map_err(query("data_directory_mode"))?;
+    let mut found = Preflight {
+        version,
+        system: replication.identify_system().await.map_err(query("its identity"))?,
+        segment_size: replication.wal_segment_size().await.map_err(query("wal_segment_size"))?,
+        group_access: mode == "0750",
+        size: None,
+        slot_exists: false,
+    };
+    match sql {
+        Some(sql) => ask_by_sql(sql, slot, existing_slot, &mut found).await?,
+        None => ask_for_slot(replication, slot, existing_slot, &mut found).await?,
+    }
+    Ok(found)
+}
+
+/// Where only the replication connection is there: the slot, from version 15 on.
+async fn ask_for_slot(
+    replication: &mut Connection,
+    slot: &SlotName,
+    existing_slot: ExistingSlot,
+    found: &mut Preflight,
+) -> Result<(), PreflightError> {
+    if found.version.has_read_replication_slot() {
+        let state = replication.read_slot(slot).await;
+        let state = state.map_err(|source| PreflightError::Query { what: "the replication slot", source })?;
+        found.slot_exists = state.is_some();
+    }
+    refuse_existing(slot, existing_slot, found)
+}
+
+async fn ask_by_sql(
+    sql: &mut Connection,
+    slot: &SlotName,
+    existing_slot: ExistingSlot,
+    found: &mut Preflight,
+) -> Result<(), PreflightError> {
+    let counts = "SELECT current_setting('max_wal_senders'), (SELECT count(*) FROM pg_stat_get_wal_senders()), \
+                  current_setting('max_replication_slots'), (SELECT count(*) FROM pg_replication_slots)";
+    let counts = numbers(sql, counts, "free replication connections and slots").await?;
+    if let [Some(max), Some(used), Some(max_slots), Some(slots)] = counts[..] {
+        if used + MORE_WAL_SENDERS > max {
+            return Err(PreflightError::NoFreeWalSenders { max, used, needed: MORE_WAL_SENDERS });
+        }
+        inspect_slot(sql, slot, found).await?;
+        refuse_existing(slot, existing_slot, found)?;
+        if !found.slot_exists && slots >= max_slots {
+            return Err(PreflightError::NoFreeSlots { max: max_slots });
+        }
+    }
+    // not every role may know the size; that is no reason to refuse
+    let size = "SELECT sum(pg_tablespace_size(oid)) FROM pg_tablespace";
+    found.size = numbers(sql, size, "the cluster's size").await.ok().and_then(|row| *row.first()?);
+    Ok(())
+}
+
+async fn inspect_slot(
+    sql: &mut Connection,
+    slot: &SlotName,
+    found: &mut Preflight,
+) -> Result<(), PreflightError> {
+    let text = format!(
+        "SELECT slot_type, active_pid, wal_status FROM pg_replication_slots WHERE slot_name = {}",
+        quote_string(slot.as_str())
+    );
+    let sets = sql.query(&text, "SELECT").await;
+    let sets = sets.map_err(|source| PreflightError::Query { what: "the replication slot", source })?;
+    let Some(row) = sets.first().and_then(|set| set.rows.first()) else { return Ok(()) };
+    found.slot_exists = true;
+    if let Some(pid) = row.text(1) {
+        return Err(PreflightError::SlotActive { slot: slot.clone(), pid: pid.to_owned() });
+    }
+    let unusable =
+        [row.text(0).filter(|kind| *kind != "physical"), row.text(2).filter(|status| *status == "lost")];
+    match unusable.into_iter().flatten().next() {
+        Some(state) => Err(PreflightError::SlotUnusable { slot: slot.clone(), state: state.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+fn refuse_existing(
+    slot: &SlotName,
+    existing_slot: ExistingSlot,
+    found: &Preflight,
+) -> Result<(), PreflightError> {
+    if found.slot_exists && existing_slot == ExistingSlot::Refuse {
+        return Err(PreflightError::SlotExists(slot.clone()));
+    }
+    Ok(())
+}
+
+/// The first row's values as numbers; `None` where one is NULL or no number.
+async fn numbers(
+    sql: &mut Connection,
+    text: &str,
+    what: &'static str,
+) -> Result<Vec<Option<u64>>, PreflightError> {
+    let sets = sql.query(text, "SELECT").await.map_err(|source| PreflightError::Query { what, source })?;
+    let row = sets.first().and_then(|set| set.rows.first());
+    let row = row.map(|row| (0..row.values.len()).map(|column| row.text(column)?.parse().ok()).collect());
+    Ok(row.unwrap_or_default())
+}
