@@ -41,7 +41,8 @@ pub trait Sink {
     fn event(&mut self) -> impl Future<Output = Result<SinkEvent, SinkError>>;
     /// Checks the directory's cluster and lists the directory, after all that was queued.
     fn prepare(&mut self, stamp: ClusterStamp) -> impl Future<Output = Result<Vec<DiskEntry>, SinkError>>;
-    /// Begins a stream, after all that was queued.
+    /// Begins a stream, after all that was queued. Events of the stream before it do not come any more: on the
+    /// same timeline they would speak of positions that this one has not reached again.
     fn begin(
         &mut self,
         timeline: TimelineId,
@@ -224,7 +225,9 @@ where
         segment_size: WalSegmentSize,
         start_lsn: Lsn,
     ) -> Result<(), SinkError> {
-        self.request(move |writer| writer.begin(timeline, segment_size, start_lsn)).await
+        self.request(move |writer| writer.begin(timeline, segment_size, start_lsn)).await?;
+        self.seen = self.shared.lock().flushed;
+        Ok(())
     }
 
     async fn write_history(&mut self, timeline: TimelineId, content: Bytes) -> Result<(), SinkError> {

@@ -13,6 +13,8 @@
 //!   slot backwards; here flush stays 0 until something at or past [`ReceiverConfig::flush_floor`] is durable.
 //! * Every position the server tells is compared with what was received, keepalives included: one that claims
 //!   more was sent than has arrived shows a hole that would otherwise be noticed with the next data, or never.
+//! * A server that shuts down pings again as soon as it is answered, until flush has caught up. While a flush is
+//!   under way an answer that would say nothing new waits, at the most 100 ms since the last one.
 //! * A stop position is exact: what lies beyond it is not written, and reaching it needs no further message.
 
 use std::collections::VecDeque;
@@ -27,6 +29,10 @@ use crate::sink::FlushedLsn;
 use crate::wire::replication::{
     PgTimestamp, PrimaryKeepalive, ReplicationMessage, StandbyStatusUpdate, WalData,
 };
+
+/// How often a ping is answered with the same positions while a flush is under way. Far below every timeout of a
+/// server's, and far above a network's round trip, which would be the pace otherwise.
+const PING_ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A point in time: for measuring, and for telling the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +107,8 @@ pub struct Receiver {
     /// The last positions sent; a message that would repeat them waits for the status interval.
     reported: Option<Reported>,
     reply_due: bool,
+    /// When a ping is answered that was not answered at once.
+    answer_at: Option<Duration>,
     /// How far a flush has been asked for.
     flush_asked_lsn: Lsn,
     /// When the server was last heard, and whether it was asked for a sign of life since.
@@ -130,6 +138,7 @@ impl Receiver {
             now,
             reported: None,
             reply_due: true,
+            answer_at: None,
             flush_asked_lsn: config.start_lsn,
             heard_at: now.elapsed,
             ping_sent: false,
@@ -226,7 +235,7 @@ impl Receiver {
             return self.break_off(ReceiverError::Timeout { after: self.config.receive_timeout });
         }
         let due = |deadline: Option<Duration>| deadline.is_some_and(|at| at <= now.elapsed);
-        if due(self.status_deadline()) || due(self.ping_deadline()) {
+        if due(self.status_deadline()) || due(self.ping_deadline()) || due(self.answer_at) {
             self.reply_due = true;
         }
         Ok(())
@@ -298,7 +307,9 @@ impl Receiver {
         if self.phase == Phase::Ended {
             return None;
         }
-        [self.status_deadline(), self.ping_deadline(), self.silence_deadline()].into_iter().flatten().min()
+        let deadlines =
+            [self.status_deadline(), self.ping_deadline(), self.silence_deadline(), self.answer_at];
+        deadlines.into_iter().flatten().min()
     }
 
     fn handle_wal(&mut self, wal: &WalData) -> Result<(), ReceiverError> {
@@ -349,11 +360,23 @@ impl Receiver {
         }
         self.server_wal_end_lsn = self.server_wal_end_lsn.max(keepalive.wal_end_lsn);
         if keepalive.reply_requested {
-            self.reply_due = true;
             // a server that shuts down pings until flush has caught up: let it
             self.ask_flush();
+            self.answer_ping();
         }
         Ok(())
+    }
+
+    fn answer_ping(&mut self) {
+        let same = self.reported.filter(|last| {
+            last.write_lsn == self.positions.write_lsn() && last.flush_lsn == self.reported_flush_lsn()
+        });
+        let flushing = self.flush_asked_lsn > self.positions.flush_lsn().max(self.config.start_lsn);
+        let wait_until = same.filter(|_| flushing).map(|last| last.at.saturating_add(PING_ANSWER_INTERVAL));
+        match wait_until {
+            Some(at) if at > self.now.elapsed => self.answer_at = Some(at),
+            _ => self.reply_due = true,
+        }
     }
 
     fn ask_flush(&mut self) {
@@ -369,6 +392,7 @@ impl Receiver {
         let reply_requested = self.ping_deadline().is_some_and(|at| at <= elapsed);
         self.ping_sent |= reply_requested;
         self.reply_due = false;
+        self.answer_at = None;
         let (write_lsn, flush_lsn) = (self.positions.write_lsn(), self.reported_flush_lsn());
         self.reported = Some(Reported { write_lsn, flush_lsn, at: elapsed });
         StandbyStatusUpdate {

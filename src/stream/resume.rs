@@ -28,8 +28,25 @@ pub struct ServerState<'a> {
     pub history: &'a TimelineHistory,
     /// How far its WAL is flushed.
     pub flush_lsn: Lsn,
-    /// What the slot holds, when there is one and the server can tell.
-    pub slot: Option<SlotPosition>,
+    /// What the slot holds.
+    pub slot: SlotHold,
+}
+
+/// What is known of the slot that the stream uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotHold {
+    /// There is no slot, or it holds no WAL yet.
+    Nothing,
+    /// There is one, but this server cannot tell its position (before 15).
+    Unknown,
+    /// WAL from here on.
+    From(SlotPosition),
+}
+
+impl SlotHold {
+    fn position(self) -> Option<SlotPosition> {
+        if let SlotHold::From(position) = self { Some(position) } else { None }
+    }
 }
 
 /// What a slot holds.
@@ -158,7 +175,6 @@ impl ResumeError {
 struct Found {
     timeline: TimelineId,
     finished: bool,
-    len: u64,
 }
 
 /// Files on the server's history, by segment.
@@ -190,11 +206,12 @@ pub fn find_start(
     if timeline == current && start_lsn > server.flush_lsn {
         return Err(ResumeError::AheadOfServer { start_lsn, flush_lsn: server.flush_lsn });
     }
-    let on_disk_lsn = end_on_disk(&found, last);
-    let slot_ahead = server.slot.filter(|slot| slot.restart_lsn > on_disk_lsn);
+    let on_disk_lsn = end_on_disk(entries, server);
+    let slot = server.slot.position();
+    let slot_ahead = slot.filter(|slot| slot.restart_lsn > on_disk_lsn);
     // An acknowledged byte is on disk, and the server has flushed it before it sent it: neither bound can be
     // below what was acknowledged. Reaching the second is certain, the first may have been lost in a fork.
-    let acknowledged_lsn = server.slot.map_or(on_disk_lsn, |slot| slot.restart_lsn);
+    let acknowledged_lsn = slot.map_or(on_disk_lsn, |slot| slot.restart_lsn);
     let flush_floor = acknowledged_lsn.min(server.flush_lsn);
     Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, slot_ahead })
 }
@@ -219,7 +236,7 @@ fn sort_out(
         } else if (finished && entry.len != segment_len) || entry.len > segment_len {
             stray(StrayReason::WrongLength(entry.len), None);
         } else {
-            let new = Found { timeline: file.timeline, finished, len: entry.len };
+            let new = Found { timeline: file.timeline, finished };
             let old = found.entry(file.segment).or_insert(new);
             if (new.timeline, new.finished) > (old.timeline, old.finished) {
                 *old = new;
@@ -274,9 +291,16 @@ fn follow(found: &FoundFiles, mut last: WalSegment, server: &ServerState<'_>) ->
     (found[&last].timeline, last.start_lsn())
 }
 
-/// How far the files on the history reach at the most.
-fn end_on_disk(found: &FoundFiles, last: WalSegment) -> Lsn {
-    last.start_lsn() + found[&last].len
+/// How far the files on the history reach at the most. An ancestor's file of the last segment may reach further
+/// than its successor's, which was begun again at the segment's start.
+fn end_on_disk(entries: &[DiskEntry], server: &ServerState<'_>) -> Lsn {
+    let end_of = |entry: &DiskEntry| {
+        let stem = entry.name.strip_suffix(".partial").unwrap_or(&entry.name);
+        let file = WalFileName::parse(stem, server.segment_size).ok()?;
+        let len = entry.len.min(server.segment_size.as_u64());
+        holds_history(server.history, file).then(|| file.segment.start_lsn() + len)
+    };
+    entries.iter().filter_map(end_of).max().unwrap_or_default()
 }
 
 fn start_empty(
@@ -286,7 +310,7 @@ fn start_empty(
 ) -> Result<ResumePoint, ResumeError> {
     let current = server.history.timeline();
     let start_of = |lsn| server.segment_size.segment_at(lsn).start_lsn();
-    let (timeline, lsn) = match (server.slot, choice) {
+    let (timeline, lsn) = match (server.slot.position(), choice) {
         (Some(slot), _) => {
             if !server.history.contains(slot.timeline) {
                 let found = slot.timeline;
@@ -302,7 +326,12 @@ fn start_empty(
     if timeline == current && start_lsn > server.flush_lsn {
         return Err(ResumeError::AheadOfServer { start_lsn, flush_lsn: server.flush_lsn });
     }
-    let flush_floor = server.slot.map_or(Lsn::INVALID, |slot| slot.restart_lsn);
+    let flush_floor = match server.slot {
+        SlotHold::Nothing => Lsn::INVALID,
+        // wherever it is, it is not beyond this
+        SlotHold::Unknown => server.flush_lsn,
+        SlotHold::From(slot) => slot.restart_lsn,
+    };
     Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, slot_ahead: None })
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::driver::{Clock, Driver, Progress, StreamOutcome, Until, changed};
 use super::error::ReceiveError;
 use super::receiver::{Receiver, ReceiverConfig};
-use super::resume::{self, ServerState, SlotPosition, StartChoice};
+use super::resume::{self, ServerState, SlotHold, SlotPosition, StartChoice};
 use super::upstream::{StreamStart, Upstream};
 use crate::client::{ClientError, NextTimeline, SystemIdentity};
 use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
@@ -133,14 +133,17 @@ impl<K: Sink> Session<'_, K> {
         Ok(StreamFrom { timeline: point.timeline, start_lsn: point.start_lsn, flush_floor })
     }
 
-    async fn read_slot<U: Upstream>(&self, upstream: &mut U) -> Result<Option<SlotPosition>, ReceiveError> {
-        let Some(slot) = self.options.slot.as_ref().filter(|_| upstream.can_read_slot()) else {
-            return Ok(None);
-        };
+    async fn read_slot<U: Upstream>(&self, upstream: &mut U) -> Result<SlotHold, ReceiveError> {
+        let Some(slot) = &self.options.slot else { return Ok(SlotHold::Nothing) };
+        if !upstream.can_read_slot() {
+            return Ok(SlotHold::Unknown);
+        }
         let state = upstream.read_slot(slot).await.map_err(during("read the replication slot"))?;
         let state = state.ok_or_else(|| ReceiveError::NoSlot(slot.clone()))?;
         let position = state.restart_lsn.zip(state.restart_timeline);
-        Ok(position.map(|(restart_lsn, timeline)| SlotPosition { restart_lsn, timeline }))
+        Ok(position.map_or(SlotHold::Nothing, |(restart_lsn, timeline)| {
+            SlotHold::From(SlotPosition { restart_lsn, timeline })
+        }))
     }
 
     /// Makes the history files of `timeline` and of its ancestors durable, and returns the history.

@@ -206,10 +206,29 @@ fn a_ping_is_answered_at_once_and_moves_the_flush() {
     story.keepalive(MIB + 10, true).unwrap();
     let actions = story.act();
     assert!(matches!(actions[1..], [Action::Flush, Action::SendStatus(_)]), "{actions:?}");
-    story.keepalive(MIB + 10, true).unwrap();
-    assert_eq!(story.status(), (MIB + 10, 0, false));
     story.flush();
     assert_eq!(story.status(), (MIB + 10, MIB + 10, false));
+    story.keepalive(MIB + 10, true).unwrap();
+    assert_eq!(story.status(), (MIB + 10, MIB + 10, false));
+}
+
+#[test]
+fn pings_that_come_as_fast_as_they_are_answered_are_slowed_down_while_a_flush_runs() {
+    let mut story = Story::started(|_| {});
+    story.wal(MIB, 10).unwrap();
+    story.keepalive(MIB + 10, true).unwrap();
+    assert_eq!(story.act().len(), 3);
+    for _ in 0..3 {
+        story.keepalive(MIB + 10, true).unwrap();
+        assert_eq!(story.act(), []);
+        story.elapsed = story.receiver.poll_timeout().expect("the answer is due");
+        assert_eq!(story.elapsed.as_millis() % PING_ANSWER_INTERVAL.as_millis(), 0);
+        story.receiver.handle_timeout(story.now()).unwrap();
+        assert_eq!(story.status(), (MIB + 10, 0, false));
+    }
+    story.keepalive(MIB + 10, true).unwrap();
+    story.flush();
+    assert_eq!(story.status(), (MIB + 10, MIB + 10, false), "the flush is the answer");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn history(timeline: u32, content: &[(u32, Lsn)]) -> TimelineHistory {
 }
 
 fn server(history: &TimelineHistory) -> ServerState<'_> {
-    ServerState { segment_size: size(), history, flush_lsn: at(20, 0), slot: None }
+    ServerState { segment_size: size(), history, flush_lsn: at(20, 0), slot: SlotHold::Nothing }
 }
 
 fn start(files: &[&str], history: &TimelineHistory) -> Result<(u32, Lsn), ResumeError> {
@@ -142,9 +142,11 @@ fn an_empty_directory_begins_at_the_slot_or_where_somebody_said() {
     assert_eq!(begin(&state, StartChoice::Refuse), Err(ResumeError::NoStart));
     assert_eq!(begin(&state, StartChoice::Current), Ok((2, at(20, 0), Lsn::INVALID)));
     assert_eq!(begin(&state, StartChoice::At(at(4, 7))), Ok((1, at(4, 0), Lsn::INVALID)));
-    state.slot = Some(SlotPosition { restart_lsn: at(7, 300), timeline: tli(2) });
+    state.slot = SlotHold::Unknown;
+    assert_eq!(begin(&state, StartChoice::At(at(4, 7))), Ok((1, at(4, 0), at(20, 0))));
+    state.slot = SlotHold::From(SlotPosition { restart_lsn: at(7, 300), timeline: tli(2) });
     assert_eq!(begin(&state, StartChoice::Current), Ok((2, at(7, 0), at(7, 300))));
-    state.slot = Some(SlotPosition { restart_lsn: at(7, 300), timeline: tli(9) });
+    state.slot = SlotHold::From(SlotPosition { restart_lsn: at(7, 300), timeline: tli(9) });
     assert_eq!(
         begin(&state, StartChoice::Current),
         Err(ResumeError::SlotTimelineNotInHistory { found: tli(9), current: tli(2) })
@@ -161,12 +163,16 @@ fn the_floor_is_what_may_have_been_acknowledged() {
         (point.flush_floor, point.slot_ahead.is_some())
     };
     assert_eq!(floor(&state), (at(5, 400), false));
+    let two = history(2, &[(1, at(5, 500))]);
+    let switched = directory(&["1/5+400", "2/5+100"]);
+    let point = find_start(&switched, &server(&two), StartChoice::Refuse).unwrap();
+    assert_eq!(point.flush_floor, at(5, 400));
     state.flush_lsn = at(5, 300);
     assert_eq!(floor(&state), (at(5, 300), false));
     state.flush_lsn = at(9, 0);
-    state.slot = Some(SlotPosition { restart_lsn: at(5, 200), timeline: tli(1) });
+    state.slot = SlotHold::From(SlotPosition { restart_lsn: at(5, 200), timeline: tli(1) });
     assert_eq!(floor(&state), (at(5, 200), false));
     // never begun at: the WAL from 5.4 on would be missing
-    state.slot = Some(SlotPosition { restart_lsn: at(7, 0), timeline: tli(1) });
+    state.slot = SlotHold::From(SlotPosition { restart_lsn: at(7, 0), timeline: tli(1) });
     assert_eq!(floor(&state), (at(7, 0), true));
 }

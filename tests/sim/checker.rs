@@ -1,0 +1,130 @@
+//! Whether the promises hold.
+//!
+//! P1 is checked twice: at each acknowledgement, against what would survive the worst loss of power at that very
+//! moment; and for all acknowledgements ever made, against what a crash has really left. P2 follows: a byte that
+//! was taken for another position's is not the one that the acknowledged range must have. P3 is checked on every
+//! image and at every write, P4 at every status update.
+
+use std::collections::BTreeMap;
+
+use pgwake::pg::{Lsn, WalFileName};
+use pgwake::wire::replication::StandbyStatusUpdate;
+
+use crate::disk::{Image, SimDisk};
+use crate::wal::{SEGMENT_LEN, Wal, segment_size};
+
+#[derive(Debug)]
+pub struct Checker {
+    /// Where the directory began: before it nothing is promised.
+    base_lsn: Lsn,
+    /// How far each timeline was acknowledged.
+    acknowledged: BTreeMap<usize, Lsn>,
+    /// The slot's position, as the reports moved it.
+    pub slot_lsn: Lsn,
+    /// The last flush reported in this life, and in this connection.
+    life_flush_lsn: Lsn,
+    pub violation: Option<String>,
+}
+
+impl Checker {
+    pub fn new(base_lsn: Lsn, slot_lsn: Lsn) -> Self {
+        Checker {
+            base_lsn,
+            acknowledged: BTreeMap::new(),
+            slot_lsn,
+            life_flush_lsn: Lsn::INVALID,
+            violation: None,
+        }
+    }
+
+    pub fn begin_life(&mut self) {
+        self.life_flush_lsn = Lsn::INVALID;
+    }
+
+    pub fn has_acknowledgements(&self) -> bool {
+        !self.acknowledged.is_empty()
+    }
+
+    pub fn violate(&mut self, text: String) {
+        self.violation.get_or_insert(text);
+    }
+
+    /// A status update of a stream of timeline `index` that was sent up to `sent_lsn`.
+    pub fn check_status(
+        &mut self,
+        update: &StandbyStatusUpdate,
+        index: usize,
+        sent_lsn: Lsn,
+        wal: &Wal,
+        disk: &SimDisk,
+    ) {
+        let StandbyStatusUpdate { write_lsn, flush_lsn, apply_lsn, .. } = *update;
+        if flush_lsn > write_lsn || apply_lsn > flush_lsn || write_lsn > sent_lsn {
+            self.violate(format!("positions {apply_lsn} {flush_lsn} {write_lsn} of {sent_lsn} sent"));
+        }
+        if !flush_lsn.is_valid() {
+            return;
+        }
+        if disk.0.borrow().failed && flush_lsn > self.life_flush_lsn {
+            self.violate(format!("P4: {flush_lsn} was acknowledged after a failure"));
+        }
+        self.life_flush_lsn = flush_lsn;
+        if flush_lsn < self.slot_lsn {
+            self.violate(format!("the slot went back from {} to {flush_lsn}", self.slot_lsn));
+        }
+        self.slot_lsn = flush_lsn;
+        let verified_lsn = self.acknowledged.get(&index).copied().unwrap_or(self.base_lsn);
+        if flush_lsn <= verified_lsn {
+            return;
+        }
+        self.acknowledged.insert(index, flush_lsn);
+        for (lsn, len) in pieces(verified_lsn, flush_lsn) {
+            let offset = segment_size().offset_of(lsn) as usize;
+            if !disk.has_durable(&wal.names(index, lsn), offset, &wal.bytes(index, lsn, len)) {
+                let end = lsn + len;
+                self.violate(format!("P1: {flush_lsn} was acknowledged, but {lsn} to {end} is not durable"));
+                return;
+            }
+        }
+    }
+
+    /// What a crash, or an orderly end, has left.
+    pub fn check_image(&mut self, image: &Image, wal: &Wal) {
+        for (index, flush_lsn) in self.acknowledged.clone() {
+            for (lsn, len) in pieces(self.base_lsn, flush_lsn) {
+                let expected = wal.bytes(index, lsn, len);
+                let names = wal.names(index, lsn);
+                let found = names.iter().filter_map(|name| image.get(name));
+                if !found.into_iter().any(|content| content.starts_with(&expected)) {
+                    let (id, end) = (wal.id(index), lsn + len);
+                    self.violate(format!("P1: {lsn} to {end} of timeline {id} was acknowledged and is lost"));
+                }
+            }
+        }
+        for (name, content) in image {
+            if let Ok(file) = WalFileName::parse(name, segment_size()) {
+                let index = wal.index(file.timeline).expect("files are of timelines that exist");
+                if *content != wal.bytes(index, file.segment.start_lsn(), SEGMENT_LEN) {
+                    self.violate(format!("P3: {name} is not the primary's, {} bytes", content.len()));
+                }
+            }
+            if let Some(number) = name.strip_suffix(".history") {
+                let index = u32::from_str_radix(number, 16).unwrap() as usize - 1;
+                if *content != wal.history_file(index) {
+                    self.violate(format!("P3: {name} is not the primary's"));
+                }
+            }
+        }
+    }
+}
+
+/// A range, cut at the ends of segments, each piece with its length.
+fn pieces(mut start: Lsn, end: Lsn) -> Vec<(Lsn, u64)> {
+    let mut pieces = Vec::new();
+    while start < end {
+        let next = segment_size().segment_at(start).end_lsn().min(end);
+        pieces.push((start, next - start));
+        start = next;
+    }
+    pieces
+}

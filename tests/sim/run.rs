@@ -1,0 +1,263 @@
+//! One run: several lives of a receiver, each with its own fate, and a last one in which all must come right.
+
+use std::io;
+use std::time::Duration;
+
+use pgwake::pg::SlotName;
+use pgwake::sink::{ErrorClass, Layout, SegmentWriter};
+use pgwake::stream::{
+    Progress, ReceiveError, ReceiveOptions, ReceiveOutcome, Reconnect, StartChoice, StreamOptions, receive,
+};
+use tokio::sync::watch;
+
+use crate::disk::{Canary, DiskFault, SimDisk};
+use crate::log::{Kept, Log};
+use crate::primary::{Counts, LIES, Primary};
+use crate::sink::SimSink;
+
+/// How much of what can happen did.
+#[derive(Debug, Clone, Default)]
+pub struct Coverage {
+    pub runs: u64,
+    pub lives: u64,
+    pub crashes: u64,
+    pub power_losses: u64,
+    pub disk_failures: u64,
+    pub lies_detected: u64,
+    pub primary: Counts,
+    pub log: String,
+}
+
+impl std::fmt::Display for Coverage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Coverage { runs, lives, crashes, power_losses, disk_failures, lies_detected, primary, .. } = self;
+        write!(
+            f,
+            "{runs} runs, {lives} lives, {crashes} crashes, {power_losses} power losses, {disk_failures} disk \
+             failures, {lies_detected} lies detected, {primary:?}"
+        )
+    }
+}
+
+impl Coverage {
+    pub fn add(&mut self, other: &Coverage) {
+        self.runs += other.runs;
+        self.lives += other.lives;
+        self.crashes += other.crashes;
+        self.power_losses += other.power_losses;
+        self.disk_failures += other.disk_failures;
+        self.lies_detected += other.lies_detected;
+        self.primary.connections += other.primary.connections;
+        self.primary.disconnects += other.primary.disconnects;
+        self.primary.silences += other.primary.silences;
+        self.primary.switches += other.primary.switches;
+        self.primary.forks_behind += other.primary.forks_behind;
+        self.primary.shutdowns += other.primary.shutdowns;
+        self.primary.lies += other.primary.lies;
+        self.primary.acknowledgements += other.primary.acknowledgements;
+    }
+
+    pub fn is_complete(&self) -> bool {
+        let primary = &self.primary;
+        [
+            self.crashes,
+            self.power_losses,
+            self.disk_failures,
+            self.lies_detected,
+            primary.disconnects,
+            primary.silences,
+            primary.switches,
+            primary.forks_behind,
+            primary.shutdowns,
+            primary.acknowledgements,
+        ]
+        .iter()
+        .all(|count| *count > 0)
+    }
+}
+
+#[derive(Debug)]
+pub struct Failure {
+    pub message: String,
+    pub log: String,
+}
+
+/// The last life must have caught up within this time.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+pub fn run_seed(seed: u64, kept: Kept, canary: Option<Canary>) -> Result<Coverage, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime without I/O can be built").block_on(async {
+        let log = Log::new(kept);
+        let mut run = Run::new(seed, log.clone(), canary);
+        match run.run().await {
+            Ok(()) => {
+                run.coverage.primary = run.primary.0.borrow().counts;
+                run.coverage.log = log.text();
+                Ok(run.coverage)
+            }
+            Err(message) => Err(Failure { message, log: log.text() }),
+        }
+    })
+}
+
+struct Run {
+    random: fastrand::Rng,
+    disk: SimDisk,
+    primary: Primary,
+    coverage: Coverage,
+    log: Log,
+}
+
+impl Run {
+    fn new(seed: u64, log: Log, canary: Option<Canary>) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let disk = SimDisk::new(log.clone(), canary);
+        let primary = Primary::new(log.clone(), disk.clone(), random.fork());
+        Run { random, disk, primary, coverage: Coverage { runs: 1, ..Coverage::default() }, log }
+    }
+
+    async fn run(&mut self) -> Result<(), String> {
+        for _ in 0..self.random.u32(1..6) {
+            self.live().await?;
+        }
+        self.live_to_the_end().await
+    }
+
+    /// One process, from its start to whatever ends it.
+    async fn live(&mut self) -> Result<(), String> {
+        let at = self.random.u64(1..150);
+        let fault = match self.random.u8(..10) {
+            0..3 => DiskFault::None,
+            3..5 => DiskFault::CrashAt(at),
+            5 => DiskFault::CrashAfterRename(self.random.u64(1..4)),
+            6..8 => DiskFault::SyncFailsFrom(at),
+            8 => DiskFault::FailAt(at, io::ErrorKind::StorageFull),
+            _ => DiskFault::FailAt(at, io::ErrorKind::Other),
+        };
+        let ms = [10, 1_000, 100_000][self.random.usize(..3)];
+        let lifetime = Duration::from_millis(self.random.u64(..ms));
+        let killed_after = (self.random.u8(..5) == 0).then(|| Duration::from_millis(self.random.u64(..ms)));
+        {
+            let mut primary = self.primary.0.borrow_mut();
+            primary.lie = (self.random.u8(..4) == 0).then(|| LIES[self.random.usize(..LIES.len())]);
+            primary.lied = false;
+        }
+        self.log.add(|| format!("life begins: {fault:?}, lifetime {lifetime:?}, killed {killed_after:?}"));
+        let result = self.process(fault, tokio::time::sleep(lifetime), killed_after).await;
+        self.check()?;
+        self.judge(result)?;
+        let crashed = self.disk.0.borrow().crashed;
+        self.coverage.crashes += u64::from(crashed);
+        if self.random.u8(..10) < if crashed { 6 } else { 2 } {
+            self.coverage.power_losses += 1;
+            self.log.add(|| "power is lost".into());
+            self.disk.lose_power(&mut self.random);
+        }
+        self.check()
+    }
+
+    /// Nothing goes wrong any more: all that the primary has must be acknowledged, and survive.
+    async fn live_to_the_end(&mut self) -> Result<(), String> {
+        {
+            let mut primary = self.primary.0.borrow_mut();
+            (primary.honest, primary.lie, primary.lied) = (true, None, false);
+        }
+        self.log.add(|| "last life begins".into());
+        let primary = self.primary.clone();
+        let caught_up = async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let state = primary.0.borrow();
+                if state.checker.slot_lsn == state.limit_lsn && state.flush_lsn == state.limit_lsn {
+                    return;
+                }
+            }
+        };
+        let life = self.process(DiskFault::None, caught_up, None);
+        let result = tokio::time::timeout(PATIENCE, life).await.map_err(|_| "it never caught up")?;
+        self.check()?;
+        self.judge(result)?;
+        self.disk.lose_power(&mut self.random);
+        self.check()
+    }
+
+    /// `None`: it was killed.
+    async fn process(
+        &mut self,
+        fault: DiskFault,
+        shutdown: impl Future<Output = ()>,
+        killed_after: Option<Duration>,
+    ) -> Option<Result<ReceiveOutcome, ReceiveError>> {
+        self.coverage.lives += 1;
+        self.disk.begin_life(fault);
+        self.primary.0.borrow_mut().checker.begin_life();
+        let writer = match SegmentWriter::open(self.disk.clone(), Layout::Archive) {
+            Ok(writer) => writer,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let mut sink = SimSink::new(writer, self.random.fork());
+        let base_lsn = self.primary.0.borrow().base_lsn;
+        let options = ReceiveOptions {
+            stream: StreamOptions {
+                slot: Some("slot".parse::<SlotName>().expect("a slot name")),
+                ..Default::default()
+            },
+            start: StartChoice::At(base_lsn),
+            reconnect: Reconnect::Always,
+            seed: self.random.u64(..),
+            ..Default::default()
+        };
+        let (progress, _) = watch::channel(Progress::default());
+        let mut connector = self.primary.clone();
+        let killed = async {
+            match killed_after {
+                Some(after) => tokio::time::sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = killed => {
+                self.disk.0.borrow_mut().crashed = true;
+                None
+            }
+            result = receive(&options, &mut connector, &mut sink, &progress, shutdown) => Some(result),
+        }
+    }
+
+    /// Whether the life ended as it should.
+    fn judge(&mut self, result: Option<Result<ReceiveOutcome, ReceiveError>>) -> Result<(), String> {
+        let disk = self.disk.0.borrow();
+        self.coverage.disk_failures += u64::from(disk.failed);
+        let lied = self.primary.0.borrow().lied;
+        match result {
+            None => Ok(()),
+            Some(_) if disk.crashed => Ok(()),
+            Some(Ok(outcome)) => {
+                self.log.add(|| format!("life ends: {:?}", outcome.progress));
+                if disk.failed { Err("a failure of the disk went unnoticed".into()) } else { Ok(()) }
+            }
+            Some(Err(error)) => {
+                self.log.add(|| format!("life ends: {error}: {:?}", std::error::Error::source(&error)));
+                match error.class() {
+                    ErrorClass::Integrity if lied => {
+                        self.coverage.lies_detected += 1;
+                        Ok(())
+                    }
+                    ErrorClass::Operator if disk.failed => Ok(()),
+                    class => Err(format!("unexpected {class:?} error: {error}: {error:?}")),
+                }
+            }
+        }
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        let image = self.disk.seen();
+        let mut primary = self.primary.0.borrow_mut();
+        let primary = &mut *primary;
+        primary.checker.check_image(&image, &primary.wal);
+        let violation = primary.checker.violation.clone().or_else(|| self.disk.0.borrow().violation.clone());
+        violation.map_or(Ok(()), Err)
+    }
+}
