@@ -12,11 +12,15 @@
 //! thread: bytes and time are its arguments.
 
 pub mod backup;
+#[doc(hidden)]
+pub mod cli;
 pub mod client;
 mod error;
 pub mod observe;
 pub mod pg;
+pub mod sink;
 pub mod standby;
+pub mod stream;
 pub mod wire;
 
 pub use error::ErrorClass;

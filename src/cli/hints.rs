@@ -86,7 +86,9 @@ fn server(error: &ServerError) -> Option<String> {
             "A slot that was invalidated holds no WAL any more: drop it and make a new one, with a new copy of the \
              server."
         }
-        SqlState::CANNOT_CONNECT_NOW => "The server is starting, stopping or recovering: try again in a moment.",
+        SqlState::CANNOT_CONNECT_NOW => {
+            "The server is starting, stopping or recovering: try again in a moment."
+        }
         SqlState::DATA_CORRUPTED => {
             "A page on the server does not match its checksum. Find out which with pg_amcheck there, before this \
              copy is needed."
@@ -179,9 +181,9 @@ fn io_error(error: &io::Error) -> Option<&'static str> {
             Some("Make room, or choose a directory on a larger file system, and run the same command again.")
         }
         io::ErrorKind::ReadOnlyFilesystem => Some("The file system is mounted read-only."),
-        io::ErrorKind::ConnectionRefused => {
-            Some("Nothing listens there: check host and port, and that the server runs and has listen_addresses set.")
-        }
+        io::ErrorKind::ConnectionRefused => Some(
+            "Nothing listens there: check host and port, and that the server runs and has listen_addresses set.",
+        ),
         _ => None,
     }
 }

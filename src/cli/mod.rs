@@ -61,6 +61,6 @@ pub fn main() -> ExitCode {
     logging::init(&cli.logging);
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
-        Command::Receive(args) => receive::run(*args).into(),
+        Command::Receive(args) => receive::run(&args).into(),
     }
 }

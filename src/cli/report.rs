@@ -49,7 +49,7 @@ struct Report {
 
 impl Report {
     fn new(error: &(dyn Error + 'static), exit: Exit) -> Self {
-        let chain: Vec<_> = std::iter::successors(Some(error), |error| error.source()).collect();
+        let chain = causes(error);
         let mut messages: Vec<String> = chain.iter().map(ToString::to_string).collect();
         messages.dedup();
         let hint = chain.iter().rev().find_map(|error| hints::hint(*error));
@@ -67,6 +67,17 @@ impl Report {
         }
         text
     }
+}
+
+/// An error and all that caused it.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
+    let mut chain = vec![error];
+    let mut link = error;
+    while let Some(cause) = link.source() {
+        chain.push(cause);
+        link = cause;
+    }
+    chain
 }
 
 #[cfg(test)]

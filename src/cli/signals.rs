@@ -11,7 +11,10 @@ pub(super) struct Signals {
 impl Signals {
     /// Begins to listen; from now on neither ends the process by itself.
     pub(super) fn listen() -> std::io::Result<Self> {
-        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     /// Waits for either, and says which.

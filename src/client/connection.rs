@@ -142,7 +142,7 @@ impl Connection {
         match ready!(self.poll_receive(cx))? {
             BackendMessage::ErrorResponse(error) => {
                 self.phase = if error.is_fatal() { Phase::Busy } else { Phase::Draining };
-                Poll::Ready(Err(ClientError::Server(error)))
+                Poll::Ready(Err(ClientError::Server(Box::new(error))))
             }
             BackendMessage::ReadyForQuery => {
                 self.phase = Phase::Ready;

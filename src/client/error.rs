@@ -15,7 +15,7 @@ use crate::wire::server_error::{ServerError, SqlState};
 pub enum ClientError {
     /// The server refused, or gave up.
     #[error("{0}")]
-    Server(ServerError),
+    Server(Box<ServerError>),
     /// Reading from the socket failed.
     #[error("could not receive data from server")]
     Receive(#[source] io::Error),

@@ -8,6 +8,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod identify_system;
+mod open;
 mod query;
 mod slots;
 mod timeline_history;
@@ -21,6 +22,7 @@ pub use connection::{Connection, NoticeHandler, Transport};
 pub use conninfo::{ConnInfo, Settings, SystemEnvironment};
 pub use error::ClientError;
 pub use identify_system::SystemIdentity;
+pub use open::{OpenError, open};
 pub use query::ResultSet;
 pub use slots::SlotState;
 pub use timeline_history::TimelineHistoryFile;

@@ -3,9 +3,14 @@
 //! [`create`] puts the verbs of the other modules in order; [`workspace`] sees to it that nothing half-made ever passes
 //! for a data directory, and that nothing is left behind.
 
-//pub mod create;
+pub mod configuration;
+mod copy;
+pub mod create;
+pub mod error;
 pub mod journal;
 pub mod preflight;
 pub mod programs;
+pub mod space;
 pub mod start;
+pub mod streaming;
 pub mod workspace;

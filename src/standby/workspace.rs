@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use super::journal::Journal;
+pub use crate::backup::FileOwner as Owner;
 
 /// The place where one run works.
 #[derive(Debug)]
@@ -36,15 +37,6 @@ enum Placement {
     Sibling,
     /// Inside the target, which is empty.
     Inside,
-}
-
-/// Whom the files shall belong to, when that is not who runs this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
 }
 
 /// What an interrupted run left behind.
@@ -99,6 +91,17 @@ pub const MARK_NAME: &str = ".pgwake-unfinished";
 const LAST_NAME: &str = "PG_VERSION";
 
 impl Workspace {
+    /// Looks whether `target` could be claimed, without making anything.
+    pub fn examine(target: &Path) -> Result<(), WorkspaceError> {
+        let target = std::path::absolute(target).map_err(io_error("resolve", target))?;
+        wanted_owner(nearest_existing(&target)?)?;
+        let workspace = target.join(INSIDE_NAME);
+        if exists(&target)? {
+            check_fillable(&target, &workspace, !exists(&workspace)?)?;
+        }
+        Ok(())
+    }
+
     /// Claims `target`, and takes over what an interrupted run left there.
     ///
     /// What was left inside the workspace is removed at once; what the leftover journal names elsewhere is for the
@@ -266,10 +269,16 @@ impl Workspace {
         sync_directory(if self.placement == Placement::Sibling { parent } else { &self.target })
     }
 
+    /// Takes away all that this run made on this machine but the workspace and its journal, for a later run to go on
+    /// with.
+    pub fn abandon_files(&self) -> Result<(), WorkspaceError> {
+        self.clear_inside()?;
+        remove_recorded(&self.journal)
+    }
+
     /// Takes everything away again that this run made on this machine. The slot is the caller's.
     pub fn abandon(self) -> Result<(), WorkspaceError> {
-        self.clear_inside()?;
-        remove_recorded(&self.journal)?;
+        self.abandon_files()?;
         remove_tree(&self.path)?;
         // what was made for the target to lie in could not go while the workspace was in it
         for directory in self.journal.made_directories.iter().rev() {

@@ -10,6 +10,7 @@ pub(crate) mod dir;
 pub(crate) mod faults;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod rewriting;
 pub(crate) mod servers;
 pub(crate) mod tls;
 pub(crate) mod tool;

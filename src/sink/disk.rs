@@ -1,0 +1,58 @@
+//! What the sink asks of a directory, so that a simulated one can stand in its place.
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+/// A file in the directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DiskEntry {
+    /// Its name; names that are not UTF-8 are not listed, since none of ours are like that.
+    pub name: String,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// What opening does about a file that exists, or does not. No mode truncates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// It must exist. `ErrorKind::NotFound` says that it does not, and no other error does.
+    Existing,
+    /// It is created, empty, when it does not exist.
+    ExistingOrNew,
+}
+
+/// One directory, and `archive_status` below it where the layout has that.
+///
+/// Names are relative to the directory. Nothing is durable before the `sync_*` call that says so: `sync_data`
+/// for bytes and length, `sync_directory` for names made or changed. An error from either leaves unknown what
+/// is durable, and no later success makes up for it.
+pub trait Disk {
+    /// An open file; dropping it closes it.
+    type File;
+
+    /// The full name, for messages.
+    fn path(&self, name: &str) -> PathBuf;
+    /// The plain files, in no particular order.
+    fn list(&mut self) -> io::Result<Vec<DiskEntry>>;
+    /// Opens for reading and writing.
+    fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<Self::File>;
+    /// The length in bytes.
+    fn len(&mut self, file: &Self::File) -> io::Result<u64>;
+    /// Cuts off, or appends zeros.
+    fn set_len(&mut self, file: &mut Self::File, len: u64) -> io::Result<()>;
+    /// Fills `buffer` from `offset` as far as the file goes; less than asked for only at its end.
+    fn read_at(&mut self, file: &Self::File, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `chunks`, one behind the other, from `offset`.
+    fn write_at(&mut self, file: &mut Self::File, offset: u64, chunks: &[Bytes]) -> io::Result<()>;
+    /// `fdatasync`.
+    fn sync_data(&mut self, file: &mut Self::File) -> io::Result<()>;
+    /// Gives the file the name `to`, replacing what had it.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+    /// `fsync` of the directory itself (`""`) or of one below it.
+    fn sync_directory(&mut self, name: &str) -> io::Result<()>;
+    /// Takes an exclusive lock on the file, creating it, and holds it as long as the file is open.
+    /// `None`: somebody else holds it.
+    fn lock(&mut self, name: &str) -> io::Result<Option<Self::File>>;
+}

@@ -1,0 +1,163 @@
+//! What can go wrong on the way to the disk.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::ErrorClass;
+use crate::pg::{Lsn, SystemIdentifier, TimelineId};
+
+/// The step that failed, as the words after "could not".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Open or create a file.
+    Open,
+    /// Ask for a file's length.
+    Stat,
+    /// Change a file's length.
+    SetLen,
+    /// Read from a file.
+    Read,
+    /// Write to a file.
+    Write,
+    /// `fdatasync` a file.
+    Sync,
+    /// Rename a file.
+    Rename,
+    /// `fsync` a directory.
+    SyncDirectory,
+    /// Read a directory.
+    List,
+    /// Take the lock on a directory.
+    Lock,
+    /// Start the thread that writes.
+    StartThread,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Operation::Open => "open file",
+            Operation::Stat => "stat file",
+            Operation::SetLen => "set length of file",
+            Operation::Read => "read file",
+            Operation::Write => "write file",
+            Operation::Sync => "fsync file",
+            Operation::Rename => "rename file",
+            Operation::SyncDirectory => "fsync directory",
+            Operation::List => "read directory",
+            Operation::Lock => "lock file",
+            Operation::StartThread => "start thread for directory",
+        })
+    }
+}
+
+/// Why WAL could not be made durable.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The operating system refused a step.
+    #[error("could not {operation} \"{}\"", path.display())]
+    Io {
+        /// The step.
+        operation: Operation,
+        /// On what.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Another process holds the lock.
+    #[error("directory is in use by another receiver: \"{}\" is locked", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The WAL in the directory is another cluster's.
+    #[error("directory holds WAL of system {found}, but the server is system {expected}")]
+    OtherSystem {
+        /// The server's.
+        expected: SystemIdentifier,
+        /// The directory's.
+        found: SystemIdentifier,
+    },
+    /// The WAL in the directory is cut differently.
+    #[error("directory holds WAL segments of {found} bytes, but the server's have {expected}")]
+    OtherSegmentSize {
+        /// The server's.
+        expected: u64,
+        /// The directory's.
+        found: u64,
+    },
+    /// The stamp cannot be read as one.
+    #[error("file \"{}\" is damaged", path.display())]
+    DamagedStamp {
+        /// The stamp.
+        path: PathBuf,
+    },
+    /// The stream has other bytes than an earlier one had at the same place of the same timeline.
+    #[error("WAL from the server differs from what is in \"{}\" at {lsn}", path.display())]
+    Diverged {
+        /// The file.
+        path: PathBuf,
+        /// The first byte that differs.
+        lsn: Lsn,
+    },
+    /// A file has a length that it can never have here: a finished segment that is not one segment long, or an
+    /// unfinished one that is longer.
+    #[error("file \"{}\" has {len} bytes, where a segment has {segment_len}", path.display())]
+    WrongLength {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// The length of a segment.
+        segment_len: u64,
+    },
+    /// Two servers tell different histories of one timeline.
+    #[error("history of timeline {timeline} from the server differs from \"{}\"", path.display())]
+    HistoryDiffers {
+        /// The timeline.
+        timeline: TimelineId,
+        /// The file.
+        path: PathBuf,
+    },
+    /// An earlier step failed, so nothing that came after it can be acknowledged.
+    #[error("an earlier error made the directory unusable until the next start")]
+    Poisoned,
+    /// The thread that writes is gone.
+    #[error("the thread that writes WAL has ended")]
+    ThreadEnded,
+    /// Bytes for another place than the next one.
+    #[error("WAL for {found} was to be written where {expected} comes next")]
+    NotContiguous {
+        /// The next byte's place.
+        expected: Lsn,
+        /// The place given.
+        found: Lsn,
+    },
+    /// Steps in an order that they do not have.
+    #[error("cannot write WAL at {lsn}: {reason}")]
+    OutOfOrder {
+        /// Where.
+        lsn: Lsn,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+impl SinkError {
+    /// What to do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            SinkError::Io { .. } | SinkError::Locked { .. } | SinkError::Poisoned => ErrorClass::Operator,
+            SinkError::OtherSystem { .. }
+            | SinkError::OtherSegmentSize { .. }
+            | SinkError::DamagedStamp { .. }
+            | SinkError::Diverged { .. }
+            | SinkError::WrongLength { .. }
+            | SinkError::HistoryDiffers { .. } => ErrorClass::Integrity,
+            SinkError::ThreadEnded | SinkError::NotContiguous { .. } | SinkError::OutOfOrder { .. } => {
+                ErrorClass::Bug
+            }
+        }
+    }
+}

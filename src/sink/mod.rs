@@ -1,0 +1,32 @@
+//! Bytes become durable here, and nowhere else: only this module can say how far.
+//!
+//! A [`SegmentWriter`] cuts the stream into segment files on a [`Disk`]; a [`SinkThread`] runs it beside the
+//! socket. Whoever acknowledges WAL needs a [`FlushedLsn`], and only [`SegmentWriter::flush`] and
+//! [`SegmentWriter::seal`] make one, after every `fdatasync` and directory `fsync` that it stands for.
+//!
+//! What holds, whatever happens in between (design: P1, P3, P4):
+//! * every byte of a segment file is either zero or the primary's byte of that position and timeline;
+//! * a file under its final name is complete, was durable before it got the name, and is never written again;
+//! * bytes that are written again after a restart are written in place, never behind a truncation;
+//! * after one failed write or fsync nothing is acknowledged any more.
+
+mod disk;
+mod error;
+mod flushed;
+mod history_file;
+#[doc(hidden)]
+pub mod memory_disk;
+mod queue;
+mod real_disk;
+mod segment_writer;
+mod stamp;
+mod thread;
+
+pub use disk::{Disk, DiskEntry, OpenMode};
+pub use error::{Operation, SinkError};
+pub use flushed::FlushedLsn;
+pub use queue::{Batch, SinkCommand, SinkLimits};
+pub use real_disk::RealDisk;
+pub use segment_writer::{Layout, SegmentWriter};
+pub use stamp::ClusterStamp;
+pub use thread::{Sink, SinkEvent, SinkThread};

@@ -1,0 +1,108 @@
+//! What the receiver hands to the sink, and how the sink works through what has gathered.
+
+use bytes::Bytes;
+
+use super::disk::Disk;
+use super::error::SinkError;
+use super::flushed::FlushedLsn;
+use super::segment_writer::SegmentWriter;
+use crate::pg::Lsn;
+
+/// One thing to do, in the order of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkCommand {
+    /// Write bytes that do not cross a segment's end.
+    Write {
+        /// Where the first byte belongs.
+        lsn: Lsn,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// Complete the segment whose last byte came before.
+    Seal,
+    /// Make durable what came before, soon.
+    Flush,
+}
+
+impl SinkCommand {
+    /// The bytes of WAL in it.
+    pub fn len(&self) -> usize {
+        if let SinkCommand::Write { data, .. } = self { data.len() } else { 0 }
+    }
+
+    /// Whether it brings no WAL.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkLimits {
+    /// Bytes of WAL in the queue from which on the socket is not read any more. What arrives is accounted for
+    /// afterwards, so the queue can exceed this by what one wake-up of the receiver brings.
+    pub queued_bytes: usize,
+}
+
+impl Default for SinkLimits {
+    fn default() -> Self {
+        SinkLimits { queued_bytes: 8 << 20 }
+    }
+}
+
+/// All that had gathered when the sink came to look: written in pieces as large as segments allow, and made
+/// durable by one flush at its end, however many were asked for.
+#[derive(Debug, Default)]
+pub struct Batch {
+    chunks: Vec<Bytes>,
+    chunks_lsn: Lsn,
+    chunks_end_lsn: Lsn,
+    flush_wanted: bool,
+}
+
+impl Batch {
+    /// Works through `commands`; `publish` hears of every advance of the flushed position, `wrote` of every
+    /// piece of WAL that left the queue.
+    pub fn run<D: Disk>(
+        &mut self,
+        writer: &mut SegmentWriter<D>,
+        commands: impl IntoIterator<Item = SinkCommand>,
+        mut publish: impl FnMut(FlushedLsn),
+        mut wrote: impl FnMut(usize),
+    ) -> Result<(), SinkError> {
+        for command in commands {
+            match command {
+                SinkCommand::Write { lsn, data } => {
+                    if !self.chunks.is_empty() && lsn != self.chunks_end_lsn {
+                        wrote(self.write_out(writer)?);
+                    }
+                    if self.chunks.is_empty() {
+                        self.chunks_lsn = lsn;
+                    }
+                    self.chunks_end_lsn = lsn + data.len() as u64;
+                    self.chunks.push(data);
+                }
+                SinkCommand::Seal => {
+                    wrote(self.write_out(writer)?);
+                    publish(writer.seal()?);
+                    self.flush_wanted = false;
+                }
+                SinkCommand::Flush => self.flush_wanted = true,
+            }
+        }
+        wrote(self.write_out(writer)?);
+        if std::mem::take(&mut self.flush_wanted) {
+            publish(writer.flush()?);
+        }
+        Ok(())
+    }
+
+    fn write_out<D: Disk>(&mut self, writer: &mut SegmentWriter<D>) -> Result<usize, SinkError> {
+        let len = self.chunks.iter().map(Bytes::len).sum();
+        if len > 0 {
+            writer.write(self.chunks_lsn, &self.chunks)?;
+            self.chunks.clear();
+        }
+        Ok(len)
+    }
+}

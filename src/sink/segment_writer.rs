@@ -1,0 +1,357 @@
+//! The stream, cut into segment files.
+//!
+//! Answers to `open_walfile`, `close_walfile` and `ProcessXLogDataMsg` in PostgreSQL's `receivelog.c` and to
+//! `walmethods.c`. Departures, each for a promise:
+//! * A new file's directory entry is fsynced before the first acknowledgement in it. The original fsyncs the
+//!   directory when it opens and renames, but only because it always fsyncs there; here it is tied to the
+//!   acknowledgement, so that nothing need be synced before there is something to acknowledge.
+//! * An unfinished file may have any length up to a segment. The original insists on 0 or one segment, and a
+//!   full disk leaves a length that it then refuses for ever. Nothing is padded here, so the length says how
+//!   far the file goes; the layout that a server starts on gets its zeros as a hole.
+//! * What is written again after a restart is compared with what is there. A byte on disk is the primary's, or
+//!   zero where a crash lost it; anything else means that two servers wrote one timeline, and is an error.
+//!   Equal bytes are written all the same, because after a failed fsync the page cache shows bytes that the
+//!   disk never got, as clean pages that no later fsync would write. Writing makes them dirty again.
+//! * Any failure poisons the writer. What is durable is then found out anew, from the disk, by the next one.
+
+use bytes::Bytes;
+
+use super::disk::{Disk, DiskEntry, OpenMode};
+use super::error::{Operation, SinkError};
+use super::flushed::FlushedLsn;
+use super::stamp::ClusterStamp;
+use crate::pg::{Lsn, TimelineId, WalFileName, WalSegment, WalSegmentSize};
+
+/// What the files are called, and what lies beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// A directory of received WAL, as `pg_receivewal` keeps it: `.partial` until a segment is complete.
+    /// One receiver at a time, always of the same cluster.
+    Archive,
+    /// `pg_wal` of a data directory that no server has started on yet, as `pg_basebackup -X stream` fills it:
+    /// final names at once, full length, and `archive_status/*.done` for what need not be archived again.
+    PgWal,
+}
+
+/// The synchronous heart of the sink: segments on a [`Disk`], and what of them is durable.
+#[derive(Debug)]
+pub struct SegmentWriter<D: Disk> {
+    pub(super) disk: D,
+    layout: Layout,
+    position: Option<Position>,
+    open: Option<OpenSegment<D::File>>,
+    /// Names were made or changed since the directory was last synced, perhaps by a process before this one.
+    directory_dirty: bool,
+    poisoned: bool,
+    comparison: Vec<u8>,
+    _lock: Option<D::File>,
+}
+
+/// Where the next byte goes.
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    timeline: TimelineId,
+    segment_size: WalSegmentSize,
+    lsn: Lsn,
+}
+
+#[derive(Debug)]
+struct OpenSegment<F> {
+    segment: WalSegment,
+    file: F,
+    file_name: String,
+    /// How far an earlier stream got in this file; up to here bytes are compared.
+    existing_len: u64,
+    dirty: bool,
+    state: SegmentState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SegmentState {
+    /// To be written, and to get its final name when it is full.
+    Unfinished,
+    /// It had its final name before: the stream is compared with it, and nothing is written.
+    Finished,
+}
+
+const PARTIAL_SUFFIX: &str = ".partial";
+const LOCK_FILE_NAME: &str = ".pgwake.lock";
+const ARCHIVE_STATUS: &str = "archive_status";
+
+impl<D: Disk> SegmentWriter<D> {
+    /// A writer for the directory. An archive is locked until the writer is dropped.
+    pub fn open(disk: D, layout: Layout) -> Result<Self, SinkError> {
+        let mut writer = SegmentWriter {
+            disk,
+            layout,
+            position: None,
+            open: None,
+            directory_dirty: true,
+            poisoned: false,
+            comparison: Vec::new(),
+            _lock: None,
+        };
+        if layout == Layout::Archive {
+            let result = writer.disk.lock(LOCK_FILE_NAME);
+            let lock = result.map_err(|error| writer.failed(Operation::Lock, LOCK_FILE_NAME, error))?;
+            if lock.is_none() {
+                return Err(SinkError::Locked { path: writer.disk.path(LOCK_FILE_NAME) });
+            }
+            writer._lock = lock;
+        }
+        Ok(writer)
+    }
+
+    /// The layout chosen at the beginning.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Makes sure that the directory is this cluster's, and says what is in it.
+    pub fn prepare(&mut self, stamp: ClusterStamp) -> Result<Vec<DiskEntry>, SinkError> {
+        self.check_usable()?;
+        self.finish_open_segment()?;
+        self.position = None;
+        if self.layout == Layout::Archive {
+            self.check_stamp(stamp)?;
+        }
+        let result = self.disk.list();
+        result.map_err(|error| self.failed(Operation::List, "", error))
+    }
+
+    /// A stream of `timeline` begins at `start_lsn`, the start of a segment; what was open is made durable.
+    pub fn begin(
+        &mut self,
+        timeline: TimelineId,
+        segment_size: WalSegmentSize,
+        start_lsn: Lsn,
+    ) -> Result<(), SinkError> {
+        self.check_usable()?;
+        self.finish_open_segment()?;
+        if segment_size.offset_of(start_lsn) != 0 {
+            return Err(SinkError::OutOfOrder {
+                lsn: start_lsn,
+                reason: "a stream begins at the start of a segment",
+            });
+        }
+        self.position = Some(Position { timeline, segment_size, lsn: start_lsn });
+        Ok(())
+    }
+
+    /// Gives `chunks`, the bytes from `lsn` on, to the operating system. They must stay within one segment.
+    pub fn write(&mut self, lsn: Lsn, chunks: &[Bytes]) -> Result<(), SinkError> {
+        self.check_usable()?;
+        let position = self.position.ok_or(SinkError::OutOfOrder { lsn, reason: "no stream has begun" })?;
+        if lsn != position.lsn {
+            return Err(SinkError::NotContiguous { expected: position.lsn, found: lsn });
+        }
+        let len: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let segment = position.segment_size.segment_at(lsn);
+        let end_lsn = lsn.checked_add(len).filter(|end| *end <= segment.end_lsn());
+        let end_lsn = end_lsn.ok_or(SinkError::OutOfOrder { lsn, reason: "it crosses a segment's end" })?;
+        if self.open.is_none() {
+            self.open = Some(self.open_segment(position.timeline, segment)?);
+        }
+        let open = self.open.as_mut().expect("a segment was just opened");
+        if open.segment != segment {
+            return Err(SinkError::OutOfOrder { lsn, reason: "the segment before it is not sealed" });
+        }
+        let offset = position.segment_size.offset_of(lsn);
+        if offset < open.existing_len {
+            self.compare(lsn, chunks)?;
+        }
+        let open = self.open.as_mut().expect("comparing closes nothing");
+        if open.state == SegmentState::Unfinished {
+            open.dirty = true;
+            if let Err(error) = self.disk.write_at(&mut open.file, offset, chunks) {
+                let name = open.file_name.clone();
+                return Err(self.failed(Operation::Write, &name, error));
+            }
+        }
+        self.position = Some(Position { lsn: end_lsn, ..position });
+        Ok(())
+    }
+
+    /// Makes all that was written durable: the bytes, and the name they are found under.
+    pub fn flush(&mut self) -> Result<FlushedLsn, SinkError> {
+        self.check_usable()?;
+        let position = self
+            .position
+            .ok_or(SinkError::OutOfOrder { lsn: Lsn::INVALID, reason: "no stream has begun" })?;
+        self.sync_open_segment()?;
+        if self.directory_dirty {
+            self.sync_directory("")?;
+        }
+        Ok(FlushedLsn::new(position.timeline, position.lsn))
+    }
+
+    /// Completes the open segment, whose last byte was just written: durable first, then its final name.
+    pub fn seal(&mut self) -> Result<FlushedLsn, SinkError> {
+        self.check_usable()?;
+        let full = match (&self.open, &self.position) {
+            (Some(open), Some(position)) => open.segment.end_lsn() == position.lsn,
+            _ => false,
+        };
+        if !full {
+            let lsn = self.position.map_or(Lsn::INVALID, |position| position.lsn);
+            return Err(SinkError::OutOfOrder { lsn, reason: "only a full segment can be sealed" });
+        }
+        self.sync_open_segment()?;
+        let open = self.open.take().expect("a full segment is open");
+        if open.state == SegmentState::Unfinished {
+            let final_name = open.file_name.strip_suffix(PARTIAL_SUFFIX).unwrap_or(&open.file_name);
+            if final_name != open.file_name {
+                let result = self.disk.rename(&open.file_name, final_name);
+                result.map_err(|error| self.failed(Operation::Rename, &open.file_name, error))?;
+                self.directory_dirty = true;
+            }
+            if self.layout == Layout::PgWal {
+                self.mark_done(final_name)?;
+            }
+        }
+        self.flush()
+    }
+
+    /// Makes what is open durable, if anything is.
+    pub fn settle(&mut self) -> Result<(), SinkError> {
+        self.check_usable()?;
+        if self.open.is_some() { self.flush().map(drop) } else { Ok(()) }
+    }
+
+    pub(super) fn check_usable(&self) -> Result<(), SinkError> {
+        if self.poisoned { Err(SinkError::Poisoned) } else { Ok(()) }
+    }
+
+    /// Turns the system's error into ours. Nothing can be acknowledged after it.
+    pub(super) fn failed(&mut self, operation: Operation, name: &str, source: std::io::Error) -> SinkError {
+        self.poisoned = true;
+        SinkError::Io { operation, path: self.disk.path(name), source }
+    }
+
+    pub(super) fn sync_directory(&mut self, name: &str) -> Result<(), SinkError> {
+        let result = self.disk.sync_directory(name);
+        result.map_err(|error| self.failed(Operation::SyncDirectory, name, error))?;
+        if name.is_empty() {
+            self.directory_dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Says to a server that will start here that `name` need not be archived (`XLogArchiveForceDone`).
+    pub(super) fn mark_done(&mut self, name: &str) -> Result<(), SinkError> {
+        let name = format!("{ARCHIVE_STATUS}/{name}.done");
+        let result = self.disk.open(&name, OpenMode::ExistingOrNew);
+        result.map_err(|error| self.failed(Operation::Open, &name, error))?;
+        self.sync_directory(ARCHIVE_STATUS)
+    }
+
+    fn sync_open_segment(&mut self) -> Result<(), SinkError> {
+        let Some(open) = self.open.as_mut().filter(|open| open.dirty) else { return Ok(()) };
+        if let Err(error) = self.disk.sync_data(&mut open.file) {
+            let name = open.file_name.clone();
+            return Err(self.failed(Operation::Sync, &name, error));
+        }
+        open.dirty = false;
+        Ok(())
+    }
+
+    /// Leaves the open segment as it is, unfinished, and durable as far as it goes.
+    fn finish_open_segment(&mut self) -> Result<(), SinkError> {
+        if self.open.is_some() {
+            self.flush()?;
+            self.open = None;
+        }
+        Ok(())
+    }
+
+    fn open_segment(
+        &mut self,
+        timeline: TimelineId,
+        segment: WalSegment,
+    ) -> Result<OpenSegment<D::File>, SinkError> {
+        let final_name = WalFileName { timeline, segment }.to_string();
+        let segment_len = segment.size().as_u64();
+        if self.layout == Layout::PgWal {
+            let mut open = self.open_unfinished(segment, final_name)?;
+            let result = self.disk.set_len(&mut open.file, segment_len);
+            result.map_err(|error| self.failed(Operation::SetLen, &open.file_name, error))?;
+            return Ok(open);
+        }
+        match self.disk.open(&final_name, OpenMode::Existing) {
+            Ok(file) => {
+                let len = self.disk.len(&file);
+                let len = len.map_err(|error| self.failed(Operation::Stat, &final_name, error))?;
+                if len != segment_len {
+                    let path = self.disk.path(&final_name);
+                    return Err(SinkError::WrongLength { path, len, segment_len });
+                }
+                let state = SegmentState::Finished;
+                Ok(OpenSegment {
+                    segment,
+                    file,
+                    file_name: final_name,
+                    existing_len: len,
+                    dirty: false,
+                    state,
+                })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.open_unfinished(segment, final_name + PARTIAL_SUFFIX)
+            }
+            Err(error) => Err(self.failed(Operation::Open, &final_name, error)),
+        }
+    }
+
+    fn open_unfinished(
+        &mut self,
+        segment: WalSegment,
+        file_name: String,
+    ) -> Result<OpenSegment<D::File>, SinkError> {
+        let result = self.disk.open(&file_name, OpenMode::ExistingOrNew);
+        let file = result.map_err(|error| self.failed(Operation::Open, &file_name, error))?;
+        let len = self.disk.len(&file);
+        let existing_len = len.map_err(|error| self.failed(Operation::Stat, &file_name, error))?;
+        let segment_len = segment.size().as_u64();
+        if existing_len > segment_len {
+            let path = self.disk.path(&file_name);
+            return Err(SinkError::WrongLength { path, len: existing_len, segment_len });
+        }
+        self.directory_dirty = true;
+        let state = SegmentState::Unfinished;
+        Ok(OpenSegment { segment, file, file_name, existing_len, dirty: false, state })
+    }
+
+    /// Compares what the stream brings with what an earlier one left in the open segment.
+    fn compare(&mut self, lsn: Lsn, chunks: &[Bytes]) -> Result<(), SinkError> {
+        let open = self.open.as_ref().expect("the caller opened the segment");
+        let state = open.state;
+        let mut offset = lsn - open.segment.start_lsn();
+        for chunk in chunks {
+            let common = open.existing_len.saturating_sub(offset).min(chunk.len() as u64) as usize;
+            self.comparison.resize(common, 0);
+            let len = match self.disk.read_at(&open.file, offset, &mut self.comparison) {
+                Ok(len) => len,
+                Err(error) => {
+                    let name = open.file_name.clone();
+                    return Err(self.failed(Operation::Read, &name, error));
+                }
+            };
+            let differs =
+                |(new, old): (&u8, &u8)| new != old && (state == SegmentState::Finished || *old != 0);
+            // whole slices first: nearly always they are equal, and this is a memcmp
+            if chunk[..len] != self.comparison[..len]
+                && let Some(index) = chunk.iter().zip(&self.comparison[..len]).position(differs)
+            {
+                let path = self.disk.path(&open.file_name);
+                let lsn = open.segment.start_lsn() + offset + index as u64;
+                self.poisoned = true;
+                return Err(SinkError::Diverged { path, lsn });
+            }
+            offset += chunk.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! The file that says whose WAL a directory holds.
+//!
+//! `pg_receivewal` remembers nothing of the kind: pointed at another cluster, it appends that one's WAL to the
+//! directory. Here the identifier and the segment size are compared at every connection.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::SinkError;
+use crate::pg::{SystemIdentifier, WalSegmentSize};
+
+/// Whose WAL it is, and how it is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterStamp {
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// Its segments' size.
+    pub segment_size: WalSegmentSize,
+}
+
+/// The stamp as it is written: JSON, so that a person can read it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    format: u32,
+    system_identifier: String,
+    wal_segment_size: u64,
+}
+
+impl ClusterStamp {
+    /// The stamp's file name.
+    pub const FILE_NAME: &'static str = ".pgwake.stamp";
+    /// The longest content taken, in bytes.
+    pub(super) const MAX_LEN: usize = 4096;
+    const FORMAT: u32 = 1;
+
+    pub(super) fn encode(self) -> Vec<u8> {
+        let content = Content {
+            format: Self::FORMAT,
+            system_identifier: self.system_identifier.to_string(),
+            wal_segment_size: self.segment_size.as_u64(),
+        };
+        let mut text = serde_json::to_vec(&content).expect("strings and numbers can be written as JSON");
+        text.push(b'\n');
+        text
+    }
+
+    /// `None`: not a stamp, or one of a format not known here.
+    pub(super) fn decode(content: &[u8]) -> Option<Self> {
+        let content: Content = serde_json::from_slice(content).ok()?;
+        if content.format != Self::FORMAT {
+            return None;
+        }
+        Some(ClusterStamp {
+            system_identifier: content.system_identifier.parse().ok()?,
+            segment_size: WalSegmentSize::from_bytes(content.wal_segment_size).ok()?,
+        })
+    }
+
+    /// Whether WAL of `self` may go where `found` is written.
+    pub(super) fn check_against(self, found: ClusterStamp) -> Result<(), SinkError> {
+        if found.system_identifier != self.system_identifier {
+            let (expected, found) = (self.system_identifier, found.system_identifier);
+            return Err(SinkError::OtherSystem { expected, found });
+        }
+        if found.segment_size != self.segment_size {
+            let (expected, found) = (self.segment_size.as_u64(), found.segment_size.as_u64());
+            return Err(SinkError::OtherSegmentSize { expected, found });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes_and_nothing_else() {
+        let stamp = ClusterStamp {
+            system_identifier: SystemIdentifier::new(7_710_876_330_348_008_478),
+            segment_size: WalSegmentSize::DEFAULT,
+        };
+        let content = stamp.encode();
+        assert_eq!(ClusterStamp::decode(&content), Some(stamp));
+        for damaged in [&b""[..], &content[1..], b"{}", &content[..content.len() / 2]] {
+            assert_eq!(ClusterStamp::decode(damaged), None);
+        }
+        let newer = String::from_utf8(content).unwrap().replace("\"format\":1", "\"format\":2");
+        assert_eq!(ClusterStamp::decode(newer.as_bytes()), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! What makes a copy a standby: `standby.signal`, `primary_conninfo`, `primary_slot_name`, a passfile.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::create::CreateRequest;
+use super::preflight::Preflight;
+use super::workspace::{Owner, Workspace, WorkspaceError, chown};
+use crate::backup::confined::FileError;
+use crate::backup::standby_files::{
+    AUTO_CONF_NAME, PassfileEntry, PassfileError, STANDBY_SIGNAL_NAME, Secrecy, Setting, SettingError,
+    replace_file, write_settings, write_standby_signal,
+};
+use crate::client::conninfo::{HostSpec, PrimaryConninfoOptions, Settings};
+
+/// The file in the data directory with the password that `primary_conninfo` leads to.
+pub const PASSFILE_NAME: &str = "primary.passfile";
+
+/// Why the configuration was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// A value that no configuration file can hold.
+    #[error("a connection option cannot stand in postgresql.auto.conf")]
+    Setting(#[from] SettingError),
+    /// A password, host or role that no passfile can hold.
+    #[error("the password cannot stand in a password file")]
+    Passfile(#[from] PassfileError),
+    /// A file could not be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file could not be given to its owner.
+    #[error(transparent)]
+    Owner(#[from] WorkspaceError),
+    /// A file could not be made durable.
+    #[error("could not fsync \"{}\"", .path.display())]
+    Sync {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Writes it, durably, into the data directory in the making.
+pub(super) fn write(
+    request: &CreateRequest,
+    preflight: &Preflight,
+    workspace: &Workspace,
+) -> Result<(), ConfigurationError> {
+    let data = workspace.data();
+    let passfile = render_passfile(&request.settings)?;
+    // named by where it will be
+    let passfile_path = passfile.is_some().then(|| workspace.target().join(PASSFILE_NAME));
+    let primary_conninfo = request.settings.to_primary_conninfo(&PrimaryConninfoOptions {
+        major: preflight.version.major(),
+        passfile: passfile_path.as_deref(),
+        application_name: Some(&request.application_name),
+        dbname: None,
+    });
+    for keyword in primary_conninfo.omitted {
+        tracing::warn!(
+            "connection option {keyword} is unknown to PostgreSQL {} and was left out of primary_conninfo",
+            preflight.version.major()
+        );
+    }
+    let mut settings = vec![
+        Setting::new("primary_conninfo", &primary_conninfo.conninfo)?,
+        Setting::new("primary_slot_name", request.slot.as_str())?,
+    ];
+    settings.extend(request.standby_settings.iter().cloned());
+    write_settings(&data, &settings)?;
+    give(&data.join(AUTO_CONF_NAME), workspace.owner())?;
+    if let Some(passfile) = passfile {
+        let path = data.join(PASSFILE_NAME);
+        replace_file(&path, &passfile, Secrecy::Secret)?;
+        give(&path, workspace.owner())?;
+    }
+    write_standby_signal(&data)?;
+    give(&data.join(STANDBY_SIGNAL_NAME), workspace.owner())
+}
+
+/// A line for each host whose password is known; `None` when no password is needed.
+fn render_passfile(settings: &Settings) -> Result<Option<Vec<u8>>, ConfigurationError> {
+    let mut content = Vec::new();
+    for host in &settings.hosts {
+        let Some(password) = settings.password_for(host, "replication") else { continue };
+        for name in passfile_names(host) {
+            let entry = PassfileEntry {
+                host: &name,
+                port: &host.port.to_string(),
+                // any: slot synchronisation connects to a database too
+                database: "",
+                user: &settings.user,
+                password: password.expose(),
+            };
+            let line = entry.render()?;
+            if !content.windows(line.len()).any(|window| window == line) {
+                content.extend(line);
+            }
+        }
+    }
+    Ok((!content.is_empty()).then_some(content))
+}
+
+fn passfile_names(host: &HostSpec) -> Vec<String> {
+    host.passfile_names().iter().map(ToString::to_string).collect()
+}
+
+/// Gives a file to its owner; the change is made durable like the file before it.
+fn give(path: &Path, owner: Option<Owner>) -> Result<(), ConfigurationError> {
+    if owner.is_none() {
+        return Ok(());
+    }
+    chown(path, owner)?;
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(|source| ConfigurationError::Sync { path: path.to_owned(), source })
+}

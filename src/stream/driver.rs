@@ -1,0 +1,307 @@
+//! The only `select!`: one stream, its [`Receiver`], the sink, the clock and the wish to stop.
+//!
+//! One wake-up takes what has arrived, bounded by bytes, messages and time, so that status updates and flushes
+//! are never starved by a stream that does not pause. A full sink pauses the reading; status updates go on.
+
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::error::ReceiveError;
+use super::receiver::{Action, Moment, Receiver};
+use super::upstream::ReplicationStream;
+use crate::client::{ClientError, NextTimeline, StreamEnd};
+use crate::pg::{Lsn, TimelineId};
+use crate::sink::{Sink, SinkCommand, SinkEvent};
+use crate::wire::replication::{PgTimestamp, ReplicationMessage};
+
+/// How long to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Until {
+    /// Until something fails.
+    #[default]
+    Failure,
+    /// Until all before this position is durable.
+    Lsn(Lsn),
+    /// No longer: make durable and report what has come, and say farewell.
+    Now,
+}
+
+/// How far receiving has got, for whoever watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// The timeline; `None` before the first stream.
+    pub timeline: Option<TimelineId>,
+    /// What has arrived.
+    pub received_lsn: Lsn,
+    /// What is durable; [`Lsn::INVALID`] as long as nothing of this stream is.
+    pub flush_lsn: Lsn,
+    /// The furthest position that the server has spoken of.
+    pub server_wal_end_lsn: Lsn,
+}
+
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StreamOutcome {
+    /// We have what was wanted.
+    Stopped,
+    /// The server goes on elsewhere.
+    TimelineEnded(NextTimeline),
+}
+
+/// The clock: time since the driver's first look, and the wall clock for the server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    origin: Instant,
+}
+
+/// How much one wake-up takes before it looks after everything else. The bytes are a few times what a socket's
+/// buffer holds; the time is far below every timeout that counts.
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_MESSAGES: usize = 1024;
+const BATCH_TIME: Duration = Duration::from_millis(5);
+
+/// How long the farewell may take when no receive timeout is set.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Clock { origin: Instant::now() }
+    }
+
+    pub(super) fn now(self) -> Moment {
+        let wall_clock = PgTimestamp::from_system_time(SystemTime::now());
+        Moment { elapsed: self.origin.elapsed(), wall_clock }
+    }
+
+    fn instant(self, elapsed: Duration) -> Instant {
+        self.origin + elapsed
+    }
+}
+
+enum Wake {
+    Message(Option<ReplicationMessage>),
+    Sink(SinkEvent),
+    Until,
+    Timeout,
+}
+
+/// Everything around one stream.
+pub(super) struct Driver<'a, K> {
+    pub(super) sink: &'a mut K,
+    pub(super) until: &'a mut watch::Receiver<Until>,
+    pub(super) progress: &'a watch::Sender<Progress>,
+    pub(super) clock: Clock,
+}
+
+impl<K: Sink> Driver<'_, K> {
+    /// Runs the stream to its end.
+    pub(super) async fn run<S: ReplicationStream>(
+        &mut self,
+        mut stream: S,
+        receiver: &mut Receiver,
+    ) -> Result<StreamOutcome, ReceiveError> {
+        let mut reading = true;
+        let until = *self.until.borrow_and_update();
+        self.handle_until(until, receiver);
+        loop {
+            if self.act(&mut stream, receiver).await? == Act::CopyDone {
+                return self.farewell(stream, receiver).await;
+            }
+            if self.sink.has_room() != reading {
+                reading = !reading;
+                let now = self.clock.now();
+                if reading { receiver.resume_reading(now) } else { receiver.pause_reading(now) }
+            }
+            let listening = reading && !receiver.is_server_done();
+            match self.wait(&mut stream, receiver, listening).await? {
+                Wake::Message(message) => self.handle_batch(message, &mut stream, receiver).await?,
+                Wake::Sink(SinkEvent::Flushed(flushed)) => {
+                    let result = receiver.handle_flushed(self.clock.now(), flushed);
+                    result.map_err(|error| broken_off(receiver, error))?;
+                }
+                Wake::Sink(SinkEvent::Room) => {}
+                Wake::Until => {
+                    let until = *self.until.borrow_and_update();
+                    self.handle_until(until, receiver);
+                }
+                Wake::Timeout => {
+                    let result = receiver.handle_timeout(self.clock.now());
+                    result.map_err(|error| broken_off(receiver, error))?;
+                }
+            }
+        }
+    }
+
+    /// Does what the receiver wants done.
+    async fn act<S: ReplicationStream>(
+        &mut self,
+        stream: &mut S,
+        receiver: &mut Receiver,
+    ) -> Result<Act, ReceiveError> {
+        let mut status_queued = false;
+        while let Some(action) = receiver.poll_action() {
+            match action {
+                Action::Write { lsn, data } => self.sink.push(SinkCommand::Write { lsn, data }),
+                Action::Seal => self.sink.push(SinkCommand::Seal),
+                Action::Flush => self.sink.push(SinkCommand::Flush),
+                Action::SendStatus(update) => {
+                    stream.queue_status_update(&update);
+                    status_queued = true;
+                }
+                Action::SendCopyDone => return Ok(Act::CopyDone),
+            }
+        }
+        self.publish(receiver);
+        if status_queued && let Some(Err(error)) = poll_once(stream.send()).await {
+            return Err(lost(error));
+        }
+        Ok(Act::Wait)
+    }
+
+    async fn wait<S: ReplicationStream>(
+        &mut self,
+        stream: &mut S,
+        receiver: &Receiver,
+        listening: bool,
+    ) -> Result<Wake, ReceiveError> {
+        let deadline = receiver.poll_timeout().map(|elapsed| self.clock.instant(elapsed));
+        let timeout = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => pending().await,
+            }
+        };
+        let message = async {
+            if listening {
+                return stream.next().await;
+            }
+            stream.send().await?;
+            pending().await
+        };
+        tokio::select! {
+            biased;
+            () = changed(self.until) => Ok(Wake::Until),
+            event = self.sink.event() => Ok(Wake::Sink(event?)),
+            () = timeout => Ok(Wake::Timeout),
+            message = message => Ok(Wake::Message(message.map_err(lost)?)),
+        }
+    }
+
+    /// Takes `first` and what else has arrived.
+    async fn handle_batch<S: ReplicationStream>(
+        &mut self,
+        first: Option<ReplicationMessage>,
+        stream: &mut S,
+        receiver: &mut Receiver,
+    ) -> Result<(), ReceiveError> {
+        let started = self.clock.now();
+        let mut message = first;
+        let (mut bytes, mut messages) = (0, 0);
+        loop {
+            let now = self.clock.now();
+            let Some(taken) = message else {
+                receiver.handle_server_end(now);
+                return Ok(());
+            };
+            if let ReplicationMessage::WalData(wal) = &taken {
+                bytes += wal.data.len();
+            }
+            messages += 1;
+            receiver.handle_message(now, taken).map_err(|error| broken_off(receiver, error))?;
+            let full = bytes >= BATCH_BYTES
+                || messages >= BATCH_MESSAGES
+                || now.elapsed.saturating_sub(started.elapsed) >= BATCH_TIME;
+            if full {
+                break;
+            }
+            match poll_once(stream.next()).await {
+                Some(next) => message = next.map_err(lost)?,
+                None => break,
+            }
+        }
+        receiver.handle_batch_end(self.clock.now());
+        Ok(())
+    }
+
+    fn handle_until(&self, until: Until, receiver: &mut Receiver) {
+        match until {
+            Until::Failure => {}
+            Until::Lsn(lsn) => receiver.stop_at(self.clock.now(), lsn),
+            Until::Now => receiver.stop(self.clock.now()),
+        }
+    }
+
+    /// CopyDone and what comes after it. All is durable and reported, so when it was us who wanted to stop, a
+    /// server that does not answer is no reason to fail.
+    async fn farewell<S: ReplicationStream>(
+        &mut self,
+        stream: S,
+        receiver: &Receiver,
+    ) -> Result<StreamOutcome, ReceiveError> {
+        self.publish(receiver);
+        let end = tokio::time::timeout(FAREWELL_TIMEOUT, stream.finish()).await;
+        if receiver.is_stopped_by_us() {
+            if let Ok(Err(error)) = end {
+                tracing::debug!(%error, "connection was lost while the stream was being ended");
+            }
+            return Ok(StreamOutcome::Stopped);
+        }
+        let timeline = receiver.timeline();
+        match end {
+            Ok(Ok(StreamEnd { next_timeline: Some(next) })) => Ok(StreamOutcome::TimelineEnded(next)),
+            Ok(Ok(StreamEnd { next_timeline: None })) => Err(ReceiveError::NoNextTimeline { timeline }),
+            Ok(Err(error)) => Err(lost(error)),
+            Err(_) => {
+                let source = super::error::ReceiverError::Timeout { after: FAREWELL_TIMEOUT };
+                Err(ReceiveError::Stream { timeline, source })
+            }
+        }
+    }
+
+    fn publish(&self, receiver: &Receiver) {
+        let positions = receiver.positions();
+        let new = Progress {
+            timeline: Some(receiver.timeline()),
+            received_lsn: positions.received_lsn(),
+            flush_lsn: positions.flush_lsn(),
+            server_wal_end_lsn: receiver.server_wal_end_lsn(),
+        };
+        self.progress.send_if_modified(|old| std::mem::replace(old, new) != new);
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Act {
+    Wait,
+    CopyDone,
+}
+
+/// Resolves when the value changes; never when nobody can change it any more.
+pub(super) async fn changed(until: &mut watch::Receiver<Until>) {
+    if until.changed().await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+fn broken_off(receiver: &Receiver, source: super::error::ReceiverError) -> ReceiveError {
+    ReceiveError::Stream { timeline: receiver.timeline(), source }
+}
+
+fn lost(source: ClientError) -> ReceiveError {
+    ReceiveError::Client { during: "receive WAL", source }
+}
+
+/// What is there already, without waiting. The task is woken when there is more.
+async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}

@@ -1,0 +1,32 @@
+//! The heart: following a server's write-ahead log.
+//!
+//! [`Receiver`] decides what to do with each message, [`resume`] where to begin; neither touches a socket, a
+//! file or a clock. The driver, the only `select!`, glues a stream, its receiver and a [sink](crate::sink)
+//! together; a session goes from timeline to timeline on one connection; [`receive`] from connection to
+//! connection. [`Upstream`] and [`Connector`] are what they need of a server, so that tests can be one.
+
+mod background;
+mod backoff;
+mod connector;
+mod driver;
+mod error;
+#[doc(hidden)]
+pub mod fuzzing;
+mod positions;
+mod receive;
+mod receiver;
+pub mod resume;
+mod session;
+mod upstream;
+
+pub use background::{BackgroundReceive, BackgroundRequest};
+pub use backoff::Backoff;
+pub use connector::ServerConnector;
+pub use driver::{Progress, Until};
+pub use error::{ConnectFailure, ReceiveError, ReceiverError};
+pub use positions::Positions;
+pub use receive::{ReceiveOptions, ReceiveOutcome, Reconnect, receive, receive_into};
+pub use receiver::{Action, Moment, Receiver, ReceiverConfig};
+pub use resume::StartChoice;
+pub use session::StreamOptions;
+pub use upstream::{Connector, ReplicationStream, StreamStart, Upstream};

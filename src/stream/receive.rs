@@ -1,0 +1,181 @@
+//! Receiving for as long as it is wanted, over as many connections as it takes.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::backoff::Backoff;
+use super::driver::{Clock, Progress, Until};
+use super::error::ReceiveError;
+use super::resume::StartChoice;
+use super::session::{Session, StreamOptions, unless_stopped};
+use super::upstream::Connector;
+use crate::ErrorClass;
+use crate::pg::Lsn;
+use crate::sink::{Layout, RealDisk, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
+
+/// What to do when a connection is lost, or cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reconnect {
+    /// Fail.
+    Never,
+    /// Try again, but fail when the very first connection cannot be had.
+    AfterFirst,
+    /// Try again.
+    #[default]
+    Always,
+}
+
+/// How to receive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiveOptions {
+    /// What is wanted of each stream.
+    pub stream: StreamOptions,
+    /// Where an empty directory begins when no slot says it.
+    pub start: StartChoice,
+    /// Stop when all before this is durable.
+    pub stop_lsn: Option<Lsn>,
+    /// What to do when a connection is lost.
+    pub reconnect: Reconnect,
+    /// The first wait before a new attempt; each further one doubles it.
+    pub first_wait: Duration,
+    /// The longest wait.
+    pub longest_wait: Duration,
+    /// What the waits' randomness comes from.
+    pub seed: u64,
+}
+
+impl Default for ReceiveOptions {
+    fn default() -> Self {
+        ReceiveOptions {
+            stream: StreamOptions::default(),
+            start: StartChoice::default(),
+            stop_lsn: None,
+            reconnect: Reconnect::default(),
+            first_wait: Duration::from_millis(200),
+            longest_wait: Duration::from_secs(30),
+            seed: 0,
+        }
+    }
+}
+
+/// How far receiving got. It ended because that was wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceiveOutcome {
+    /// The last timeline and its positions.
+    pub progress: Progress,
+}
+
+/// Receives into `sink` until `shutdown` resolves, the stop position is reached, or an error comes that trying
+/// again does not help. What was received is durable when this returns, unless the sink itself failed.
+pub async fn receive<C: Connector, K: Sink>(
+    options: &ReceiveOptions,
+    connector: &mut C,
+    sink: &mut K,
+    progress: &watch::Sender<Progress>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<ReceiveOutcome, ReceiveError> {
+    let (sender, until) = watch::channel(options.stop_lsn.map_or(Until::Failure, Until::Lsn));
+    let mut work = pin!(receive_until(options, connector, sink, progress, until));
+    tokio::select! {
+        biased;
+        result = &mut work => return result,
+        () = shutdown => sender.send_replace(Until::Now),
+    };
+    work.await
+}
+
+/// [`receive`] into a directory of the operating system: taken at once, so that a second receiver fails before
+/// it connects.
+pub async fn receive_into<C: Connector>(
+    options: &ReceiveOptions,
+    directory: &Path,
+    connector: &mut C,
+    progress: &watch::Sender<Progress>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<ReceiveOutcome, ReceiveError> {
+    let mut sink = open_sink(directory, Layout::Archive, 0o600)?;
+    receive(options, connector, &mut sink, progress, shutdown).await
+}
+
+pub(super) fn open_sink(
+    directory: &Path,
+    layout: Layout,
+    file_mode: u32,
+) -> Result<SinkThread<RealDisk>, SinkError> {
+    let disk = RealDisk::new(directory).with_file_mode(file_mode);
+    SinkThread::spawn(SegmentWriter::open(disk, layout)?, SinkLimits::default())
+}
+
+async fn receive_until<C: Connector, K: Sink>(
+    options: &ReceiveOptions,
+    connector: &mut C,
+    sink: &mut K,
+    progress: &watch::Sender<Progress>,
+    until: watch::Receiver<Until>,
+) -> Result<ReceiveOutcome, ReceiveError> {
+    let mut backoff = Backoff::new(options.first_wait, options.longest_wait, options.seed);
+    let mut stop = until.clone();
+    let mut session = Session {
+        options: &options.stream,
+        sink,
+        until,
+        progress,
+        clock: Clock::start(),
+        system_identifier: None,
+        acknowledged_lsn: Lsn::INVALID,
+        made_progress: false,
+    };
+    let mut connected_once = false;
+    let error = loop {
+        let result = match unless_stopped(&mut stop, connector.connect()).await {
+            None => Ok(()),
+            Some(Err(failure)) => Err(failure.into()),
+            Some(Ok(mut upstream)) => {
+                connected_once = true;
+                session.follow(&mut upstream, options.start).await
+            }
+        };
+        let Err(error) = result else {
+            session.sink.settle().await?;
+            return Ok(ReceiveOutcome { progress: *progress.borrow() });
+        };
+        let again = match options.reconnect {
+            Reconnect::Never => false,
+            Reconnect::AfterFirst => connected_once,
+            Reconnect::Always => true,
+        };
+        if !again || error.class() != ErrorClass::Transient {
+            break error;
+        }
+        if std::mem::take(&mut session.made_progress) {
+            backoff.reset();
+        }
+        let wait = backoff.next_wait();
+        tracing::warn!(error = %Chain(&error), ?wait, "disconnected; trying again");
+        // a wish to stop is seen at the loop's beginning
+        let _ = unless_stopped(&mut stop, tokio::time::sleep(wait)).await;
+    };
+    if !matches!(error, ReceiveError::Sink(_)) {
+        session.sink.settle().await?;
+    }
+    Err(error)
+}
+
+/// An error with all its causes, on one line of the log.
+struct Chain<'a>(&'a ReceiveError);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

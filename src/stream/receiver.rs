@@ -1,0 +1,411 @@
+//! What to do with each message of a stream: the receiver without I/O and without a clock.
+//!
+//! A [`Receiver`] lives as long as one `START_REPLICATION`. Its methods are of four kinds:
+//! * getters;
+//! * inputs: `handle_*`, for what has happened outside;
+//! * commands: [`Receiver::stop`] and [`Receiver::stop_at`];
+//! * outputs: [`Receiver::poll_action`], to be asked after every input until it has nothing more to do, and
+//!   [`Receiver::poll_timeout`], when to call [`Receiver::handle_timeout`] next.
+//!
+//! Answers to `HandleCopyStream` and `ProcessXLogDataMsg` in PostgreSQL's `receivelog.c`, and to
+//! `XLogWalRcvSendReply` in `walreceiver.c`, whose habits it takes where they differ. Departures:
+//! * The first message never carries a flush position. `pg_receivewal` sends the rounded start, which moves the
+//!   slot backwards; here flush stays 0 until something at or past [`ReceiverConfig::flush_floor`] is durable.
+//! * Every position the server tells is compared with what was received, keepalives included: one that claims
+//!   more was sent than has arrived shows a hole that would otherwise be noticed with the next data, or never.
+//! * A stop position is exact: what lies beyond it is not written, and reaching it needs no further message.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::error::ReceiverError;
+use super::positions::Positions;
+use crate::pg::{Lsn, TimelineId, WalSegmentSize};
+use crate::sink::FlushedLsn;
+use crate::wire::replication::{
+    PgTimestamp, PrimaryKeepalive, ReplicationMessage, StandbyStatusUpdate, WalData,
+};
+
+/// A point in time: for measuring, and for telling the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Time since some fixed point; never goes back.
+    pub elapsed: Duration,
+    /// The wall clock, which may jump.
+    pub wall_clock: PgTimestamp,
+}
+
+/// What a receiver needs to know at the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceiverConfig {
+    /// The timeline asked for.
+    pub timeline: TimelineId,
+    /// The first byte asked for.
+    pub start_lsn: Lsn,
+    /// How the log is cut.
+    pub segment_size: WalSegmentSize,
+    /// What was acknowledged as durable before, in this life or an earlier one: below this no flush position is
+    /// reported, because the server would move the slot back to it.
+    pub flush_floor: Lsn,
+    /// The longest silence of ours; zero: only answers and progress are sent.
+    pub status_interval: Duration,
+    /// The longest silence of the server's, which is asked for a sign of life after half of it; zero: any.
+    pub receive_timeout: Duration,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write bytes, which never cross a segment's end.
+    Write {
+        /// Where the first of them belongs.
+        lsn: Lsn,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// Complete the segment that the last write filled.
+    Seal,
+    /// Make durable what was written.
+    Flush,
+    /// Send a status update.
+    SendStatus(StandbyStatusUpdate),
+    /// Send CopyDone and read to the end of the stream. It is the last action.
+    SendCopyDone,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// WAL is taken.
+    Streaming,
+    /// We have what we want: what still comes is passed over, and what was received becomes durable.
+    Stopping,
+    /// The server has sent CopyDone; what was received becomes durable.
+    ServerDone,
+    /// CopyDone is sent, or the stream is broken: nothing more happens.
+    Ended,
+}
+
+/// The state of one stream. See the [module](self) for how it is used.
+#[derive(Debug)]
+pub struct Receiver {
+    config: ReceiverConfig,
+    phase: Phase,
+    positions: Positions,
+    stop_lsn: Option<Lsn>,
+    stopped_by_us: bool,
+    actions: VecDeque<Action>,
+    now: Moment,
+    /// The last positions sent; a message that would repeat them waits for the status interval.
+    reported: Option<Reported>,
+    reply_due: bool,
+    /// How far a flush has been asked for.
+    flush_asked_lsn: Lsn,
+    /// When the server was last heard, and whether it was asked for a sign of life since.
+    heard_at: Duration,
+    ping_sent: bool,
+    reading_paused: bool,
+    server_wal_end_lsn: Lsn,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reported {
+    write_lsn: Lsn,
+    flush_lsn: Lsn,
+    at: Duration,
+}
+
+impl Receiver {
+    /// A stream has just begun. The first action is a status update.
+    pub fn new(now: Moment, config: ReceiverConfig) -> Self {
+        Receiver {
+            config,
+            phase: Phase::Streaming,
+            positions: Positions::starting_at(config.start_lsn),
+            stop_lsn: None,
+            stopped_by_us: false,
+            actions: VecDeque::new(),
+            now,
+            reported: None,
+            reply_due: true,
+            flush_asked_lsn: config.start_lsn,
+            heard_at: now.elapsed,
+            ping_sent: false,
+            reading_paused: false,
+            server_wal_end_lsn: Lsn::INVALID,
+        }
+    }
+
+    /// How far the stream has got.
+    pub fn positions(&self) -> Positions {
+        self.positions
+    }
+
+    /// The timeline of the stream.
+    pub fn timeline(&self) -> TimelineId {
+        self.config.timeline
+    }
+
+    /// The furthest position that the server has spoken of.
+    pub fn server_wal_end_lsn(&self) -> Lsn {
+        self.server_wal_end_lsn
+    }
+
+    /// The flush position as it may be reported: [`Lsn::INVALID`] below the floor.
+    pub fn reported_flush_lsn(&self) -> Lsn {
+        let flush_lsn = self.positions.flush_lsn();
+        if flush_lsn >= self.config.flush_floor { flush_lsn } else { Lsn::INVALID }
+    }
+
+    /// Whether the stop position was reached, or [`Self::stop`] was called, before the server ended the stream.
+    pub fn is_stopped_by_us(&self) -> bool {
+        self.stopped_by_us
+    }
+
+    /// Whether the server has ended the stream, so that there is nothing more to wait for from it.
+    pub fn is_server_done(&self) -> bool {
+        self.phase == Phase::ServerDone
+    }
+
+    /// A message came.
+    pub fn handle_message(&mut self, now: Moment, message: ReplicationMessage) -> Result<(), ReceiverError> {
+        self.now = now;
+        self.heard_at = now.elapsed;
+        self.ping_sent = false;
+        match self.phase {
+            Phase::Streaming | Phase::Stopping => {}
+            Phase::ServerDone | Phase::Ended => {
+                return self.break_off(ReceiverError::MessageAfterEnd);
+            }
+        }
+        match message {
+            ReplicationMessage::WalData(wal) => self.handle_wal(&wal),
+            ReplicationMessage::PrimaryKeepalive(keepalive) => self.handle_keepalive(keepalive),
+            ReplicationMessage::PrimaryStatus(_) => Ok(()),
+        }
+    }
+
+    /// For now there are no more messages: positions are reported, and a flush is asked for.
+    ///
+    /// To be called after every batch of messages, and the driver bounds batches by bytes and by time: the
+    /// original looks after its status only when the socket is quiet, which under load it never is.
+    pub fn handle_batch_end(&mut self, now: Moment) {
+        self.now = now;
+        self.ask_flush();
+        self.reply_due |= self.reported.is_none_or(|last| last.write_lsn != self.positions.write_lsn());
+    }
+
+    /// More is durable.
+    pub fn handle_flushed(&mut self, now: Moment, flushed: FlushedLsn) -> Result<(), ReceiverError> {
+        self.now = now;
+        // an answer to a stream before this one
+        if flushed.timeline() != self.config.timeline || flushed.lsn() < self.config.start_lsn {
+            return Ok(());
+        }
+        let received_lsn = self.positions.received_lsn();
+        match self.positions.advance_flush(flushed.lsn()) {
+            Some(_) => {
+                self.reply_due |=
+                    self.reported.is_some_and(|last| last.flush_lsn != self.reported_flush_lsn());
+                Ok(())
+            }
+            None => self
+                .break_off(ReceiverError::FlushedBeyondReceived { flush_lsn: flushed.lsn(), received_lsn }),
+        }
+    }
+
+    /// Time has passed; harmless when it is too early.
+    pub fn handle_timeout(&mut self, now: Moment) -> Result<(), ReceiverError> {
+        self.now = now;
+        if self.phase == Phase::Ended {
+            return Ok(());
+        }
+        if self.silence_deadline().is_some_and(|at| at <= now.elapsed) {
+            return self.break_off(ReceiverError::Timeout { after: self.config.receive_timeout });
+        }
+        let due = |deadline: Option<Duration>| deadline.is_some_and(|at| at <= now.elapsed);
+        if due(self.status_deadline()) || due(self.ping_deadline()) {
+            self.reply_due = true;
+        }
+        Ok(())
+    }
+
+    /// The driver has stopped reading because the sink's queue is full: the server's silence is our own doing.
+    pub fn pause_reading(&mut self, now: Moment) {
+        self.now = now;
+        self.reading_paused = true;
+    }
+
+    /// The driver reads again.
+    pub fn resume_reading(&mut self, now: Moment) {
+        self.now = now;
+        self.reading_paused = false;
+        self.heard_at = now.elapsed;
+        self.ping_sent = false;
+    }
+
+    /// The server has sent CopyDone: the timeline ends here.
+    pub fn handle_server_end(&mut self, now: Moment) {
+        self.now = now;
+        if matches!(self.phase, Phase::Streaming | Phase::Stopping) {
+            self.phase = Phase::ServerDone;
+            self.ask_flush();
+        }
+    }
+
+    /// Ends the stream as soon as what was received is durable and reported.
+    pub fn stop(&mut self, now: Moment) {
+        self.now = now;
+        if self.phase == Phase::Streaming {
+            self.phase = Phase::Stopping;
+            self.stopped_by_us = true;
+            self.ask_flush();
+        }
+    }
+
+    /// Ends the stream as soon as everything before `lsn` is received, and takes nothing beyond it.
+    pub fn stop_at(&mut self, now: Moment, lsn: Lsn) {
+        self.stop_lsn = Some(lsn);
+        if self.positions.received_lsn() >= lsn {
+            self.stop(now);
+        }
+    }
+
+    /// The next thing to do; `None` until the next input.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        if self.phase == Phase::Ended {
+            return None;
+        }
+        if self.reply_due {
+            return Some(Action::SendStatus(self.status_update()));
+        }
+        let received_lsn = self.positions.received_lsn();
+        let durable = received_lsn == self.config.start_lsn || self.positions.flush_lsn() == received_lsn;
+        if self.phase != Phase::Streaming && durable {
+            self.phase = Phase::Ended;
+            return Some(Action::SendCopyDone);
+        }
+        None
+    }
+
+    /// When [`Self::handle_timeout`] shall be called; `None` when time changes nothing.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        if self.phase == Phase::Ended {
+            return None;
+        }
+        [self.status_deadline(), self.ping_deadline(), self.silence_deadline()].into_iter().flatten().min()
+    }
+
+    fn handle_wal(&mut self, wal: &WalData) -> Result<(), ReceiverError> {
+        if self.phase == Phase::Stopping {
+            return Ok(());
+        }
+        let (expected, found) = (self.positions.received_lsn(), wal.start_lsn);
+        if found != expected {
+            return self.break_off(ReceiverError::UnexpectedPosition { expected, found });
+        }
+        let end_lsn = wal.end_lsn();
+        if wal.wal_end_lsn < end_lsn {
+            let wal_end_lsn = wal.wal_end_lsn;
+            return self.break_off(ReceiverError::WalEndBeforeData { end_lsn, wal_end_lsn });
+        }
+        self.server_wal_end_lsn = self.server_wal_end_lsn.max(wal.wal_end_lsn);
+        let wanted_end_lsn = self.stop_lsn.map_or(end_lsn, |stop_lsn| end_lsn.min(stop_lsn));
+        self.take(found, wal.data.slice(..(wanted_end_lsn - found) as usize));
+        self.positions.advance_received(wanted_end_lsn);
+        if self.stop_lsn == Some(wanted_end_lsn) {
+            self.stop(self.now);
+        }
+        Ok(())
+    }
+
+    /// Cuts WAL at the ends of segments, which a message may cross.
+    fn take(&mut self, mut lsn: Lsn, mut data: Bytes) {
+        while !data.is_empty() {
+            let segment = self.config.segment_size.segment_at(lsn);
+            let rest = segment.end_lsn() - lsn;
+            let piece = data.split_to(data.len().min(usize::try_from(rest).unwrap_or(usize::MAX)));
+            let end_lsn = lsn + piece.len() as u64;
+            self.actions.push_back(Action::Write { lsn, data: piece });
+            if end_lsn == segment.end_lsn() {
+                self.actions.push_back(Action::Seal);
+                self.flush_asked_lsn = end_lsn;
+            }
+            lsn = end_lsn;
+        }
+    }
+
+    fn handle_keepalive(&mut self, keepalive: PrimaryKeepalive) -> Result<(), ReceiverError> {
+        let received_lsn = self.positions.received_lsn();
+        // walEnd of a keepalive is what the walsender has sent, and messages do not overtake each other
+        if self.phase == Phase::Streaming && keepalive.wal_end_lsn > received_lsn {
+            let sent_lsn = keepalive.wal_end_lsn;
+            return self.break_off(ReceiverError::SentButNotReceived { sent_lsn, received_lsn });
+        }
+        self.server_wal_end_lsn = self.server_wal_end_lsn.max(keepalive.wal_end_lsn);
+        if keepalive.reply_requested {
+            self.reply_due = true;
+            // a server that shuts down pings until flush has caught up: let it
+            self.ask_flush();
+        }
+        Ok(())
+    }
+
+    fn ask_flush(&mut self) {
+        let received_lsn = self.positions.received_lsn();
+        if self.flush_asked_lsn < received_lsn {
+            self.flush_asked_lsn = received_lsn;
+            self.actions.push_back(Action::Flush);
+        }
+    }
+
+    fn status_update(&mut self) -> StandbyStatusUpdate {
+        let elapsed = self.now.elapsed;
+        let reply_requested = self.ping_deadline().is_some_and(|at| at <= elapsed);
+        self.ping_sent |= reply_requested;
+        self.reply_due = false;
+        let (write_lsn, flush_lsn) = (self.positions.write_lsn(), self.reported_flush_lsn());
+        self.reported = Some(Reported { write_lsn, flush_lsn, at: elapsed });
+        StandbyStatusUpdate {
+            write_lsn,
+            flush_lsn,
+            apply_lsn: self.positions.apply_lsn(),
+            sent_at: self.now.wall_clock,
+            reply_requested,
+        }
+    }
+
+    /// Nothing may be reported, or taken, after a lie.
+    fn break_off(&mut self, error: ReceiverError) -> Result<(), ReceiverError> {
+        self.phase = Phase::Ended;
+        self.reply_due = false;
+        Err(error)
+    }
+
+    fn status_deadline(&self) -> Option<Duration> {
+        let last = self.reported.filter(|_| !self.config.status_interval.is_zero())?;
+        Some(last.at.saturating_add(self.config.status_interval))
+    }
+
+    fn ping_deadline(&self) -> Option<Duration> {
+        let wanted = self.is_silence_bounded() && !self.ping_sent;
+        wanted.then(|| self.heard_at.saturating_add(self.config.receive_timeout / 2))
+    }
+
+    fn silence_deadline(&self) -> Option<Duration> {
+        self.is_silence_bounded().then(|| self.heard_at.saturating_add(self.config.receive_timeout))
+    }
+
+    fn is_silence_bounded(&self) -> bool {
+        let listening = matches!(self.phase, Phase::Streaming | Phase::Stopping);
+        listening && !self.reading_paused && !self.config.receive_timeout.is_zero()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! Following a server: one connection from its first question to its end, over as many timelines as it has.
+//!
+//! Answers to `StreamLog` and `ReceiveXlogStream` in PostgreSQL's `pg_receivewal.c` and `receivelog.c`. Departures:
+//! * An answer without a stream (the start is exactly a switch point) is the end of a timeline, not an error.
+//! * All history files up to the server's timeline are fetched, and each is durable before WAL of its timeline
+//!   is asked for; the original fetches the streamed timeline's only, and goes on when that fails.
+//! * The next timeline's history must tell the same switch point as the end of the last stream.
+//! * A slot that does not exist is an error at once.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::driver::{Clock, Driver, Progress, StreamOutcome, Until, changed};
+use super::error::ReceiveError;
+use super::receiver::{Receiver, ReceiverConfig};
+use super::resume::{self, ServerState, SlotPosition, StartChoice};
+use super::upstream::{StreamStart, Upstream};
+use crate::client::{ClientError, NextTimeline, SystemIdentity};
+use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
+use crate::sink::{ClusterStamp, DiskEntry, Sink};
+
+/// What is wanted of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// The slot that holds WAL back for us.
+    pub slot: Option<SlotName>,
+    /// The longest silence of ours; zero: only answers and progress are sent.
+    pub status_interval: Duration,
+    /// The longest silence of the server's; zero: any.
+    pub receive_timeout: Duration,
+}
+
+impl Default for StreamOptions {
+    /// PostgreSQL's `wal_receiver_status_interval` and `wal_receiver_timeout`.
+    fn default() -> Self {
+        StreamOptions {
+            slot: None,
+            status_interval: Duration::from_secs(10),
+            receive_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What outlives a connection.
+pub(super) struct Session<'a, K> {
+    pub(super) options: &'a StreamOptions,
+    pub(super) sink: &'a mut K,
+    pub(super) until: watch::Receiver<Until>,
+    pub(super) progress: &'a watch::Sender<Progress>,
+    pub(super) clock: Clock,
+    /// The cluster, once it is known.
+    pub(super) system_identifier: Option<SystemIdentifier>,
+    /// The last flush position reported.
+    pub(super) acknowledged_lsn: Lsn,
+    /// Whether WAL came since this was last cleared: the connection was of use.
+    pub(super) made_progress: bool,
+}
+
+/// Where a stream is to begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StreamFrom {
+    pub(super) timeline: TimelineId,
+    pub(super) start_lsn: Lsn,
+    pub(super) flush_floor: Lsn,
+}
+
+/// What the server said of itself at the beginning of a connection.
+pub(super) struct Server {
+    pub(super) identity: SystemIdentity,
+    pub(super) segment_size: WalSegmentSize,
+    pub(super) entries: Vec<DiskEntry>,
+}
+
+impl<K: Sink> Session<'_, K> {
+    /// Follows the server from where the directory ends, until told to stop.
+    pub(super) async fn follow<U: Upstream>(
+        &mut self,
+        upstream: &mut U,
+        choice: StartChoice,
+    ) -> Result<(), ReceiveError> {
+        let mut until = self.until.clone();
+        let prepared = unless_stopped(&mut until, async {
+            let server = self.identify(upstream).await?;
+            let from = self.find_start(upstream, &server, choice).await?;
+            Ok::<_, ReceiveError>((server, from))
+        });
+        let Some(prepared) = prepared.await else { return Ok(()) };
+        let (server, from) = prepared?;
+        self.stream(upstream, server.segment_size, from).await
+    }
+
+    /// Learns which cluster this is, and makes sure that the directory is that cluster's.
+    pub(super) async fn identify<U: Upstream>(&mut self, upstream: &mut U) -> Result<Server, ReceiveError> {
+        let identity = upstream.identify_system().await.map_err(during("identify the server"))?;
+        let segment_size =
+            upstream.wal_segment_size().await.map_err(during("read the server's wal_segment_size"))?;
+        let found = identity.system_identifier;
+        let expected = *self.system_identifier.get_or_insert(found);
+        if found != expected {
+            return Err(ReceiveError::SystemChanged { expected, found });
+        }
+        let entries = self.sink.prepare(ClusterStamp { system_identifier: found, segment_size }).await?;
+        Ok(Server { identity, segment_size, entries })
+    }
+
+    async fn find_start<U: Upstream>(
+        &mut self,
+        upstream: &mut U,
+        server: &Server,
+        choice: StartChoice,
+    ) -> Result<StreamFrom, ReceiveError> {
+        let current = server.identity.timeline;
+        let history = self.fetch_histories(upstream, current, &server.entries).await?;
+        let state = ServerState {
+            segment_size: server.segment_size,
+            history: &history,
+            flush_lsn: server.identity.flush_lsn,
+            slot: self.read_slot(upstream).await?,
+        };
+        let point = resume::find_start(&server.entries, &state, choice)?;
+        for stray in &point.strays {
+            tracing::warn!(file = stray.name, reason = ?stray.reason, "file is not part of the server's history");
+        }
+        if let Some(slot) = point.slot_ahead {
+            tracing::warn!(
+                restart_lsn = %slot.restart_lsn, start_lsn = %point.start_lsn,
+                "slot has acknowledged WAL that is not in the directory; fetching it again"
+            );
+        }
+        let acknowledged_lsn = self.acknowledged_lsn.min(server.identity.flush_lsn);
+        let flush_floor = point.flush_floor.max(acknowledged_lsn);
+        Ok(StreamFrom { timeline: point.timeline, start_lsn: point.start_lsn, flush_floor })
+    }
+
+    async fn read_slot<U: Upstream>(&self, upstream: &mut U) -> Result<Option<SlotPosition>, ReceiveError> {
+        let Some(slot) = self.options.slot.as_ref().filter(|_| upstream.can_read_slot()) else {
+            return Ok(None);
+        };
+        let state = upstream.read_slot(slot).await.map_err(during("read the replication slot"))?;
+        let state = state.ok_or_else(|| ReceiveError::NoSlot(slot.clone()))?;
+        let position = state.restart_lsn.zip(state.restart_timeline);
+        Ok(position.map(|(restart_lsn, timeline)| SlotPosition { restart_lsn, timeline }))
+    }
+
+    /// Makes the history files of `timeline` and of its ancestors durable, and returns the history.
+    ///
+    /// The file of `timeline` is compared even when it is there: two servers that claim one timeline are told
+    /// apart by it. An ancestor's file that the server does not have (it was restored from a backup of a later
+    /// timeline) is passed over: its content is part of the later ones.
+    pub(super) async fn fetch_histories<U: Upstream>(
+        &mut self,
+        upstream: &mut U,
+        timeline: TimelineId,
+        entries: &[DiskEntry],
+    ) -> Result<TimelineHistory, ReceiveError> {
+        if timeline == TimelineId::FIRST {
+            return Ok(TimelineHistory::root(timeline));
+        }
+        const DURING: &str = "fetch a timeline history";
+        let file = upstream.timeline_history(timeline).await.map_err(during(DURING))?;
+        let history = TimelineHistory::parse(timeline, &file.content)
+            .map_err(|source| ReceiveError::History { timeline, source })?;
+        for ancestor in history.ancestors().iter().map(|entry| entry.timeline) {
+            let name = ancestor.history_file_name();
+            if ancestor == TimelineId::FIRST || entries.iter().any(|entry| entry.name == name) {
+                continue;
+            }
+            match upstream.timeline_history(ancestor).await {
+                Ok(file) => self.sink.write_history(ancestor, file.content).await?,
+                Err(ClientError::Server(error)) if !error.is_fatal() => {
+                    tracing::warn!(%error, "server does not have the history of timeline {ancestor}");
+                }
+                Err(error) => return Err(during(DURING)(error)),
+            }
+        }
+        self.sink.write_history(timeline, file.content).await?;
+        Ok(history)
+    }
+
+    /// Streams from a position on, from timeline to timeline.
+    pub(super) async fn stream<U: Upstream>(
+        &mut self,
+        upstream: &mut U,
+        segment_size: WalSegmentSize,
+        mut from: StreamFrom,
+    ) -> Result<(), ReceiveError> {
+        loop {
+            let StreamFrom { timeline, start_lsn, .. } = from;
+            let mut until = self.until.clone();
+            let started = unless_stopped(&mut until, async {
+                self.sink.begin(timeline, segment_size, start_lsn).await?;
+                let start = upstream.start_replication(self.options.slot.as_ref(), start_lsn, timeline);
+                start.await.map_err(|source| ReceiveError::Start { start_lsn, timeline, source })
+            });
+            let Some(started) = started.await else { return Ok(()) };
+            let (next, received_lsn) = match started? {
+                StreamStart::TimelineEnded(next) => (next, start_lsn),
+                StreamStart::Streaming(stream) => {
+                    tracing::info!(%start_lsn, %timeline, "streaming started");
+                    let config = ReceiverConfig {
+                        timeline,
+                        start_lsn,
+                        segment_size,
+                        flush_floor: from.flush_floor,
+                        status_interval: self.options.status_interval,
+                        receive_timeout: self.options.receive_timeout,
+                    };
+                    let mut receiver = Receiver::new(self.clock.now(), config);
+                    let mut driver = Driver {
+                        sink: &mut *self.sink,
+                        until: &mut self.until,
+                        progress: self.progress,
+                        clock: self.clock,
+                    };
+                    let outcome = driver.run(stream, &mut receiver).await;
+                    let received_lsn = receiver.positions().received_lsn();
+                    self.made_progress |= received_lsn > start_lsn;
+                    self.acknowledged_lsn = self.acknowledged_lsn.max(receiver.reported_flush_lsn());
+                    match outcome? {
+                        StreamOutcome::Stopped => return Ok(()),
+                        StreamOutcome::TimelineEnded(next) => (next, received_lsn),
+                    }
+                }
+            };
+            self.check_next(timeline, received_lsn, next)?;
+            let mut until = self.until.clone();
+            let history = unless_stopped(&mut until, self.fetch_histories(upstream, next.timeline, &[]));
+            let Some(history) = history.await else { return Ok(()) };
+            let (next_timeline, next_lsn) = (next.timeline, next.start_lsn);
+            if history?.switch_point(timeline) != Some(next_lsn) {
+                return Err(ReceiveError::HistoryMismatch { timeline, next: next_timeline, next_lsn });
+            }
+            tracing::info!(from = %timeline, to = %next_timeline, at = %next_lsn, "timeline switched");
+            from.timeline = next_timeline;
+            from.start_lsn = segment_size.segment_at(next_lsn).start_lsn();
+            // what was acknowledged beyond the switch point belongs to a timeline that was left
+            from.flush_floor = from.flush_floor.max(self.acknowledged_lsn).min(next_lsn);
+        }
+    }
+
+    fn check_next(
+        &self,
+        timeline: TimelineId,
+        received_lsn: Lsn,
+        next: NextTimeline,
+    ) -> Result<(), ReceiveError> {
+        let NextTimeline { timeline: next, start_lsn: next_lsn } = next;
+        if next <= timeline {
+            return Err(ReceiveError::TimelineOrder { timeline, next });
+        }
+        if next_lsn > received_lsn {
+            return Err(ReceiveError::TimelineGap { timeline, received_lsn, next, next_lsn });
+        }
+        Ok(())
+    }
+}
+
+/// Names what was being done when a command failed.
+pub(super) fn during(during: &'static str) -> impl FnOnce(ClientError) -> ReceiveError {
+    move |source| ReceiveError::Client { during, source }
+}
+
+/// `None` when the wish to stop comes first, or was there before.
+pub(super) async fn unless_stopped<T>(
+    until: &mut watch::Receiver<Until>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let stopped = async {
+        while *until.borrow_and_update() != Until::Now {
+            changed(until).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stopped => None,
+        output = work => Some(output),
+    }
+}

@@ -1,0 +1,218 @@
+//! Every refusal says what was being done, the cause, and what to type next; and makes nothing.
+
+use crate::cloning::{beside_the_primary, create};
+use crate::require_server;
+use crate::support::{Cluster, Outcome, Stop, Tool};
+
+/// `pgwake standby create` as `rose` over TCP, by a connection string with more in it.
+fn as_rose(primary: &Cluster, more: &str) -> Tool {
+    let conninfo = format!("host=127.0.0.1 port={} user=rose {more}", primary.port());
+    let tool = Tool::pgwake().args(["standby", "create", "-w", "-d", &conninfo, "--slot", "standby1", "-D"]);
+    tool.arg(primary.dir().join("standby")).by_server_user()
+}
+
+#[track_caller]
+fn assert_refused(outcome: Outcome, cause: &str, hint: &str) {
+    let outcome = outcome.exited(1).complains(cause);
+    assert!(outcome.stderr.starts_with("error: ") || outcome.stderr.contains("\nerror: "), "{outcome}");
+    let hints = outcome.stderr.lines().find(|line| line.starts_with("hint: ")).unwrap_or_default();
+    assert!(hints.contains(hint), "{outcome}");
+    assert!(outcome.stdout.is_empty(), "{outcome}");
+}
+
+#[test]
+fn a_role_that_may_not_is_told_what_would_let_it() {
+    require_server!();
+    let primary = Cluster::builder()
+        .hba("host replication rose 127.0.0.1/32 scram-sha-256")
+        .hba("host all rose 127.0.0.1/32 reject")
+        .hba("host replication walter 127.0.0.1/32 reject")
+        .start();
+    let before = beside_the_primary(&primary);
+    primary.create_role("rose", "", Some("right"));
+    assert_refused(as_rose(&primary, "password=right").run(), "could not connect", "ALTER ROLE");
+    primary.psql("ALTER ROLE rose REPLICATION");
+    assert_refused(
+        as_rose(&primary, "password=wrong").run(),
+        "password authentication failed",
+        "Check the password",
+    );
+    assert_refused(as_rose(&primary, "").run(), "no password supplied", "PGPASSWORD");
+    let passfile = primary.dir().file("open.pgpass", 0o644, "*:*:*:*:right\n");
+    let outcome = as_rose(&primary, &format!("passfile={}", passfile.display())).run();
+    assert!(outcome.stderr.contains("has group or world access"), "{outcome}");
+    assert_refused(outcome, "no password supplied", "PGPASSWORD");
+    std::fs::remove_file(passfile).unwrap();
+    let walter = as_rose(&primary, "user=walter");
+    primary.create_role("walter", "REPLICATION", None);
+    assert_refused(walter.run(), "pg_hba.conf", "host replication");
+    assert_eq!(beside_the_primary(&primary), before);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    require_server!();
+    let primary = Cluster::new();
+    primary.stop(Stop::Fast);
+    let before = beside_the_primary(&primary);
+    let outcome = as_rose(&primary, "").run();
+    assert!(outcome.stderr.contains(&format!("port {} failed: ", primary.port())), "{outcome}");
+    assert_refused(outcome, "Connection refused", "Nothing listens there");
+    let socket = Tool::pgwake()
+        .args(["standby", "create", "-h", "/nonexistent", "--slot", "a", "-D"])
+        .arg(primary.dir().join("standby"))
+        .by_server_user()
+        .run();
+    socket.exited(1).complains("connection to server on socket \"/nonexistent/.s.PGSQL.5432\" failed");
+    assert_eq!(beside_the_primary(&primary), before);
+}
+
+#[test]
+fn a_directory_that_is_in_use_is_left_alone() {
+    require_server!();
+    let primary = Cluster::new();
+    let directory = primary.dir().subdir("standby", 0o700);
+    primary.dir().file("standby/precious", 0o600, "x");
+    let before = beside_the_primary(&primary);
+    assert_refused(create(&primary, &directory).run(), "exists but is not empty", "Choose a directory");
+    let file = directory.join("precious");
+    create(&primary, &file).run().exited(1).complains("is not a directory");
+    assert_eq!(beside_the_primary(&primary), before);
+    assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots"), "0");
+}
+
+#[test]
+fn slots_are_told_apart() {
+    require_server!();
+    let primary =
+        Cluster::builder().setting("wal_level", "logical").setting("max_replication_slots", "2").start();
+    let directory = primary.dir().join("standby");
+    let before = beside_the_primary(&primary);
+    primary.psql("SELECT pg_create_physical_replication_slot('standby1', true)");
+    assert_refused(create(&primary, &directory).run(), "already exists", "--use-existing-slot");
+    let receiving = primary.dir().subdir("socket_wal", 0o700);
+    let receiver = Tool::pgwake()
+        .args(["receive", "-d", &primary.conninfo(), "--slot", "standby1", "-D"])
+        .arg(&receiving)
+        .by_server_user()
+        .spawn();
+    primary.wait_for("SELECT active FROM pg_replication_slots", "t");
+    let outcome = create(&primary, &directory).arg("--use-existing-slot").run();
+    assert_refused(outcome, "is in use on the server by process", "Choose another slot name");
+    receiver.terminate();
+    receiver.wait().exited(0);
+    primary.wait_for("SELECT active FROM pg_replication_slots", "f");
+    primary.psql("SELECT pg_drop_replication_slot('standby1'); SELECT pg_create_logical_replication_slot('standby1', 'test_decoding')");
+    let outcome = create(&primary, &directory).arg("--use-existing-slot").run();
+    assert_refused(outcome, "it is logical", "Choose another slot name");
+    primary.psql("SELECT pg_drop_replication_slot('standby1')");
+    primary.psql(
+        "SELECT pg_create_physical_replication_slot('a'); SELECT pg_create_physical_replication_slot('b')",
+    );
+    assert_refused(
+        create(&primary, &directory).run(),
+        "no replication slot is free",
+        "max_replication_slots = 4",
+    );
+    assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots"), "2");
+    primary
+        .psql("SELECT pg_drop_replication_slot('b'); SELECT pg_create_physical_replication_slot('standby1')");
+    assert_eq!(beside_the_primary(&primary).len(), before.len(), "{:?}", beside_the_primary(&primary));
+    create(&primary, &directory).arg("--use-existing-slot").run().succeeded();
+}
+
+#[test]
+fn a_primary_that_cannot_feed_a_standby_is_told_how_to() {
+    require_server!();
+    let minimal = Cluster::builder().setting("wal_level", "minimal").setting("max_wal_senders", "0").start();
+    assert_refused(create(&minimal, &minimal.dir().join("s")).run(), "could not connect", "max_wal_senders");
+    // one for the question, and none for the WAL
+    let narrow = Cluster::builder().setting("max_wal_senders", "1").start();
+    let outcome = create(&narrow, &narrow.dir().join("s")).run();
+    assert_refused(outcome, "no replication connection is free", "max_wal_senders");
+    assert_eq!(narrow.psql("SELECT count(*) FROM pg_replication_slots"), "0");
+    assert!(!narrow.dir().join("s").exists());
+}
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error() {
+    for args in [
+        &["standby", "create"][..],
+        &["standby", "create", "-D", "/x", "--slot", "Bad-Name"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "-T", "nonsense"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "-T", "relative=/x"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--waldir", "relative"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--max-rate", "1"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--set", "no value"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--set", "a b=c"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "-d", "hots=typo"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "-d", "sslmode=maybe"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "-d", "gssencmode=require"],
+        &["receive"],
+        &["receive", "-D", "/x", "--start", "yesterday"],
+        &["receive", "-D", "/x", "--create-slot"],
+        &["nonsense"],
+        &[],
+    ] {
+        let outcome = Tool::pgwake().args(args).run();
+        assert_eq!(outcome.code, Some(2), "{args:?}: {outcome}");
+        assert!(outcome.stdout.is_empty() && !outcome.stderr.is_empty(), "{args:?}: {outcome}");
+    }
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["standby", "--help"],
+        &["standby", "create", "--help"],
+        &["receive", "--help"],
+    ] {
+        let outcome = Tool::pgwake().args(args).run();
+        assert!(
+            outcome.code == Some(0) && outcome.stderr.is_empty() && !outcome.stdout.is_empty(),
+            "{outcome}"
+        );
+    }
+}
+
+#[test]
+fn json_says_the_same_to_a_program() {
+    require_server!();
+    let primary = Cluster::new();
+    primary.psql("SELECT pg_create_physical_replication_slot('standby1')");
+    let outcome = create(&primary, &primary.dir().join("standby")).arg("--json").run().exited(1);
+    let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(report["error"]["exit_code"], 1);
+    assert!(report["error"]["hint"].as_str().unwrap().contains("--use-existing-slot"), "{outcome}");
+    let outcome = create(&primary, &primary.dir().join("standby"))
+        .args(["--json", "--use-existing-slot"])
+        .run()
+        .succeeded();
+    let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!((report["slot"].as_str(), report["timeline"].as_u64()), (Some("standby1"), Some(1)));
+}
+
+#[test]
+fn a_newer_major_is_tried_with_a_warning() {
+    require_server!();
+    let primary = Cluster::new();
+    let Some(old) = primary.psql("SHOW server_version").get(..2).map(str::to_owned) else { return };
+    if old.parse::<u32>().is_ok_and(|major| major < 15) {
+        return; // a server that says it is newer must speak the newer language
+    }
+    let port = crate::support::rewriting::front(
+        primary.port(),
+        format!("server_version\0{old}"),
+        "server_version\x0099".to_owned(),
+    );
+    let conninfo = format!("host=127.0.0.1 port={port} user=postgres sslmode=disable");
+    let outcome = Tool::pgwake()
+        .args(["standby", "create", "-d", &conninfo, "--slot", "standby1", "-D"])
+        .arg(primary.dir().join("standby"))
+        .by_server_user()
+        .run()
+        .succeeded();
+    assert!(outcome.stderr.contains("is newer than any that pgwake has been tested with"), "{outcome}");
+}
