@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pgwake::ErrorClass;
 use pgwake::client::{ClientError, NextTimeline, SlotState, StreamEnd, SystemIdentity, TimelineHistoryFile};
 use pgwake::pg::{Lsn, SlotName, SystemIdentifier, TimelineId, WalSegmentSize};
-use pgwake::sink::ErrorClass;
 use pgwake::stream::{ConnectFailure, Connector, ReplicationStream, StreamStart, Upstream};
 use pgwake::wire::replication::{
     PgTimestamp, PrimaryKeepalive, ReplicationMessage, StandbyStatusUpdate, WalData,
@@ -204,7 +204,8 @@ impl SimUpstream {
 }
 
 fn server_error(sqlstate: SqlState, message: String) -> ClientError {
-    ClientError::Server(ServerError { severity: "ERROR".into(), sqlstate, message, ..Default::default() })
+    let severity = "ERROR".into();
+    ClientError::Server(Box::new(ServerError { severity, sqlstate, message, ..Default::default() }))
 }
 
 impl Upstream for SimUpstream {

@@ -3,8 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use pgwake::ErrorClass;
 use pgwake::pg::SlotName;
-use pgwake::sink::{ErrorClass, Layout, SegmentWriter};
+use pgwake::sink::{Layout, SegmentWriter};
 use pgwake::stream::{
     Progress, ReceiveError, ReceiveOptions, ReceiveOutcome, Reconnect, StartChoice, StreamOptions, receive,
 };
