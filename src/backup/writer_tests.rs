@@ -223,3 +223,10 @@ fn a_failed_backup_cannot_be_finished() {
     assert!(matches!(writer.handle(data()), Err(BackupError::FailedBefore)));
     assert!(matches!(writer.finish(), Err(BackupError::FailedBefore)));
 }
+
+#[test]
+fn a_writer_may_move_to_another_thread() {
+    fn assert_send<T: Send>() {}
+    assert_send::<BackupWriter>();
+    assert_send::<BackupError>();
+}

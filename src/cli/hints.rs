@@ -3,17 +3,38 @@
 use std::error::Error;
 use std::io;
 
-use crate::client::ClientError;
+use crate::client::connect::AttemptError;
+use crate::client::{ClientError, OpenError};
+use crate::standby::error::CreateError;
 use crate::standby::preflight::PreflightError;
 use crate::standby::programs::ProgramsError;
+use crate::standby::space::SpaceError;
 use crate::standby::start::StartError;
 use crate::standby::workspace::WorkspaceError;
+use crate::stream::ReceiveError;
+use crate::stream::resume::ResumeError;
+use crate::wire::auth::AuthenticationError;
 use crate::wire::server_error::{ServerError, SqlState};
 
 /// The hint for one link of an error's chain.
 pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<ClientError>() {
         return client(error);
+    }
+    if let Some(OpenError::Connect(error)) = error.downcast_ref::<OpenError>() {
+        return error.failures().last().and_then(|failure| attempt(&failure.cause));
+    }
+    if let Some(error) = error.downcast_ref::<CreateError>() {
+        return create(error);
+    }
+    if let Some(error) = error.downcast_ref::<ReceiveError>() {
+        return receive(error);
+    }
+    if let Some(error) = error.downcast_ref::<ResumeError>() {
+        return resume(error);
+    }
+    if let Some(error) = error.downcast_ref::<SpaceError>() {
+        return Some(space(error).to_owned());
     }
     if let Some(error) = error.downcast_ref::<ServerError>() {
         return server(error);
@@ -32,6 +53,101 @@ pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     }
     error.downcast_ref::<io::Error>().and_then(io_error).map(ToOwned::to_owned)
 }
+
+/// Why a server did not let us in.
+fn attempt(error: &AttemptError) -> Option<String> {
+    match error {
+        AttemptError::Server(error) => server(error),
+        AttemptError::Authentication(AuthenticationError::PasswordNeeded) => Some(PASSWORD_HINT.to_owned()),
+        AttemptError::ConnectTcp(error) => io_error(error).map(ToOwned::to_owned),
+        AttemptError::ConnectSocket(_) => Some(
+            "Check the socket directory (host) and the port: on the server \"SHOW unix_socket_directories;\" tells. Over \
+             the network, give the server's name with -h."
+                .to_owned(),
+        ),
+        AttemptError::Timeout => Some(
+            "Nothing answered in time: a firewall between here and there, or a server that hangs. connect_timeout says \
+             how long to wait."
+                .to_owned(),
+        ),
+        AttemptError::Resolve { .. } => Some("Check the spelling of the host name, and that it resolves from here.".to_owned()),
+        _ => None,
+    }
+}
+
+fn create(error: &CreateError) -> Option<String> {
+    Some(match error {
+        CreateError::Tablespace { location, .. } | CreateError::TablespacePlace { location } => {
+            format!(
+                "Say where it goes with \"--tablespace-mapping {location}=NEWDIR\": a directory that does not exist or is empty."
+            )
+        }
+        CreateError::UnusedMapping(_) => {
+            "See where the tablespaces are: \"SELECT pg_tablespace_location(oid) FROM pg_tablespace;\"."
+                .to_owned()
+        }
+        CreateError::SlotExists(slot) => hint(&PreflightError::SlotExists(slot.clone()))?,
+        CreateError::SlotLeft { slot, .. } => format!(
+            "It holds WAL back on the server. Run the same command again once the server can be reached: that drops it \
+             first. Or run \"SELECT pg_drop_replication_slot('{slot}');\" there."
+        ),
+        CreateError::NotStreaming { directory, .. } => format!(
+            "Its log \"{}\" says why; pg_hba.conf and the password apply to the user that the server runs as.",
+            directory.join("log/startup.log").display()
+        ),
+        _ => return None,
+    })
+}
+
+fn receive(error: &ReceiveError) -> Option<String> {
+    match error {
+        ReceiveError::NoSlot(slot) => Some(format!(
+            "Create it with --create-slot, which reserves WAL from now on; if it was there before, the WAL since \
+             \"{slot}\" was last used may be gone: make a new base backup."
+        )),
+        ReceiveError::SystemChanged { .. } => Some(
+            "Another cluster answers at this address. Check the connection options before anything else."
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+fn resume(error: &ResumeError) -> Option<String> {
+    let hint = match error {
+        ResumeError::NoStart => {
+            "Name a slot with --slot (made with --create-slot, it holds WAL from now on), or say \"--start current\" if what \
+             came before does not matter."
+        }
+        ResumeError::AheadOfServer { .. } => {
+            "This server lags behind what was received from another one: wait until it has caught up, or connect to the \
+             server that has the WAL."
+        }
+        ResumeError::TimelineAheadOfServer { .. } | ResumeError::TimelineNotInHistory { .. } => {
+            "A failover went another way than this server: connect to the server that has this timeline, or receive into a \
+             new directory."
+        }
+        ResumeError::SlotTimelineNotInHistory { .. } => {
+            "The slot is from before a failover: drop it and make a new one."
+        }
+        ResumeError::OnlyDamaged { .. } => "Move the damaged files away, or receive into a new directory.",
+    };
+    Some(hint.to_owned())
+}
+
+fn space(error: &SpaceError) -> &'static str {
+    match error {
+        SpaceError::NotEnough { .. } => {
+            "Make room, or put the data directory, a tablespace (--tablespace-mapping) or the WAL (--waldir) on a larger file \
+             system."
+        }
+        SpaceError::Unknown { .. } => "Check that the directory can be read.",
+    }
+}
+
+/// For a password that is missing or wrong.
+const PASSWORD_HINT: &str = "Check the password: it comes from the connection string, PGPASSWORD, or the password file (~/.pgpass, mode 0600), \
+     where the database of a replication connection is called \"replication\".";
 
 fn client(error: &ClientError) -> Option<String> {
     match error {
@@ -56,10 +172,7 @@ fn server(error: &ServerError) -> Option<String> {
             "Let this role replicate from here: add a line such as \"host replication ROLE ADDRESS/32 scram-sha-256\" \
              to the server's pg_hba.conf, then run \"SELECT pg_reload_conf();\" there."
         }
-        SqlState::INVALID_PASSWORD => {
-            "Check the password: it comes from the connection string, PGPASSWORD, or the password file (~/.pgpass), \
-             where the database of a replication connection is called \"replication\"."
-        }
+        SqlState::INVALID_PASSWORD => PASSWORD_HINT,
         SqlState::INSUFFICIENT_PRIVILEGE => {
             "Let the role replicate: run \"ALTER ROLE role_name REPLICATION;\" on the server as a superuser."
         }

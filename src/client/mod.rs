@@ -5,6 +5,8 @@ pub mod connect;
 mod connection;
 pub mod conninfo;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identify_system;
 mod open;
 mod query;

@@ -159,7 +159,7 @@ pub enum CreateError {
         slot: SlotName,
     },
     /// The run failed, and its slot is still there.
-    #[error("{source}; replication slot \"{slot}\" is still on the server ({cause})")]
+    #[error("the run failed, and replication slot \"{slot}\" is still on the server ({cause})")]
     SlotLeft {
         /// Its name.
         slot: SlotName,
@@ -171,7 +171,7 @@ pub enum CreateError {
         source: Box<CreateError>,
     },
     /// The run failed, and some of its files are still there.
-    #[error("{source}; some of its files are left ({cause})")]
+    #[error("the run failed, and some of its files are left ({cause})")]
     FilesLeft {
         /// The target of the run.
         directory: PathBuf,

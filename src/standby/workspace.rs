@@ -97,6 +97,7 @@ impl Workspace {
         wanted_owner(nearest_existing(&target)?)?;
         let workspace = target.join(INSIDE_NAME);
         if exists(&target)? {
+            require_directory(&target)?;
             check_fillable(&target, &workspace, !exists(&workspace)?)?;
         }
         Ok(())
@@ -134,6 +135,9 @@ impl Workspace {
         hidden.push(INSIDE_NAME);
         let sibling = parent.join(hidden);
         let existing = exists(&target)?;
+        if existing {
+            require_directory(&target)?;
+        }
         let stale_sibling = if existing { reclaim_sibling_of_existing(&sibling, &target)? } else { None };
         let (path, placement) = match existing {
             true => (target.join(INSIDE_NAME), Placement::Inside),
@@ -323,9 +327,6 @@ fn reclaim_sibling_of_existing(sibling: &Path, target: &Path) -> Result<Option<J
 /// An existing target may be filled when it is empty, or holds only what an interrupted run put there: in that case a
 /// workspace is inside, and `PG_VERSION`, which is moved last, is not.
 fn check_fillable(target: &Path, workspace: &Path, fresh: bool) -> Result<(), WorkspaceError> {
-    if !fs::metadata(target).map_err(io_error("examine", target))?.is_dir() {
-        return Err(WorkspaceError::NotADirectory(target.to_owned()));
-    }
     if fresh {
         return if is_empty(target)? { Ok(()) } else { Err(WorkspaceError::NotEmpty(target.to_owned())) };
     }
@@ -475,10 +476,20 @@ fn exists(path: &Path) -> Result<bool, WorkspaceError> {
     }
 }
 
-fn is_empty(directory: &Path) -> Result<bool, WorkspaceError> {
-    if !fs::metadata(directory).map_err(io_error("examine", directory))?.is_dir() {
-        return Err(WorkspaceError::NotADirectory(directory.to_owned()));
+/// A link to a directory is one; a link to nowhere is not.
+fn require_directory(path: &Path) -> Result<(), WorkspaceError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(WorkspaceError::NotADirectory(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(WorkspaceError::NotADirectory(path.to_owned()))
+        }
+        Err(error) => Err(io_error("examine", path)(error)),
     }
+}
+
+fn is_empty(directory: &Path) -> Result<bool, WorkspaceError> {
+    require_directory(directory)?;
     Ok(read_directory(directory)?.is_empty())
 }
 

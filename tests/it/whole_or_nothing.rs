@@ -55,9 +55,9 @@ fn a_signal_takes_everything_back() {
             std::thread::sleep(Duration::from_millis(delay_ms));
             assert_not_a_data_directory(&primary, &directory);
             if name == "SIGINT" {
-                run.interrupt()
+                run.interrupt();
             } else {
-                run.terminate()
+                run.terminate();
             }
             run.wait().exited(1).complains(&format!("interrupted by {name}"));
             assert_eq!(primary.psql(SLOTS), "0", "{name} after {delay_ms} ms");
@@ -177,7 +177,7 @@ fn a_full_disk_takes_everything_back() {
     // and when somebody else takes the space under the copy
     let mut run = create(&primary, &directory).args(["-T", &mapping, "--max-rate", "16M"]).spawn();
     run.wait_for_stderr("base backup starts");
-    let ballast = disk.fill(1 << 20);
+    let ballast = disk.fill(8 << 20);
     let outcome = run.wait().exited(1).complains("No space left on device");
     assert!(outcome.stderr.contains("hint: Make room"), "{outcome}");
     assert_eq!(primary.psql(SLOTS), "0");

@@ -4,6 +4,7 @@
 //! server lists files in the order in which it sent them, so the comparison is a merge of two sequences: the ledger
 //! may lie on disk, and memory is bounded by what disagrees, not by the size of the cluster.
 
+mod field;
 pub mod json;
 mod ledger;
 mod parser;

@@ -6,6 +6,7 @@
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
 
 use super::super::checksum::{ChecksumAlgorithm, MAX_CHECKSUM_LEN};
+use super::field::{Field, Scope};
 use super::json::{JsonError, Lexer, Token};
 use super::self_checksum::{SelfChecksum, SelfChecksumError};
 
@@ -146,32 +147,6 @@ enum Expect {
     Entry(Scope),
     CommaOrArrayEnd(Scope),
     Nothing,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    Top,
-    File,
-    Range,
-}
-
-/// The fields; the discriminant is the bit in `seen`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
-    Version,
-    SystemIdentifier,
-    Files,
-    WalRanges,
-    ManifestChecksum,
-    Path,
-    EncodedPath,
-    Size,
-    LastModified,
-    ChecksumAlgorithm,
-    Checksum,
-    Timeline,
-    StartLsn,
-    EndLsn,
 }
 
 impl ManifestParser {
@@ -411,64 +386,6 @@ impl Grammar {
 
     fn require_in_entry(&self, field: Field) -> Result<(), ManifestError> {
         if self.entry_has(field) { Ok(()) } else { Err(ManifestError::MissingField(field.name())) }
-    }
-}
-
-impl Field {
-    const ALL: [Field; 14] = [
-        Field::Version,
-        Field::SystemIdentifier,
-        Field::Files,
-        Field::WalRanges,
-        Field::ManifestChecksum,
-        Field::Path,
-        Field::EncodedPath,
-        Field::Size,
-        Field::LastModified,
-        Field::ChecksumAlgorithm,
-        Field::Checksum,
-        Field::Timeline,
-        Field::StartLsn,
-        Field::EndLsn,
-    ];
-
-    fn parse(scope: Scope, key: &[u8]) -> Option<Field> {
-        Self::ALL.into_iter().find(|field| field.scope() == scope && field.name().as_bytes() == key)
-    }
-
-    const fn bit(self) -> u16 {
-        1 << self as u16
-    }
-
-    const fn scope(self) -> Scope {
-        match self {
-            Field::Version
-            | Field::SystemIdentifier
-            | Field::Files
-            | Field::WalRanges
-            | Field::ManifestChecksum => Scope::Top,
-            Field::Timeline | Field::StartLsn | Field::EndLsn => Scope::Range,
-            _ => Scope::File,
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Field::Version => "PostgreSQL-Backup-Manifest-Version",
-            Field::SystemIdentifier => "System-Identifier",
-            Field::Files => "Files",
-            Field::WalRanges => "WAL-Ranges",
-            Field::ManifestChecksum => "Manifest-Checksum",
-            Field::Path => "Path",
-            Field::EncodedPath => "Encoded-Path",
-            Field::Size => "Size",
-            Field::LastModified => "Last-Modified",
-            Field::ChecksumAlgorithm => "Checksum-Algorithm",
-            Field::Checksum => "Checksum",
-            Field::Timeline => "Timeline",
-            Field::StartLsn => "Start-LSN",
-            Field::EndLsn => "End-LSN",
-        }
     }
 }
 

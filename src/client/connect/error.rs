@@ -208,6 +208,19 @@ impl ConnectError {
 }
 
 impl AttemptError {
+    /// A read that failed; a reset is no more than a close in bad manners.
+    pub(super) fn receive(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::ConnectionReset { Self::Closed } else { Self::Receive(error) }
+    }
+
+    /// A write that failed.
+    pub(super) fn send(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Send(error),
+        }
+    }
+
     /// Whether the same may work later.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -218,8 +231,7 @@ impl AttemptError {
             | Self::Closed
             | Self::Receive(_)
             | Self::Send(_)
-            | Self::WrongServer(_)
-            | Self::SessionQuery { .. } => true,
+            | Self::WrongServer(_) => true,
             Self::Tls(error) => matches!(error, TlsError::Io(_) | TlsError::ErrorResponse),
             Self::Server(error) => matches!(
                 error.sqlstate,

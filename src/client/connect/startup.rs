@@ -69,11 +69,11 @@ pub(super) enum TlsAnswer {
 pub(super) async fn request_tls(stream: &mut Stream) -> Result<TlsAnswer, AttemptError> {
     let mut request = BytesMut::new();
     postgres_protocol::message::frontend::ssl_request(&mut request);
-    stream.write_all(&request).await.map_err(AttemptError::Send)?;
-    stream.flush().await.map_err(AttemptError::Send)?;
+    stream.write_all(&request).await.map_err(AttemptError::send)?;
+    stream.flush().await.map_err(AttemptError::send)?;
     // one byte more than there can be: what comes before TLS must not be taken for what comes inside it
     let mut answer = [0; 2];
-    match (stream.read(&mut answer).await.map_err(AttemptError::Receive)?, answer[0]) {
+    match (stream.read(&mut answer).await.map_err(AttemptError::receive)?, answer[0]) {
         (0, _) => Err(AttemptError::Closed),
         (1, b'S') => Ok(TlsAnswer::Yes),
         (1, b'N') => Ok(TlsAnswer::No),
@@ -258,15 +258,15 @@ impl Session {
             }
             let buffer = self.decoder.buffer_mut();
             buffer.reserve(RECEIVE_LEN);
-            if self.stream.read_buf(buffer).await.map_err(AttemptError::Receive)? == 0 {
+            if self.stream.read_buf(buffer).await.map_err(AttemptError::receive)? == 0 {
                 return Err(AttemptError::Closed);
             }
         }
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), AttemptError> {
-        self.stream.write_all(bytes).await.map_err(AttemptError::Send)?;
-        self.stream.flush().await.map_err(AttemptError::Send)
+        self.stream.write_all(bytes).await.map_err(AttemptError::send)?;
+        self.stream.flush().await.map_err(AttemptError::send)
     }
 }
 

@@ -8,7 +8,7 @@ use std::str::Chars;
 use super::ParseConnInfoError;
 use super::options;
 
-/// Splits a string into keywords and values, in order; whether an option has that name is not asked here.
+/// Splits a string into keywords and values, in order.
 pub(super) fn parse(string: &str) -> Result<Vec<(String, String)>, ParseConnInfoError> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     let mut chars = string.chars().peekable();
@@ -27,6 +27,9 @@ pub(super) fn parse(string: &str) -> Result<Vec<(String, String)>, ParseConnInfo
             Some(_) => quoted(&mut chars)?,
             None => unquoted(&mut chars),
         };
+        if !options::is_known(&keyword) {
+            return Err(ParseConnInfoError::InvalidOption { keyword });
+        }
         pairs.push((keyword, value));
     }
 }
@@ -124,7 +127,6 @@ mod tests {
         assert_eq!(pairs("host="), [pair("host", "")]);
         assert_eq!(pairs("host=''"), [pair("host", "")]);
         assert_eq!(pairs("host=a\\"), [pair("host", "a")]);
-        assert_eq!(pairs("=a"), [pair("", "a")]);
         assert_eq!(pairs("options=-c\\ a=b"), [pair("options", "-c a=b")]);
     }
 
@@ -135,6 +137,9 @@ mod tests {
         assert_eq!(parse("host a"), Err(missing("host")));
         assert_eq!(parse("host=a b"), Err(missing("b")));
         assert_eq!(parse("postgre://"), Err(missing("postgre://")));
+        let invalid = |keyword: &str| ParseConnInfoError::InvalidOption { keyword: keyword.to_owned() };
+        assert_eq!(parse("=a"), Err(invalid("")));
+        assert_eq!(parse("hots=a b"), Err(invalid("hots")));
         assert_eq!(parse("host='a"), Err(ParseConnInfoError::UnterminatedQuote));
         assert_eq!(parse("host='a\\"), Err(ParseConnInfoError::UnterminatedQuote));
         assert_eq!(parse("host='a\\'"), Err(ParseConnInfoError::UnterminatedQuote));

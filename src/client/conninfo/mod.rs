@@ -67,7 +67,7 @@ impl ConnInfo {
             for (keyword, value) in keywords::parse(string)? {
                 conninfo.set(&keyword, value)?;
             }
-        } else {
+        } else if !string.is_empty() {
             conninfo.set("dbname", string)?;
         }
         Ok(conninfo)
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(ConnInfo::parse("host=a dbname=b").unwrap().value("dbname"), Some("b"));
         assert_eq!(ConnInfo::parse("postgres://a/b").unwrap().value("dbname"), Some("b"));
         assert_eq!(ConnInfo::parse("some name").unwrap().value("dbname"), Some("some name"));
-        assert_eq!(ConnInfo::parse("").unwrap().value("dbname"), Some(""));
+        assert_eq!(ConnInfo::parse("").unwrap(), ConnInfo::new());
     }
 
     #[test]

@@ -118,6 +118,11 @@ pub(super) fn find(keyword: &str) -> Option<&'static OptionSpec> {
     OPTIONS.iter().find(|spec| spec.keyword == keyword)
 }
 
+/// Whether a connection string may use the name; `requiressl` is what `sslmode` was once called.
+pub(super) fn is_known(keyword: &str) -> bool {
+    keyword == "requiressl" || find(keyword).is_some()
+}
+
 impl OptionSpec {
     /// Whether its value must not be shown.
     pub fn is_secret(&self) -> bool {

@@ -68,7 +68,7 @@ impl Settings {
             ("host", _) if value.is_none() && self.hosts[0].address == HostAddress::DefaultSocketDir => Some(
                 super::hosts::default_socket_dir(self.hosts[0].port, &super::SystemEnvironment).to_owned(),
             ),
-            ("port", _) => value.map(str::to_owned),
+            ("port", _) => value.or(spec.default).map(str::to_owned),
             // the standby's user may have another home directory
             ("sslrootcert", _) if value.is_none() && self.tls.mode >= SslMode::VerifyCa => {
                 self.tls.root_file().map(|path| self.absolute(&path.to_string_lossy()))

@@ -13,9 +13,6 @@ pub(super) fn is_uri(string: &str) -> bool {
 }
 
 /// Splits a URI into options and values, in order; the URI must satisfy [`is_uri`].
-///
-/// Whether an option has that name is not asked here, but [`ParseConnInfoError::InvalidUriParameter`] is what a
-/// name from the query deserves: the second part of each answer says whether it comes from there.
 pub(super) fn parse(uri: &str) -> Result<Vec<Pair>, ParseConnInfoError> {
     let start = PREFIXES.iter().find(|prefix| uri.starts_with(**prefix)).map_or(0, |prefix| prefix.len());
     let mut parser = Parser { uri, rest: &uri[start..], pairs: Vec::new() };
@@ -139,7 +136,7 @@ impl Parser<'_> {
             // as JDBC writes it
             if keyword == "ssl" && value == "true" {
                 self.store("sslmode", "require".to_owned());
-            } else if keyword == "requiressl" || super::options::find(&keyword).is_some() {
+            } else if super::options::is_known(&keyword) {
                 self.store(&keyword, value);
             } else {
                 return Err(ParseConnInfoError::InvalidUriParameter { parameter: keyword });

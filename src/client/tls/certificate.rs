@@ -1,13 +1,12 @@
 //! An X.509 certificate as far as we look into it ourselves: names, keys, signatures, and the channel binding.
 //!
-//! webpki, which does the rest, takes no version-1 certificates and no revocation lists without extensions. The
-//! commands in PostgreSQL's manual make just those, so their signatures are checked here.
+//! webpki, which does the rest, takes no version-1 certificates. The commands in PostgreSQL's manual make just those, so
+//! their signatures are checked here.
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 use x509_cert::certificate::{TbsCertificate, Version};
-use x509_cert::crl::CertificateList;
 use x509_cert::der::asn1::{AnyRef, BitString, ObjectIdentifier};
 use x509_cert::der::{Decode, Encode, Header, Reader, SliceReader, Tag, Tagged};
 use x509_cert::ext::pkix::BasicConstraints;
@@ -22,13 +21,6 @@ pub(super) struct Certificate {
     der: Vec<u8>,
     signed: Vec<u8>,
     parsed: x509_cert::Certificate,
-}
-
-/// A revocation list and the bytes that were signed.
-#[derive(Debug, Clone)]
-pub(super) struct RevocationList {
-    signed: Vec<u8>,
-    parsed: CertificateList,
 }
 
 impl Certificate {
@@ -93,7 +85,7 @@ impl Certificate {
         })
     }
 
-    fn has_signed(
+    pub(super) fn has_signed(
         &self,
         message: &[u8],
         algorithm: &AlgorithmIdentifierOwned,
@@ -118,42 +110,12 @@ impl Certificate {
     }
 }
 
-impl RevocationList {
-    pub(super) fn parse(der: &[u8]) -> Option<Self> {
-        Some(RevocationList { signed: signed_part(der)?, parsed: CertificateList::from_der(der).ok()? })
-    }
-
-    /// Whether it speaks for this authority, without conditions that we do not understand.
-    pub(super) fn is_of(&self, issuer: &Certificate, algorithms: &WebPkiSupportedAlgorithms) -> bool {
-        let list = &self.parsed.tbs_cert_list;
-        let conditional = list.crl_extensions.iter().flatten().any(|extension| extension.critical);
-        !conditional
-            && &list.issuer == issuer.fields().subject()
-            && issuer.has_signed(
-                &self.signed,
-                &self.parsed.signature_algorithm,
-                &self.parsed.signature,
-                algorithms,
-            )
-    }
-
-    pub(super) fn is_current(&self, now: UnixTime) -> bool {
-        let list = &self.parsed.tbs_cert_list;
-        seconds(list.this_update) <= now.as_secs()
-            && list.next_update.is_none_or(|next| now.as_secs() <= seconds(next))
-    }
-
-    pub(super) fn revokes(&self, certificate: &Certificate) -> bool {
-        let revoked = self.parsed.tbs_cert_list.revoked_certificates.iter().flatten();
-        let serial = certificate.fields().serial_number();
-        revoked.into_iter().any(|entry| &entry.serial_number == serial)
-    }
-}
+type Digester = fn(&[u8]) -> Vec<u8>;
 
 const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 
 /// Signature algorithms, and digests for RSA-PSS, by the digest that the channel binding takes.
-const DIGESTS: [(&[ObjectIdentifier], fn(&[u8]) -> Vec<u8>); 4] = [
+const DIGESTS: [(&[ObjectIdentifier], Digester); 4] = [
     (
         &[
             ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.4"), // MD5 with RSA
@@ -210,7 +172,7 @@ fn pss_digest(algorithm: &AlgorithmIdentifierOwned) -> Option<ObjectIdentifier> 
 }
 
 /// The first element of a signed structure: what the signature is over.
-fn signed_part(der: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn signed_part(der: &[u8]) -> Option<Vec<u8>> {
     let mut reader = SliceReader::new(der).ok()?;
     Header::decode(&mut reader).ok()?;
     reader.tlv_bytes().ok().map(<[u8]>::to_vec)
@@ -222,6 +184,6 @@ fn value_of(algorithm: &AlgorithmIdentifierOwned) -> Option<Vec<u8>> {
     Some(AnyRef::from_der(&der).ok()?.value().to_vec())
 }
 
-fn seconds(time: Time) -> u64 {
+pub(super) fn seconds(time: Time) -> u64 {
     time.to_unix_duration().as_secs()
 }

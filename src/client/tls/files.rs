@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use super::TlsError;
-use super::certificate::RevocationList;
+use super::revocation::RevocationList;
 use crate::client::conninfo::{SslMode, TlsRoots, TlsSettings};
 
 /// Trusted roots; `None` when there are none and none are needed.

@@ -9,6 +9,7 @@ mod client_auth;
 mod error;
 mod files;
 mod names;
+mod revocation;
 mod verifier;
 
 pub use error::{CertificateProblem, TlsError};
@@ -116,6 +117,18 @@ fn versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
     let all = [(TlsVersion::V1_2, &rustls::version::TLS12), (TlsVersion::V1_3, &rustls::version::TLS13)];
     let asked = settings.min_version..=settings.max_version;
     all.into_iter().filter(|(version, _)| asked.contains(version)).map(|(_, version)| version).collect()
+}
+
+/// A certificate, and the same bytes as a revocation list.
+#[doc(hidden)]
+pub fn fuzz_certificate(data: &[u8]) {
+    if let Ok(certificate) = Certificate::parse(&data.into()) {
+        let _ = (certificate.end_point(), certificate.is_authority());
+        for host in ["host", "127.0.0.1"] {
+            let _ = names::check_host(&certificate, host);
+        }
+    }
+    let _ = revocation::RevocationList::parse(data);
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, PeerMisbehaved, RootCertStore, SignatureScheme};
 
-use super::certificate::{Certificate, RevocationList};
+use super::certificate::Certificate;
+use super::revocation::RevocationList;
 use super::{CertificateProblem, names};
 
 /// What is asked of a server's certificate.
@@ -87,7 +88,11 @@ impl Trust {
         if !certificate.is_version_1() {
             return Ok(false);
         }
-        let issued = |root: &&Certificate| root.is_authority() && certificate.is_signed_by(root, algorithms);
+        let issued = |root: &&Certificate| {
+            root.is_authority()
+                && (!root.is_version_1() || root.is_signed_by(root, algorithms))
+                && certificate.is_signed_by(root, algorithms)
+        };
         let root = self.roots.iter().find(issued).ok_or(CertificateProblem::UnknownIssuer)?;
         root.check_time(now)?;
         certificate.check_time(now).map(|()| true)
