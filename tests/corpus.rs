@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pgwake::backup::fuzzing;
+use pgwake::stream::fuzzing::fuzz_receiver;
 
 /// Every file of a target's corpus. A target without one would be tested by nothing.
 fn corpus(target: &str) -> Vec<PathBuf> {
@@ -48,4 +49,9 @@ fn manifest() {
 #[test]
 fn backup_label() {
     replay("backup_label", fuzzing::fuzz_backup_label);
+}
+
+#[test]
+fn receiver() {
+    replay("receiver", fuzz_receiver);
 }
