@@ -2,6 +2,7 @@
 
 mod cloning;
 mod connecting;
+mod receiving;
 mod refusals;
 mod support;
 mod support_selftest;
