@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use super::harness::{assert_same_as, caught_up, directory, keeping_wal, make_wal, receive, streaming};
@@ -59,11 +60,11 @@ fn compare_under_load(segment_megabytes: u32, megabytes: u32, least_finished: us
     original.interrupt();
     original.wait().succeeded();
     for name in finished {
-        let same = fs::read(ours.join(&name)).unwrap() == fs::read(theirs.join(&name)).unwrap();
-        assert!(same, "{name} is not what pg_receivewal received");
+        let read = |directory: &Path| fs::read(directory.join(&name)).expect("read a segment");
+        assert!(read(&ours) == read(&theirs), "{name} is not what pg_receivewal received");
     }
-    for entry in fs::read_dir(&ours).unwrap().flatten() {
-        let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
+    for entry in fs::read_dir(&ours).expect("list what was received").flatten() {
+        let mode = entry.metadata().expect("a file's mode").permissions().mode() & 0o7777;
         assert_eq!(mode, 0o600, "{}", entry.path().display());
     }
 }

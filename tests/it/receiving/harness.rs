@@ -54,13 +54,13 @@ pub(super) fn caught_up(primary: &Cluster) {
     primary.wait_for(&flushed, "t");
 }
 
-/// WAL that leaves nothing else behind.
+/// WAL that leaves nothing else behind, flushed to its end.
 #[track_caller]
 pub(super) fn make_wal(primary: &Cluster, megabytes: u32) {
     primary.psql(&format!(
         "SET synchronous_commit = local; \
          SELECT count(pg_logical_emit_message(false, 'filler', repeat(md5(i::text), 32768))) \
-         FROM generate_series(1, {megabytes}) i; SELECT txid_current()"
+         FROM generate_series(1, {megabytes}) i; SELECT pg_logical_emit_message(true, 'end', '')"
     ));
 }
 
