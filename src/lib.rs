@@ -17,6 +17,7 @@ pub mod cli;
 pub mod client;
 mod error;
 pub mod observe;
+mod owner;
 pub mod pg;
 pub mod sink;
 pub mod standby;
@@ -24,3 +25,4 @@ pub mod stream;
 pub mod wire;
 
 pub use error::ErrorClass;
+pub use owner::FileOwner;

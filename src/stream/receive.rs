@@ -106,16 +106,11 @@ pub async fn receive_into<C: Connector>(
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut sink = open_sink(directory, Layout::Archive, 0o600)?;
+    let mut sink = open_sink(RealDisk::new(directory), Layout::Archive)?;
     receive(options, connector, &mut sink, progress, shutdown).await
 }
 
-pub(super) fn open_sink(
-    directory: &Path,
-    layout: Layout,
-    file_mode: u32,
-) -> Result<SinkThread<RealDisk>, SinkError> {
-    let disk = RealDisk::new(directory).with_file_mode(file_mode);
+pub(super) fn open_sink(disk: RealDisk, layout: Layout) -> Result<SinkThread<RealDisk>, SinkError> {
     SinkThread::spawn(SegmentWriter::open(disk, layout)?, SinkLimits::default())
 }
 
@@ -249,7 +244,7 @@ mod tests {
     #[tokio::test]
     async fn a_second_receiver_is_refused_before_it_connects() {
         let directory = tempfile::tempdir().unwrap();
-        let _first = open_sink(directory.path(), Layout::Archive, 0o600).unwrap();
+        let _first = open_sink(RealDisk::new(directory.path()), Layout::Archive).unwrap();
         let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
         let result = run(options(0), directory.path(), &script).await;
         assert!(matches!(result, Err(ReceiveError::Sink(SinkError::Locked { .. }))));

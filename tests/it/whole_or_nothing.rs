@@ -210,6 +210,57 @@ fn a_failed_fsync_fails_the_copy() {
 }
 
 #[test]
+fn a_target_that_appears_under_the_copy_is_left_alone() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let mut run = sprawling(&primary, &directory, "16M").spawn();
+    run.wait_for_stderr("base backup starts");
+    primary.dir().subdir("standby", 0o700);
+    run.wait().exited(1).complains("could not rename data directory");
+    assert_eq!(primary.psql(SLOTS), "0");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    std::fs::remove_dir(&directory).unwrap();
+    assert_eq!(beside_the_primary(&primary), Vec::<String>::new());
+}
+
+#[test]
+fn directories_within_one_another_are_refused() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    for wal in [directory.clone(), directory.join("wal"), primary.dir().path().to_owned()] {
+        let outcome = create(&primary, &directory).arg("--waldir").arg(&wal).arg("--dry-run").run().exited(1);
+        assert!(
+            outcome.stderr.contains("standby's, or around it") || outcome.stderr.contains("tablespace"),
+            "{outcome}"
+        );
+        create(&primary, &directory).arg("--waldir").arg(&wal).run().exited(1);
+        assert_eq!(primary.psql(SLOTS), "0");
+    }
+}
+
+#[test]
+fn a_leftover_slot_that_somebody_uses_is_not_dropped() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let mut run = sprawling(&primary, &directory, "8M").spawn();
+    run.wait_for_stderr("base backup starts");
+    run.kill9();
+    let _ = run.wait();
+    primary.wait_for("SELECT count(*) FROM pg_stat_replication", "0");
+    // dropped by hand, and made anew for another standby that has moved on
+    primary.psql("SELECT pg_drop_replication_slot('standby1')");
+    primary.psql(
+        "SELECT pg_switch_wal(); CHECKPOINT; SELECT pg_create_physical_replication_slot('standby1', true)",
+    );
+    let outcome = sprawling(&primary, &directory, "1024M").run().exited(1);
+    assert!(outcome.stderr.contains("has been used since"), "{outcome}");
+    assert_eq!(primary.psql(SLOTS), "1");
+}
+
+#[test]
 fn two_runs_do_not_meet_in_one_directory() {
     require_server!();
     let primary = primary();
