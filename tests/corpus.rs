@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use pgwake::backup::fuzzing;
+use pgwake::stream::fuzzing::fuzz_receiver;
+use pgwake::{backup, client, pg, wire};
 
 /// Every file of a target's corpus. A target without one would be tested by nothing.
 fn corpus(target: &str) -> Vec<PathBuf> {
@@ -16,6 +17,7 @@ fn corpus(target: &str) -> Vec<PathBuf> {
 }
 
 fn replay(target: &str, body: fn(&[u8])) {
+    assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/fuzz_targets/{target}.rs")).is_file());
     for file in corpus(target) {
         let data = std::fs::read(&file).expect("the corpus can be read");
         println!("{}", file.display());
@@ -32,20 +34,76 @@ fn replay(target: &str, body: fn(&[u8])) {
 
 #[test]
 fn archive_stream() {
-    replay("archive_stream", fuzzing::fuzz_archive_stream);
+    replay("archive_stream", backup::fuzzing::fuzz_archive_stream);
 }
 
 #[test]
 fn tar() {
-    replay("tar", fuzzing::fuzz_tar);
+    replay("tar", backup::fuzzing::fuzz_tar);
 }
 
 #[test]
 fn manifest() {
-    replay("manifest", fuzzing::fuzz_manifest);
+    replay("manifest", backup::fuzzing::fuzz_manifest);
 }
 
 #[test]
 fn backup_label() {
-    replay("backup_label", fuzzing::fuzz_backup_label);
+    replay("backup_label", backup::fuzzing::fuzz_backup_label);
+}
+
+#[test]
+fn receiver() {
+    replay("receiver", fuzz_receiver);
+}
+
+#[test]
+fn backend() {
+    replay("backend", wire::fuzzing::fuzz_backend);
+}
+
+#[test]
+fn replication_message() {
+    replay("replication_message", wire::fuzzing::fuzz_replication_message);
+}
+
+#[test]
+fn authentication() {
+    replay("authentication", wire::fuzzing::fuzz_authentication);
+}
+
+#[test]
+fn conninfo() {
+    replay("conninfo", client::fuzzing::fuzz_conninfo);
+}
+
+#[test]
+fn configuration_files() {
+    replay("configuration_files", client::fuzzing::fuzz_configuration_files);
+}
+
+#[test]
+fn certificate() {
+    replay("certificate", client::fuzzing::fuzz_certificate);
+}
+
+#[test]
+fn timeline_history() {
+    replay("timeline_history", pg::fuzzing::fuzz_timeline_history);
+}
+
+#[test]
+fn control_file() {
+    replay("control_file", pg::fuzzing::fuzz_control_file);
+}
+
+#[test]
+fn no_target_is_forgotten() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let source = include_str!("corpus.rs");
+    for entry in std::fs::read_dir(directory).expect("the fuzz targets can be listed") {
+        let path = entry.expect("the fuzz targets can be listed").path();
+        let target = path.file_stem().and_then(|stem| stem.to_str()).expect("a target has a name");
+        assert!(source.contains(&format!("replay(\"{target}\"")), "{target} is not replayed");
+    }
 }

@@ -1,6 +1,7 @@
 //! `pgwake receive`.
 
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -31,7 +32,7 @@ pub(super) struct ReceiveArgs {
     #[command(flatten)]
     connection: ConnectionArgs,
 
-    /// Where the WAL goes; must exist
+    /// Where the WAL goes; made if it does not exist
     #[arg(short = 'D', long, value_name = "DIR")]
     directory: PathBuf,
 
@@ -77,6 +78,8 @@ enum SetupError {
     Open(#[from] OpenError),
     #[error("could not create replication slot \"{slot}\"")]
     CreateSlot { slot: SlotName, source: ClientError },
+    #[error("could not create directory \"{}\"", .path.display())]
+    CreateDirectory { path: PathBuf, source: std::io::Error },
     #[error("could not set up the program")]
     Setup(#[source] std::io::Error),
 }
@@ -140,6 +143,8 @@ fn fail(error: &ReceiveError, json: bool) -> Exit {
 
 /// What is done once, before the first stream, and again until a server that cannot be had is there.
 async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<(), SetupError> {
+    create_directory(&args.directory)
+        .map_err(|source| SetupError::CreateDirectory { path: args.directory.clone(), source })?;
     let limits = ReceiveOptions::default();
     let mut backoff = Backoff::new(limits.first_wait, limits.longest_wait, fastrand::u64(..));
     loop {
@@ -174,6 +179,18 @@ async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<(),
         }
         Err(error) if error.sqlstate() == Some(SqlState::DUPLICATE_OBJECT) => Ok(()),
         Err(source) => Err(SetupError::CreateSlot { slot: slot.clone(), source }),
+    }
+}
+
+/// Makes it durably, for its owner alone, unless it is there.
+fn create_directory(directory: &Path) -> std::io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+            std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        }
     }
 }
 

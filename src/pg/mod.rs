@@ -5,6 +5,8 @@
 //! version does differently from another is data in [`version`], so that no other module compares versions.
 
 pub mod control_file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identifier;
 mod lsn;
 mod segment;

@@ -212,10 +212,15 @@ impl<D: Disk> SegmentWriter<D> {
         self.flush()
     }
 
-    /// Makes what is open durable, if anything is.
+    /// Makes durable what is open, and the names of all that is not.
     pub fn settle(&mut self) -> Result<(), SinkError> {
         self.check_usable()?;
-        if self.open.is_some() { self.flush().map(drop) } else { Ok(()) }
+        if self.open.is_some() {
+            self.flush()?;
+        } else if self.directory_dirty {
+            self.sync_directory("")?;
+        }
+        Ok(())
     }
 
     pub(super) fn check_usable(&self) -> Result<(), SinkError> {

@@ -6,6 +6,7 @@
 pub mod configuration;
 mod copy;
 pub mod create;
+mod directories;
 pub mod error;
 pub mod journal;
 pub mod preflight;

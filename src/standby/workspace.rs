@@ -11,11 +11,16 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+pub use super::directories::{WorkspaceError, chown};
+use super::directories::{
+    exists, io_error, is_empty, make_directories, missing_ancestors, nearest_existing, read_directory,
+    remove_tree, require_directory, set_mode, sync_directory, wanted_owner,
+};
 use super::journal::Journal;
 pub use crate::backup::FileOwner as Owner;
 
@@ -44,41 +49,6 @@ enum Placement {
 pub struct Leftover {
     /// What it had made.
     pub journal: Journal,
-}
-
-/// Why a workspace could not be had, used or given up.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkspaceError {
-    /// The target holds something.
-    #[error("directory \"{}\" exists but is not empty", .0.display())]
-    NotEmpty(PathBuf),
-    /// The target is a file, a link to nowhere, or something stranger.
-    #[error("\"{}\" exists but is not a directory", .0.display())]
-    NotADirectory(PathBuf),
-    /// The target has no name of its own, such as `/` or `..`.
-    #[error("\"{}\" cannot be a data directory", .0.display())]
-    NoName(PathBuf),
-    /// Another run holds the lock.
-    #[error("another pgwake is working on \"{}\"", .0.display())]
-    Locked(PathBuf),
-    /// Root's files cannot be served, and nobody else owns the place.
-    #[error("data directory \"{}\" would belong to root, as whom PostgreSQL does not run", .0.display())]
-    RootOwned(PathBuf),
-    /// The operating system refused.
-    #[error("could not {operation} \"{}\"", .path.display())]
-    Io {
-        /// What was being done.
-        operation: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-}
-
-fn io_error<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> WorkspaceError + 'a {
-    move |source| WorkspaceError::Io { operation, path: path.to_owned(), source }
 }
 
 /// The workspace's name inside the target, and the end of its name beside it.
@@ -357,31 +327,6 @@ fn lock(workspace: &Path, target: &Path) -> Result<fs::File, WorkspaceError> {
     }
 }
 
-/// Root hands the files to whoever owns the place; anyone else owns them already.
-fn wanted_owner(place: &Path) -> Result<Option<Owner>, WorkspaceError> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let metadata = fs::metadata(place).map_err(io_error("examine", place))?;
-    if metadata.uid() == 0 {
-        return Err(WorkspaceError::RootOwned(place.to_owned()));
-    }
-    Ok(Some(Owner { uid: metadata.uid(), gid: metadata.gid() }))
-}
-
-/// Gives a file or directory to its owner.
-pub fn chown(path: &Path, owner: Option<Owner>) -> Result<(), WorkspaceError> {
-    match owner {
-        Some(Owner { uid, gid }) => std::os::unix::fs::lchown(path, Some(uid), Some(gid))
-            .map_err(io_error("change the owner of", path)),
-        None => Ok(()),
-    }
-}
-
-fn set_mode(path: &Path, mode: u32) -> Result<(), WorkspaceError> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io_error("change the mode of", path))
-}
-
 /// Moves all entries up, `PG_VERSION` last and only after everything else is durably there.
 fn move_entries(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
     let (last, others): (Vec<_>, Vec<_>) = read_directory(from)?
@@ -395,36 +340,6 @@ fn move_entries(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
         sync_directory(to)?;
     }
     Ok(())
-}
-
-fn make_directories(paths: &[PathBuf], owner: Option<Owner>) -> Result<(), WorkspaceError> {
-    for path in paths {
-        fs::DirBuilder::new().mode(0o700).create(path).map_err(io_error("create directory", path))?;
-        chown(path, owner)?;
-    }
-    Ok(())
-}
-
-fn nearest_existing(path: &Path) -> Result<&Path, WorkspaceError> {
-    for ancestor in path.ancestors() {
-        if exists(ancestor)? {
-            return Ok(ancestor);
-        }
-    }
-    Ok(Path::new("/"))
-}
-
-/// Which directories must be made so that `path` exists, outermost first.
-fn missing_ancestors(path: &Path) -> Result<Vec<PathBuf>, WorkspaceError> {
-    let mut missing = Vec::new();
-    for ancestor in path.ancestors() {
-        if ancestor.as_os_str().is_empty() || exists(ancestor)? {
-            break;
-        }
-        missing.push(ancestor.to_owned());
-    }
-    missing.reverse();
-    Ok(missing)
 }
 
 /// Empties what was filled, removes what was made. A filled directory without this journal's mark has found another
@@ -468,179 +383,6 @@ fn is_marked(directory: &Path, journal: &Journal) -> Result<bool, WorkspaceError
     }
 }
 
-fn exists(path: &Path) -> Result<bool, WorkspaceError> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(io_error("examine", path)(error)),
-    }
-}
-
-/// A link to a directory is one; a link to nowhere is not.
-fn require_directory(path: &Path) -> Result<(), WorkspaceError> {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(WorkspaceError::NotADirectory(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(WorkspaceError::NotADirectory(path.to_owned()))
-        }
-        Err(error) => Err(io_error("examine", path)(error)),
-    }
-}
-
-fn is_empty(directory: &Path) -> Result<bool, WorkspaceError> {
-    require_directory(directory)?;
-    Ok(read_directory(directory)?.is_empty())
-}
-
-fn read_directory(directory: &Path) -> Result<Vec<PathBuf>, WorkspaceError> {
-    let entries = fs::read_dir(directory).and_then(|entries| {
-        entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()
-    });
-    entries.map_err(io_error("read directory", directory))
-}
-
-fn remove_tree(path: &Path) -> Result<(), WorkspaceError> {
-    let metadata = fs::symlink_metadata(path).map_err(io_error("examine", path))?;
-    // links are removed, never followed
-    let removed = if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    removed.map_err(io_error("remove", path))
-}
-
-fn sync_directory(path: &Path) -> Result<(), WorkspaceError> {
-    fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("fsync directory", path))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As root, everything must belong to somebody else.
-    fn sandbox() -> tempfile::TempDir {
-        let directory = tempfile::tempdir().unwrap();
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(directory.path(), Some(1), Some(1)).unwrap();
-        }
-        directory
-    }
-
-    fn names(directory: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    fn fill(workspace: &mut Workspace, outside: &Path) {
-        fs::write(workspace.data().join("PG_VERSION"), "15").unwrap();
-        fs::create_dir(workspace.data().join("base")).unwrap();
-        workspace.claim_directory(outside).unwrap();
-        fs::write(outside.join("1259"), "rows").unwrap();
-    }
-
-    #[test]
-    fn a_new_directory_appears_whole() {
-        let sandbox = sandbox();
-        let (target, outside) = (sandbox.path().join("a/standby"), sandbox.path().join("ts/1"));
-        let (mut workspace, leftover) = Workspace::claim(&target).unwrap();
-        assert!(leftover.is_none());
-        fill(&mut workspace, &outside);
-        assert!(!target.exists());
-        workspace.commit(0o700).unwrap();
-        assert_eq!(names(&target), ["PG_VERSION", "base"]);
-        assert_eq!(names(&sandbox.path().join("a")), ["standby"]);
-        assert_eq!(names(&outside), ["1259"]);
-    }
-
-    #[test]
-    fn an_empty_directory_is_filled_in_place() {
-        let sandbox = sandbox();
-        let (target, outside) = (sandbox.path().join("mnt"), sandbox.path().join("ts"));
-        for directory in [&target, &outside] {
-            fs::create_dir(directory).unwrap();
-            chown(directory, Some(Owner { uid: rustix::process::geteuid().as_raw().max(1), gid: 1 }))
-                .unwrap();
-        }
-        let (mut workspace, _) = Workspace::claim(&target).unwrap();
-        fill(&mut workspace, &outside);
-        assert_eq!(names(&target), [".pgwake"]);
-        workspace.commit(0o750).unwrap();
-        assert_eq!(names(&target), ["PG_VERSION", "base"]);
-        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o750);
-        assert!(matches!(Workspace::claim(&target), Err(WorkspaceError::NotEmpty(_))));
-    }
-
-    #[test]
-    fn giving_up_leaves_nothing() {
-        let sandbox = sandbox();
-        let target = sandbox.path().join("a/b/standby");
-        let (mut workspace, _) = Workspace::claim(&target).unwrap();
-        fill(&mut workspace, &sandbox.path().join("ts/1"));
-        workspace.abandon().unwrap();
-        assert_eq!(names(sandbox.path()), Vec::<String>::new());
-    }
-
-    #[test]
-    fn two_runs_do_not_share_a_target() {
-        let sandbox = sandbox();
-        let target = sandbox.path().join("standby");
-        let _first = Workspace::claim(&target).unwrap();
-        assert!(matches!(Workspace::claim(&target), Err(WorkspaceError::Locked(_))));
-    }
-
-    #[test]
-    fn what_a_killed_run_left_is_taken_away_by_the_next() {
-        for existing in [false, true] {
-            let sandbox = sandbox();
-            let (target, outside) = (sandbox.path().join("standby"), sandbox.path().join("ts/1"));
-            if existing {
-                fs::create_dir(&target).unwrap();
-                let place = fs::metadata(sandbox.path()).unwrap();
-                std::os::unix::fs::chown(&target, Some(place.uid()), Some(place.gid())).unwrap();
-            }
-            let (mut killed, _) = Workspace::claim(&target).unwrap();
-            killed.record(|journal| journal.slot = Some("standby1".to_owned())).unwrap();
-            fill(&mut killed, &outside);
-            drop(killed);
-            let (workspace, leftover) = Workspace::claim(&target).unwrap();
-            let leftover = leftover.unwrap();
-            assert_eq!(leftover.journal.slot.as_deref(), Some("standby1"));
-            assert_eq!(names(&workspace.data()), Vec::<String>::new());
-            workspace.discard_leftover(&leftover).unwrap();
-            assert!(!outside.exists());
-            workspace.abandon().unwrap();
-            assert_eq!(names(sandbox.path()), if existing { vec!["standby"] } else { vec![] });
-        }
-    }
-
-    #[test]
-    fn a_directory_that_found_another_use_is_left_alone() {
-        let sandbox = sandbox();
-        let (target, outside) = (sandbox.path().join("standby"), sandbox.path().join("ts"));
-        let (mut killed, _) = Workspace::claim(&target).unwrap();
-        fill(&mut killed, &outside);
-        drop(killed);
-        fs::remove_dir_all(&outside).unwrap();
-        fs::create_dir(&outside).unwrap();
-        fs::write(outside.join("precious"), "x").unwrap();
-        let (workspace, leftover) = Workspace::claim(&target).unwrap();
-        workspace.discard_leftover(&leftover.unwrap()).unwrap();
-        assert_eq!(names(&outside), ["precious"]);
-    }
-
-    #[test]
-    fn a_run_cut_off_after_its_commit_is_only_tidied_up() {
-        let sandbox = sandbox();
-        let (target, outside) = (sandbox.path().join("standby"), sandbox.path().join("ts"));
-        let (mut killed, _) = Workspace::claim(&target).unwrap();
-        fill(&mut killed, &outside);
-        killed.record(|journal| journal.committing = true).unwrap();
-        fs::rename(killed.data(), &target).unwrap();
-        drop(killed);
-        assert!(matches!(Workspace::claim(&target), Err(WorkspaceError::NotEmpty(_))));
-        assert_eq!(names(sandbox.path()), ["standby", "ts"]);
-        assert_eq!(names(&outside), ["1259"]);
-    }
-}
+#[path = "workspace_tests.rs"]
+mod tests;

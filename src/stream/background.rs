@@ -157,5 +157,100 @@ async fn receive<C: Connector>(
     };
     session.stream(&mut upstream, server.segment_size, from).await?;
     sink.settle().await?;
-    Ok(ReceiveOutcome { progress: *progress.borrow() })
+    Ok(ReceiveOutcome::all_durable(progress))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::scripted::{SEGMENT_LEN, Script, Then};
+    use super::*;
+    use crate::client::ClientError;
+
+    fn request(directory: &std::path::Path) -> BackgroundRequest {
+        std::fs::create_dir(directory.join("archive_status")).unwrap();
+        BackgroundRequest {
+            stream: StreamOptions::default(),
+            system_identifier: SystemIdentifier::new(1),
+            timeline: TimelineId::FIRST,
+            start_lsn: Lsn::new(2 * SEGMENT_LEN + 40),
+            directory: directory.into(),
+            file_mode: 0o600,
+        }
+    }
+
+    fn files(directory: &std::path::Path) -> Vec<String> {
+        let mut files = Vec::new();
+        for directory in [directory.to_owned(), directory.join("archive_status")] {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_file() {
+                    let len = entry.metadata().unwrap().len();
+                    files.push(format!("{} {len}", entry.file_name().into_string().unwrap()));
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+
+    #[tokio::test]
+    async fn receives_until_the_backup_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = Script::new(9 * SEGMENT_LEN, 100_000, Then::Silence);
+        let stream = BackgroundReceive::start(script, request(directory.path())).unwrap();
+        let mut progress = stream.watch_progress();
+        progress.wait_for(|progress| progress.flush_lsn.is_valid()).await.unwrap();
+        let stop_lsn = Lsn::new(9 * SEGMENT_LEN);
+        let outcome = stream.finish(stop_lsn).await.unwrap();
+        assert_eq!(outcome.progress.flush_lsn, stop_lsn);
+
+        let directory = tempfile::tempdir().unwrap();
+        let script = Script::new(9 * SEGMENT_LEN, 100_000, Then::Silence);
+        let stream = BackgroundReceive::start(script, request(directory.path())).unwrap();
+        let stop_lsn = Lsn::new(3 * SEGMENT_LEN + 5);
+        let outcome = stream.finish(stop_lsn).await.unwrap();
+        assert!(outcome.progress.flush_lsn >= stop_lsn);
+        assert_eq!(
+            files(directory.path())[..2],
+            ["000000010000000000000002 1048576", "000000010000000000000002.done 0"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_is_known_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = Script::new(3 * SEGMENT_LEN, 1000, Then::Close);
+        let mut stream = BackgroundReceive::start(script, request(directory.path())).unwrap();
+        let error = stream.ended().await;
+        assert!(
+            matches!(&error, ReceiveError::Client { source: ClientError::Closed, .. }),
+            "{error}: {error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn another_cluster_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut request = request(directory.path());
+        request.system_identifier = SystemIdentifier::new(2);
+        let script = Script::new(3 * SEGMENT_LEN, 1000, Then::Silence);
+        let mut stream = BackgroundReceive::start(script, request).unwrap();
+        let error = stream.ended().await;
+        assert!(matches!(error, ReceiveError::SystemChanged { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_after_it_was_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = Script::new(u64::MAX / 2, 8192, Then::Silence);
+        let stream = BackgroundReceive::start(script, request(directory.path())).unwrap();
+        let mut progress = stream.watch_progress();
+        progress.wait_for(|progress| progress.received_lsn > Lsn::new(3 * SEGMENT_LEN)).await.unwrap();
+        drop(stream);
+        let before = files(directory.path());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(files(directory.path()), before);
+    }
 }

@@ -16,6 +16,8 @@ mod positions;
 mod receive;
 mod receiver;
 pub mod resume;
+#[cfg(test)]
+mod scripted;
 mod session;
 mod upstream;
 

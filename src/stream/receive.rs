@@ -69,6 +69,15 @@ pub struct ReceiveOutcome {
     pub progress: Progress,
 }
 
+impl ReceiveOutcome {
+    /// After the sink has settled: a stream that was to bring nothing more has flushed nothing, and yet all before
+    /// it is durable.
+    pub(super) fn all_durable(progress: &watch::Sender<Progress>) -> Self {
+        progress.send_modify(|progress| progress.flush_lsn = progress.received_lsn);
+        ReceiveOutcome { progress: *progress.borrow() }
+    }
+}
+
 /// Receives into `sink` until `shutdown` resolves, the stop position is reached, or an error comes that trying
 /// again does not help. What was received is durable when this returns, unless the sink itself failed.
 pub async fn receive<C: Connector, K: Sink>(
@@ -141,7 +150,7 @@ async fn receive_until<C: Connector, K: Sink>(
         };
         let Err(error) = result else {
             session.sink.settle().await?;
-            return Ok(ReceiveOutcome { progress: *progress.borrow() });
+            return Ok(ReceiveOutcome::all_durable(progress));
         };
         let again = match options.reconnect {
             Reconnect::Never => false,
@@ -177,5 +186,88 @@ impl std::fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scripted::{SEGMENT_LEN, Script, Then};
+    use super::*;
+
+    fn options(stop: u64) -> ReceiveOptions {
+        ReceiveOptions {
+            start: StartChoice::At(Lsn::new(SEGMENT_LEN)),
+            stop_lsn: Some(Lsn::new(stop)),
+            first_wait: Duration::from_millis(1),
+            longest_wait: Duration::from_millis(1),
+            ..ReceiveOptions::default()
+        }
+    }
+
+    async fn run(
+        options: ReceiveOptions,
+        directory: &Path,
+        script: &Script,
+    ) -> Result<ReceiveOutcome, ReceiveError> {
+        let (progress, _) = watch::channel(Progress::default());
+        receive_into(&options, directory, &mut script.clone(), &progress, std::future::pending()).await
+    }
+
+    /// The original looks after its status only when the socket is quiet. This one never is.
+    #[tokio::test]
+    async fn positions_are_reported_while_the_stream_never_pauses() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = Script::new(u64::MAX / 2, 8192, Then::Silence);
+        let stop = 40 * SEGMENT_LEN + 12_345;
+        let outcome = run(options(stop), directory.path(), &script).await.unwrap();
+        assert_eq!(outcome.progress.flush_lsn, Lsn::new(stop));
+        let updates = script.updates.lock().unwrap();
+        assert!(updates.len() > 30, "only {} status updates for 39 MB", updates.len());
+        let flushed = updates.iter().filter(|update| update.flush_lsn.is_valid()).count();
+        assert!(flushed > 2, "only {flushed} flush positions");
+        assert!(updates.windows(2).all(|pair| pair[0].flush_lsn <= pair[1].flush_lsn));
+        let last = std::fs::metadata(directory.path().join("000000010000000000000028.partial")).unwrap();
+        assert_eq!(last.len(), 12_345, "a stop position is exact");
+    }
+
+    #[tokio::test]
+    async fn connections_are_lost_and_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
+        let mut never = options(3 * SEGMENT_LEN);
+        never.reconnect = Reconnect::Never;
+        let result = run(never, directory.path(), &script).await;
+        assert_eq!(result.unwrap_err().class(), ErrorClass::Transient);
+        // what came before the end is there, and is gone on with
+        let script = Script::new(3 * SEGMENT_LEN, 8192, Then::Close);
+        let outcome = run(options(3 * SEGMENT_LEN), directory.path(), &script).await.unwrap();
+        assert_eq!(outcome.progress.flush_lsn, Lsn::new(3 * SEGMENT_LEN));
+        let first = script.updates.lock().unwrap()[0];
+        assert_eq!(first.write_lsn, Lsn::new(2 * SEGMENT_LEN), "finished segments are not fetched again");
+    }
+
+    #[tokio::test]
+    async fn a_second_receiver_is_refused_before_it_connects() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = open_sink(directory.path(), Layout::Archive, 0o600).unwrap();
+        let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
+        let result = run(options(0), directory.path(), &script).await;
+        assert!(matches!(result, Err(ReceiveError::Sink(SinkError::Locked { .. }))));
+        assert!(script.updates.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_wish_to_stop_ends_it_with_all_durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut script = Script::new(3 * SEGMENT_LEN, 8192, Then::Silence);
+        let (progress, mut watched) = watch::channel(Progress::default());
+        let shutdown = async {
+            let reached = |progress: &Progress| progress.received_lsn == Lsn::new(3 * SEGMENT_LEN);
+            drop(watched.wait_for(reached).await);
+        };
+        let mut options = options(0);
+        options.stop_lsn = None;
+        let outcome = receive_into(&options, directory.path(), &mut script, &progress, shutdown).await;
+        assert_eq!(outcome.unwrap().progress.flush_lsn, Lsn::new(3 * SEGMENT_LEN));
     }
 }

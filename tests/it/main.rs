@@ -5,6 +5,7 @@ mod connecting;
 mod hostile_server;
 mod receiving;
 mod refusals;
+mod speaking;
 mod support;
 mod support_selftest;
 mod whole_or_nothing;

@@ -109,7 +109,7 @@ impl Checker {
                 }
             }
             if let Some(number) = name.strip_suffix(".history") {
-                let index = u32::from_str_radix(number, 16).unwrap() as usize - 1;
+                let index = u32::from_str_radix(number, 16).expect("history files are ours") as usize - 1;
                 if *content != wal.history_file(index) {
                     self.violate(format!("P3: {name} is not the primary's"));
                 }

@@ -204,12 +204,8 @@ impl SimUpstream {
 }
 
 fn server_error(sqlstate: SqlState, message: String) -> ClientError {
-    ClientError::Server(Box::new(ServerError {
-        severity: "ERROR".into(),
-        sqlstate,
-        message,
-        ..Default::default()
-    }))
+    let severity = "ERROR".into();
+    ClientError::Server(Box::new(ServerError { severity, sqlstate, message, ..Default::default() }))
 }
 
 impl Upstream for SimUpstream {

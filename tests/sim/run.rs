@@ -15,6 +15,7 @@ use crate::disk::{Canary, DiskFault, SimDisk};
 use crate::log::{Kept, Log};
 use crate::primary::{Counts, LIES, Primary};
 use crate::sink::SimSink;
+use crate::wal::SEGMENT_LEN;
 
 /// How much of what can happen did.
 #[derive(Debug, Clone, Default)]
@@ -199,7 +200,10 @@ impl Run {
         };
         let mut sink = SimSink::new(writer, self.random.fork());
         let base_lsn = self.primary.0.borrow().base_lsn;
+        // in its last life it is to go on for ever
+        let stops = !self.primary.0.borrow().honest && self.random.u8(..6) == 0;
         let options = ReceiveOptions {
+            stop_lsn: stops.then(|| base_lsn + self.random.u64(..3 * SEGMENT_LEN)),
             stream: StreamOptions {
                 slot: Some("slot".parse::<SlotName>().expect("a slot name")),
                 ..Default::default()

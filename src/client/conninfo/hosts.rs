@@ -47,10 +47,13 @@ impl HostSpec {
         matches!(self.address, HostAddress::SocketDir(_) | HostAddress::DefaultSocketDir)
     }
 
-    /// The names by which a password file may know the host.
+    /// The names by which a password file may know the host. Which of the usual directories is a libpq's own, and so
+    /// `localhost` to it, depends on its build.
     pub(crate) fn passfile_names(&self) -> Vec<&str> {
         match &self.address {
-            HostAddress::DefaultSocketDir => vec!["localhost"],
+            HostAddress::DefaultSocketDir => {
+                std::iter::once("localhost").chain(DEFAULT_SOCKET_DIRS).collect()
+            }
             HostAddress::SocketDir(dir) if DEFAULT_SOCKET_DIRS.contains(&dir.as_str()) => {
                 vec!["localhost", dir]
             }

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::options::{InPrimaryConninfo, OPTIONS, OptionSpec};
-use super::{HostAddress, Settings, SslMode, keywords};
+use super::{HostAddress, HostSpec, Settings, SslMode, keywords};
 
 /// What the standby's own side adds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,9 +65,7 @@ impl Settings {
         match (spec.keyword, spec.in_primary_conninfo) {
             (_, InPrimaryConninfo::Left) | ("user", _) => None,
             // the standby's libpq may have another default directory
-            ("host", _) if value.is_none() && self.hosts[0].address == HostAddress::DefaultSocketDir => Some(
-                super::hosts::default_socket_dir(self.hosts[0].port, &super::SystemEnvironment).to_owned(),
-            ),
+            ("host", _) if value.is_none() => self.default_host(),
             ("port", _) => value.or(spec.default).map(str::to_owned),
             // the standby's user may have another home directory
             ("sslrootcert", _) if value.is_none() && self.tls.mode >= SslMode::VerifyCa => {
@@ -76,6 +74,16 @@ impl Settings {
             ("sslrootcert", _) if value == Some("system") => not_default.map(str::to_owned),
             (_, InPrimaryConninfo::CopiedPath) => not_default.map(|path| self.absolute(path)),
             (_, InPrimaryConninfo::Copied) => not_default.map(str::to_owned),
+        }
+    }
+
+    /// The socket's directory, when nothing was said at all.
+    fn default_host(&self) -> Option<String> {
+        match self.hosts.as_slice() {
+            [HostSpec { address: HostAddress::DefaultSocketDir, port, .. }] => {
+                Some(super::default_socket_dir(*port, &super::SystemEnvironment).to_owned())
+            }
+            _ => None,
         }
     }
 
