@@ -387,7 +387,11 @@ fn a_hostile_backup_leaves_nothing_and_reaches_nothing() {
                  BACKUP METHOD: streamed\nBACKUP FROM: primary\nSTART TIME: 2026-01-01 00:00:00 UTC\nLABEL: x\n\
                  START TIMELINE: 1\n";
     let label = data(&member("backup_label", b'0', "", label.len() as u64, label.as_bytes()));
-    let close = data(&[0; 1024]);
+    let close = chain(&[
+        data(&member("global", b'5', "", 0, b"")),
+        data(&member("global/pg_control", b'0', "", 8192, &[0; 8192])),
+        data(&[0; 1024]),
+    ]);
     let end = chain(&[
         copy_done(),
         result(&[Some("0/400100"), Some("1")]),
