@@ -22,8 +22,9 @@ check: lint test ## lint and test: what a change has to pass
 matrix: ## the integration tests against PostgreSQL 13 to 19 (PGWAKE_TEST_MAJORS for fewer)
 	@scripts/matrix $(ARGS)
 
-torture: ## the receiver on simulated disks and primaries (PGWAKE_SIM_SEEDS, 10000 unless set)
+torture: ## the receiver on simulated disks and primaries (PGWAKE_SIM_SEEDS, 10000 unless set), and long on real ones
 	PGWAKE_SIM_SEEDS=$(or $(PGWAKE_SIM_SEEDS),10000) cargo test --release --test sim -- --include-ignored --nocapture
+	cargo nextest run --run-ignored only --test it receiving
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (60)
 	@scripts/fuzz $(or $(FUZZ_SECONDS),60)

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use super::query::{MAX_ANSWER_LEN, memory_len};
 use super::{ClientError, Connection};
 use crate::pg::{Lsn, TimelineId};
 use crate::wire::backend::{BackendMessage, DataRow};
@@ -93,10 +94,16 @@ impl Connection {
             BackendMessage::RowDescription(_) => {}
             message => return Err(unexpected(&message)),
         }
-        let mut rows = Vec::new();
+        let (mut rows, mut answer_len) = (Vec::new(), 0);
         loop {
             match self.next_message().await? {
-                BackendMessage::DataRow(row) if rows.len() < max_rows => rows.push(row),
+                BackendMessage::DataRow(row) if rows.len() < max_rows => {
+                    answer_len += memory_len(&row);
+                    if answer_len > MAX_ANSWER_LEN {
+                        return Err(ClientError::AnswerTooLong { command: NAME });
+                    }
+                    rows.push(row);
+                }
                 BackendMessage::CommandComplete(_) => return Ok(rows),
                 message => return Err(unexpected(&message)),
             }

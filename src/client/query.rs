@@ -17,7 +17,7 @@ pub struct ResultSet {
 }
 
 /// The most bytes of values that one answer may have: these are answers to questions about the server, not data.
-const MAX_ANSWER_LEN: usize = 16 << 20;
+pub(super) const MAX_ANSWER_LEN: usize = 16 << 20;
 
 /// The most rows that one answer may have.
 const MAX_ANSWER_ROWS: usize = 1 << 20;
@@ -32,6 +32,10 @@ impl Connection {
         loop {
             match self.next_message().await? {
                 BackendMessage::RowDescription(RowDescription { columns }) => {
+                    answer_len += (1 + columns.len()) * VALUE_LEN;
+                    if answer_len > MAX_ANSWER_LEN {
+                        return Err(ClientError::AnswerTooLong { command: name });
+                    }
                     sets.push(ResultSet { columns, rows: Vec::new() });
                 }
                 BackendMessage::DataRow(row) => {
@@ -40,7 +44,7 @@ impl Connection {
                     if row.values.len() != set.columns.len() {
                         return Err(ClientError::Answer { command: name, problem: "a row of another width" });
                     }
-                    answer_len += row.values.iter().flatten().map(Bytes::len).sum::<usize>();
+                    answer_len += memory_len(&row);
                     row_count += 1;
                     if answer_len > MAX_ANSWER_LEN || row_count > MAX_ANSWER_ROWS {
                         return Err(ClientError::AnswerTooLong { command: name });
@@ -86,4 +90,13 @@ impl Connection {
         text.parse()
             .map_err(|_| ClientError::Answer { command: "SHOW", problem: "no valid WAL segment size" })
     }
+}
+
+/// What a value takes beside its bytes, at the most, and a row beside its values.
+const VALUE_LEN: usize = 64;
+
+/// What a row takes in memory, roughly: rows of nothing take something too.
+pub(super) fn memory_len(row: &DataRow) -> usize {
+    let bytes: usize = row.values.iter().flatten().map(Bytes::len).sum();
+    bytes + (1 + row.values.len()) * VALUE_LEN
 }

@@ -226,7 +226,7 @@ fn memory_stays_small_over_a_gigabyte() {
     require_program!("strace");
     let primary = keeping_wal(16).start();
     let received = directory(&primary);
-    catch_up_slowly(&primary, &received, 1024, "fdatasync:delay_exit=1000000");
+    catch_up_slowly(&primary, &received, 1024, "fdatasync:delay_exit=200000");
 }
 
 fn catch_up_slowly(primary: &crate::support::Cluster, received: &Path, megabytes: u32, fault: &str) {
