@@ -1,0 +1,86 @@
+//! What a shell, a terminal or a script may do to the program, and what it can rely on.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::cloning::{beside_the_primary, create};
+use crate::support::servers::{find_program, open_to_all};
+use crate::support::{Cluster, Tool};
+use crate::{require_program, require_server};
+
+const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
+
+/// A primary whose copy takes some seconds with [`slowly`].
+fn primary() -> Cluster {
+    let cluster = Cluster::new();
+    cluster.psql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 200000) i; CHECKPOINT");
+    cluster
+}
+
+fn slowly(primary: &Cluster, directory: &Path) -> Tool {
+    create(primary, directory).args(["--max-rate", "8M"])
+}
+
+#[test]
+fn a_hangup_and_a_quit_take_everything_back() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let before = beside_the_primary(&primary);
+    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::QUIT, "SIGQUIT")] {
+        let mut run = slowly(&primary, &directory).spawn();
+        run.wait_for_stderr("base backup starts");
+        run.signal(signal);
+        run.wait().exited(1).complains(&format!("interrupted by {name}"));
+        assert_eq!(primary.psql(SLOTS), "0", "{name}");
+        assert_eq!(beside_the_primary(&primary), before, "{name}");
+    }
+}
+
+#[test]
+fn a_terminal_that_goes_away_takes_everything_back() {
+    require_server!();
+    require_program!("python3");
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let before = beside_the_primary(&primary);
+    // the terminal is closed under the program; its end is waited for, and shown
+    let script = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+shown = b""
+while b"base backup starts" not in shown:
+    shown += os.read(terminal, 1024)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+    let outcome = under_python(slowly(&primary, &directory), script).run().succeeded();
+    assert_eq!(outcome.stdout.trim(), "1", "{outcome}");
+    assert_eq!(primary.psql(SLOTS), "0");
+    assert_eq!(beside_the_primary(&primary), before);
+}
+
+#[test]
+fn nohup_is_heeded() {
+    require_server!();
+    require_program!("nohup");
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let mut run = slowly(&primary, &directory).under(find_program("nohup").unwrap(), []).spawn();
+    run.wait_for_stderr("base backup starts");
+    run.signal(Signal::HUP);
+    run.wait().succeeded();
+    assert!(directory.join("PG_VERSION").exists());
+}
+
+/// A Python script with the program's command line as its arguments.
+fn under_python(tool: Tool, script: &str) -> Tool {
+    // one that the servers' user can run too
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let pythons = std::env::split_paths(&path).map(|directory| directory.join("python3"));
+    let python = pythons.filter(|python| python.is_file()).find(|python| open_to_all(python));
+    tool.under(python.unwrap_or_else(|| "python3".into()), ["-c".into(), script.into()])
+}
