@@ -64,3 +64,15 @@ pub fn main() -> ExitCode {
         Command::Receive(args) => receive::run(&args).into(),
     }
 }
+
+/// Runs a command's future to its end, and waits for no thread that it leaves behind: after an interruption that may be
+/// `pg_ctl`, the resolver, or somebody who does not type a password.
+fn block_on<F: Future<Output = Exit>>(json: bool, command: F) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report::failure(&error, crate::ErrorClass::Operator, json),
+    };
+    let exit = runtime.block_on(command);
+    runtime.shutdown_background();
+    exit
+}

@@ -100,11 +100,7 @@ pub(super) fn run(args: &ReceiveArgs) -> Exit {
         Ok(settings) => settings,
         Err(error) => return report::usage(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
-    };
-    runtime.block_on(drive(args, settings))
+    super::block_on(args.json, drive(args, settings))
 }
 
 async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {

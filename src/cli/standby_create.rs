@@ -134,11 +134,7 @@ pub(super) fn run(args: CreateArgs) -> Exit {
         Ok(parts) => parts,
         Err(error) => return report::usage(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report::failure(&error, ErrorClass::Operator, json),
-    };
-    runtime.block_on(drive(request, connection, json))
+    super::block_on(json, drive(request, connection, json))
 }
 
 /// What was asked for beside the request itself.

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::cloning::{beside_the_primary, create};
 use crate::support::servers::{find_program, open_to_all};
-use crate::support::{Cluster, Tool};
+use crate::support::{Cluster, Tool, wait_until};
 use crate::{require_program, require_server};
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
@@ -73,6 +73,24 @@ fn nohup_is_heeded() {
     run.wait_for_stderr("base backup starts");
     run.signal(Signal::HUP);
     run.wait().succeeded();
+    assert!(directory.join("PG_VERSION").exists());
+}
+
+#[test]
+fn an_interruption_does_not_wait_for_pg_ctl() {
+    require_server!();
+    let primary = Cluster::new();
+    let directory = primary.dir().join("standby");
+    let programs = primary.dir().subdir("socket_bin", 0o755);
+    std::os::unix::fs::symlink(primary.bin_dir().join("postgres"), programs.join("postgres")).unwrap();
+    primary.dir().file("socket_bin/pg_ctl", 0o755, "#!/bin/sh\ntouch $0.began\nexec sleep 20\n");
+    let run = create(&primary, &directory).args(["--start", "--bindir"]).arg(&programs).spawn();
+    let began = programs.join("pg_ctl.began");
+    wait_until("pg_ctl runs", || began.exists());
+    let asked = std::time::Instant::now();
+    run.interrupt();
+    run.wait().exited(1).complains("interrupted by SIGINT; the standby in");
+    assert!(asked.elapsed().as_secs() < 10, "it took {:?}", asked.elapsed());
     assert!(directory.join("PG_VERSION").exists());
 }
 
