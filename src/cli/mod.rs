@@ -4,6 +4,7 @@ mod connection;
 mod exit;
 mod hints;
 mod logging;
+mod prompt;
 mod receive;
 mod report;
 mod signals;

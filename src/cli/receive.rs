@@ -7,13 +7,13 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::watch;
 
-use super::connection::{ConnectionArgs, ConnectionArgsError};
+use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
 use super::report;
 use super::signals::Signals;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
-use crate::client::{ClientError, OpenError, Purpose};
+use crate::client::{ClientError, Purpose};
 use crate::pg::{Lsn, SlotName};
 use crate::stream::{
     Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, ServerConnector, StartChoice, StreamOptions,
@@ -69,13 +69,11 @@ pub(super) struct ReceiveArgs {
     json: bool,
 }
 
-/// What was typed, and cannot be meant; or what failed before anything was received.
+/// What failed before anything was received.
 #[derive(Debug, thiserror::Error)]
 enum SetupError {
     #[error(transparent)]
-    Connection(#[from] ConnectionArgsError),
-    #[error("could not connect to the server")]
-    Open(#[from] OpenError),
+    Connect(#[from] ConnectError),
     #[error("could not create replication slot \"{slot}\"")]
     CreateSlot { slot: SlotName, source: ClientError },
     #[error("could not create directory \"{}\"", .path.display())]
@@ -87,7 +85,7 @@ enum SetupError {
 impl SetupError {
     fn class(&self) -> ErrorClass {
         match self {
-            SetupError::Open(error) => error.class(),
+            SetupError::Connect(error) => error.class(),
             SetupError::CreateSlot { source, .. } => source.class(),
             _ => ErrorClass::Operator,
         }
@@ -112,9 +110,11 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
     let silence = Duration::from_secs(args.receive_timeout.into());
     settings.connect_timeout =
         settings.connect_timeout.or(Some(silence).filter(|silence| !silence.is_zero()));
+    // a prompt hears of a signal too, and takes it for a failure
     let prepared = tokio::select! {
-        _signal = signals.received() => return Exit::Done,
+        biased;
         prepared = prepare(args, &mut settings) => prepared,
+        _signal = signals.received() => return Exit::Done,
     };
     if let Err(error) = prepared {
         return report::failure(&error, error.class(), args.json);
@@ -141,6 +141,7 @@ fn fail(error: &ReceiveError, json: bool) -> Exit {
 async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<(), SetupError> {
     create_directory(&args.directory)
         .map_err(|source| SetupError::CreateDirectory { path: args.directory.clone(), source })?;
+    args.connection.ask_password_if_told(settings).await.map_err(ConnectError::from)?;
     let limits = ReceiveOptions::default();
     let mut backoff = Backoff::new(limits.first_wait, limits.longest_wait, fastrand::u64(..));
     loop {

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::connection::{ConnectionArgs, ConnectionArgsError};
+use super::connection::{ConnectError, ConnectionArgs, ConnectionArgsError};
 use super::exit::Exit;
 use super::report;
 use super::signals::Signals;
 use crate::ErrorClass;
 use crate::backup::standby_files::Setting;
 use crate::client::conninfo::Settings;
-use crate::client::{Connection, OpenError, Purpose};
+use crate::client::{Connection, Purpose};
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
 use crate::pg::SlotName;
 use crate::standby::create::{CreateRequest, Created, StartRequest, TablespaceMapping, create, dry_run};
@@ -148,16 +148,22 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
         Ok(signals) => signals,
         Err(error) => return report::failure(&ArgsError::Signals(error), ErrorClass::Operator, json),
     };
+    // a prompt hears of a signal too, and says more
     let connected = tokio::select! {
-        signal = signals.received() => Err(CreateError::Interrupted(signal)),
-        connected = open_connections(&driver.connection, &mut request.settings) => connected.map_err(CreateError::from),
+        biased;
+        connected = open_connections(&driver.connection, &mut request.settings) => connected,
+        signal = signals.received() => return interrupted(signal, json),
     };
     let (mut replication, mut sql) = match connected {
         Ok(connections) => connections,
         Err(error) => return report::failure(&error, error.class(), json),
     };
     if driver.dry_run {
-        return match dry_run(&request, &mut replication, sql.as_mut()).await {
+        let looked = tokio::select! {
+            looked = dry_run(&request, &mut replication, sql.as_mut()) => looked,
+            signal = signals.received() => return interrupted(signal, json),
+        };
+        return match looked {
             Ok(found) => print_dry_run(&request, &found, json),
             Err(error) => report::failure(&error, error.class(), json),
         };
@@ -173,11 +179,18 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
     }
 }
 
+/// Before anything was made.
+fn interrupted(signal: &'static str, json: bool) -> Exit {
+    let error = CreateError::Interrupted(signal);
+    report::failure(&error, error.class(), json)
+}
+
 /// The replication connection must be had; an ordinary one sees more, but not every role may have one.
 async fn open_connections(
     args: &ConnectionArgs,
     settings: &mut Settings,
-) -> Result<(Connection, Option<Connection>), OpenError> {
+) -> Result<(Connection, Option<Connection>), ConnectError> {
+    args.ask_password_if_told(settings).await?;
     let replication = args.connect(settings, Purpose::PhysicalReplication).await?;
     let sql = match crate::client::open(settings, Purpose::Sql).await {
         Ok(sql) => Some(sql),

@@ -94,6 +94,63 @@ fn an_interruption_does_not_wait_for_pg_ctl() {
     assert!(directory.join("PG_VERSION").exists());
 }
 
+#[test]
+fn a_password_prompt_can_be_answered_and_left() {
+    require_server!();
+    require_program!("python3");
+    let primary = Cluster::builder()
+        .hba("host replication rose 127.0.0.1/32 scram-sha-256")
+        .hba("host all rose 127.0.0.1/32 reject")
+        .start();
+    primary.create_role("rose", "REPLICATION", Some("right"));
+    let conninfo = format!("host=127.0.0.1 port={} user=rose", primary.port());
+    let clone = |more: &[&str]| {
+        let tool = Tool::pgwake().args(["standby", "create", "-d", &conninfo, "--slot", "standby1", "-D"]);
+        tool.arg(primary.dir().join("standby")).args(more).by_server_user()
+    };
+    let receive = |more: &[&str]| {
+        let tool = Tool::pgwake().args(["receive", "-d", &conninfo, "-D"]);
+        tool.arg(primary.dir().join("received")).args(more).by_server_user()
+    };
+    // how it ended, and whether the terminal shows again what is typed
+    for (tool, typed, ended) in [
+        (clone(&["--dry-run"]), "right\\n", "0 True"),
+        (clone(&["--dry-run", "-W"]), "right\\n", "0 True"),
+        (clone(&["--dry-run"]), "\\x03", "1 True"),
+        (clone(&["-W"]), "hal\\x03", "1 True"),
+        (clone(&["-W"]), "\\x1c", "1 True"),
+        (clone(&["-W"]), "\\x04", "1 True"),
+        (receive(&[]), "\\x03", "1 True"),
+        (receive(&["-W"]), "\\x03", "1 True"),
+    ] {
+        let script = r#"
+import fcntl, os, sys, termios
+terminal, kept = os.openpty()
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    fcntl.ioctl(kept, termios.TIOCSCTTY, 0)
+    for fd in range(3):
+        os.dup2(kept, fd)
+    os.execv(sys.argv[1], sys.argv[1:])
+shown = b""
+while b"Password for user rose: " not in shown:
+    shown += os.read(terminal, 1024)
+while termios.tcgetattr(kept)[3] & termios.ECHO:
+    pass
+os.write(terminal, b"TYPED")
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(code, bool(termios.tcgetattr(kept)[3] & termios.ECHO))
+sys.stderr.buffer.write(os.read(terminal, 65536))
+"#;
+        let outcome = under_python(tool, &script.replace("TYPED", typed)).run().succeeded();
+        assert_eq!(outcome.stdout.trim(), ended, "{typed}: {outcome}");
+        let interrupted = typed.ends_with("x03") || typed.ends_with("x1c");
+        assert_eq!(outcome.stderr.contains("while a password was asked for"), interrupted, "{outcome}");
+        assert!(!outcome.stderr.contains("hal") && !outcome.stderr.contains("right"), "{outcome}");
+    }
+}
+
 /// A Python script with the program's command line as its arguments.
 fn under_python(tool: Tool, script: &str) -> Tool {
     // one that the servers' user can run too
