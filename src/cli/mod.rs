@@ -4,6 +4,7 @@ mod connection;
 mod exit;
 mod hints;
 mod logging;
+mod outcome;
 mod prompt;
 mod receive;
 mod report;
@@ -56,7 +57,13 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // help and version are answers, not errors; a closed pipe is nobody's concern
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+            if !error.use_stderr() {
+                return Exit::Done.into();
+            }
+            if std::env::args_os().any(|argument| argument == "--json") {
+                report::usage_json(&error.to_string());
+            }
+            return Exit::Usage.into();
         }
     };
     logging::init(&cli.logging);

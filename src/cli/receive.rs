@@ -96,7 +96,7 @@ impl SetupError {
 pub(super) fn run(args: &ReceiveArgs) -> Exit {
     let settings = match args.connection.settings("pgwake") {
         Ok(settings) => settings,
-        Err(error) => return report::usage(&error),
+        Err(error) => return report::usage(&error, args.json),
     };
     super::block_on(args.json, drive(args, settings))
 }

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::connection::{ConnectError, ConnectionArgs, ConnectionArgsError};
 use super::exit::Exit;
+use super::outcome;
 use super::report;
 use super::signals::Signals;
 use crate::ErrorClass;
@@ -17,10 +18,9 @@ use crate::client::conninfo::Settings;
 use crate::client::{Connection, Purpose};
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
 use crate::pg::SlotName;
-use crate::standby::create::{CreateRequest, Created, StartRequest, TablespaceMapping, create, dry_run};
+use crate::standby::create::{CreateRequest, StartRequest, TablespaceMapping, create, dry_run};
 use crate::standby::error::CreateError;
-use crate::standby::preflight::{ExistingSlot, Preflight};
-use crate::standby::streaming::StreamingEvidence;
+use crate::standby::preflight::ExistingSlot;
 use crate::wire::command::{CheckpointMode, ManifestChecksums};
 
 /// Clone a running primary into a standby that streams from it
@@ -132,7 +132,7 @@ pub(super) fn run(args: CreateArgs) -> Exit {
     let json = args.json;
     let (request, connection) = match args.into_request() {
         Ok(parts) => parts,
-        Err(error) => return report::usage(&error),
+        Err(error) => return report::usage(&error, json),
     };
     super::block_on(json, drive(request, connection, json))
 }
@@ -164,7 +164,7 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
             signal = signals.received() => return interrupted(signal, json),
         };
         return match looked {
-            Ok(found) => print_dry_run(&request, &found, json),
+            Ok(found) => finish(&outcome::DryRun::new(&request, &found), json),
             Err(error) => report::failure(&error, error.class(), json),
         };
     }
@@ -174,9 +174,18 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
     let created = create(request, replication, sql, progress, signals.received()).await;
     drop(display);
     match created {
-        Ok(created) => print_created(&created, json),
+        Ok(created) => finish(&outcome::Created::new(&created), json),
         Err(error) => report::failure(&error, error.class(), json),
     }
+}
+
+fn finish(outcome: &(impl std::fmt::Display + serde::Serialize), json: bool) -> Exit {
+    if json {
+        report::print_json(outcome);
+    } else {
+        report::print(&outcome.to_string());
+    }
+    Exit::Done
 }
 
 /// Before anything was made.
@@ -200,63 +209,6 @@ async fn open_connections(
         }
     };
     Ok((replication, sql))
-}
-
-fn print_created(created: &Created, json: bool) -> Exit {
-    if json {
-        report::print_json(created);
-        return Exit::Done;
-    }
-    println!(
-        "standby created in \"{}\": {} files, {} MB, {:.1} s",
-        created.directory.display(),
-        created.file_count,
-        created.byte_count >> 20,
-        created.seconds
-    );
-    println!(
-        "  timeline {}, backup from {} to {}, replication slot \"{}\"",
-        created.timeline, created.start_lsn, created.end_lsn, created.slot
-    );
-    match created.streaming {
-        Some(StreamingEvidence::Streaming) => println!("  started; the primary shows it streaming"),
-        Some(StreamingEvidence::SlotInUse) => {
-            println!("  started; the primary shows its slot in use (this role may not see more)");
-        }
-        None => println!("  start it with: pg_ctl start -D \"{}\"", created.directory.display()),
-    }
-    Exit::Done
-}
-
-fn print_dry_run(request: &CreateRequest, found: &Preflight, json: bool) -> Exit {
-    let size_mb = found.size.map(|bytes| bytes >> 20);
-    if json {
-        report::print_json(&serde_json::json!({
-            "directory": request.directory,
-            "slot": request.slot,
-            "slot_exists": found.slot_exists,
-            "server_version": found.version.to_string(),
-            "system_identifier": found.system.system_identifier,
-            "timeline": found.system.timeline,
-            "wal_segment_size": found.segment_size.as_u64(),
-            "size": found.size,
-        }));
-        return Exit::Done;
-    }
-    println!("nothing stands against it (nothing was made):");
-    println!(
-        "  server {}, system {}, timeline {}",
-        found.version, found.system.system_identifier, found.system.timeline
-    );
-    match size_mb {
-        Some(size) => println!("  {size} MB to copy into \"{}\"", request.directory.display()),
-        None => {
-            println!("  to copy into \"{}\"; this role may not see the size", request.directory.display());
-        }
-    }
-    let verb = if found.slot_exists { "use" } else { "create" };
-    println!("  would {verb} replication slot \"{}\"", request.slot);
-    Exit::Done
 }
 
 impl CreateArgs {

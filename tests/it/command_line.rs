@@ -1,5 +1,7 @@
 //! What a shell, a terminal or a script may do to the program, and what it can rely on.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -148,6 +150,54 @@ sys.stderr.buffer.write(os.read(terminal, 65536))
         let interrupted = typed.ends_with("x03") || typed.ends_with("x1c");
         assert_eq!(outcome.stderr.contains("while a password was asked for"), interrupted, "{outcome}");
         assert!(!outcome.stderr.contains("hal") && !outcome.stderr.contains("right"), "{outcome}");
+    }
+}
+
+#[test]
+fn nobody_need_read_what_it_says() {
+    require_server!();
+    require_program!("sh");
+    let primary = Cluster::new();
+    for more in [&["--dry-run"][..], &["--dry-run", "--json"], &[]] {
+        let closed = ["-c", "exec 9>&1; { \"$@\"; echo $? >&9; } | true", "sh"].map(Into::into);
+        let tool = create(&primary, &primary.dir().join("standby")).args(more);
+        let outcome = tool.under(find_program("sh").unwrap(), closed).run();
+        assert_eq!(outcome.stdout.trim(), "0", "{more:?}: {outcome}");
+        assert!(!outcome.stderr.contains("panicked"), "{more:?}: {outcome}");
+    }
+    // no log line is worth more than the work
+    std::fs::remove_dir_all(primary.dir().join("standby")).unwrap();
+    let deaf = ["-c", "exec 2>/dev/full; exec \"$@\"", "sh"].map(Into::into);
+    let tool = create(&primary, &primary.dir().join("standby")).arg("--use-existing-slot");
+    tool.under(find_program("sh").unwrap(), deaf).run().succeeded();
+}
+
+#[test]
+fn a_path_that_is_not_utf_8_is_told_as_json() {
+    require_server!();
+    let primary = Cluster::new();
+    let directory = primary.dir().path().join(OsStr::from_bytes(b"n\xff"));
+    for more in [&["--dry-run"][..], &[]] {
+        let outcome = create(&primary, &directory).arg("--json").args(more).run().succeeded();
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+        assert!(report["directory"].as_str().unwrap().ends_with("n\u{fffd}"), "{outcome}");
+    }
+}
+
+#[test]
+fn a_program_hears_of_a_usage_error() {
+    for args in [
+        &["standby", "create", "--json"][..],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--waldir", "relative", "--json"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--json", "-d", "hots=typo"],
+        &["receive", "--json", "-D", "/x", "-d", "sslmode=maybe"],
+        &["receive", "-D", "/x", "--start", "yesterday", "--json"],
+    ] {
+        let outcome = Tool::pgwake().args(args).run().exited(2);
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+        assert_eq!(report["error"]["exit_code"], 2, "{outcome}");
+        let message = report["error"]["message"].as_str().unwrap();
+        assert!(outcome.stderr.starts_with(&format!("error: {message}\n")), "{outcome}");
     }
 }
 
