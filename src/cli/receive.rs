@@ -128,7 +128,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
     let received = receive_into(&args.options(), &args.directory, &mut connector, &sender, shutdown).await;
     let progress = *progress.borrow();
     match received {
-        Ok(_) => print_outcome(&progress, args.json),
+        Ok(_) => print_outcome(&progress, args.endpos, args.json),
         Err(error) => fail(&error, args.json),
     }
 }
@@ -191,14 +191,26 @@ fn create_directory(directory: &Path) -> std::io::Result<()> {
     }
 }
 
-fn print_outcome(progress: &Progress, json: bool) -> Exit {
+fn print_outcome(progress: &Progress, stop_lsn: Option<Lsn>, json: bool) -> Exit {
+    // a stop position is exact: beyond it is only what began beyond it
+    let began_beyond = stop_lsn.filter(|stop_lsn| progress.received_lsn > *stop_lsn);
+    let warning = began_beyond.map(|stop_lsn| {
+        format!(
+            "nothing was received: the end position {stop_lsn} lies before {}, where receiving would have begun",
+            progress.received_lsn
+        )
+    });
+    if let Some(warning) = &warning {
+        tracing::warn!("{warning}; WAL before that is here only if it was in the directory already");
+    }
     if json {
         report::print_json(&serde_json::json!({
             "timeline": progress.timeline,
             "received_lsn": progress.received_lsn,
             "flush_lsn": progress.flush_lsn,
+            "warning": warning,
         }));
-    } else if let Some(timeline) = progress.timeline {
+    } else if let (Some(timeline), None) = (progress.timeline, warning) {
         tracing::info!("stopped at {} on timeline {timeline}; all of it is durable", progress.flush_lsn);
     }
     Exit::Done
