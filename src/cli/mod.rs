@@ -10,6 +10,7 @@ mod receive;
 mod report;
 mod signals;
 mod standby_create;
+mod values;
 
 use std::process::ExitCode;
 

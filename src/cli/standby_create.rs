@@ -1,7 +1,6 @@
 //! `pgwake standby create`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +11,14 @@ use super::exit::Exit;
 use super::outcome;
 use super::report;
 use super::signals::Signals;
+use super::values::{MappingArg, parse_application_name, parse_label, parse_rate};
 use crate::ErrorClass;
 use crate::backup::standby_files::Setting;
 use crate::client::conninfo::Settings;
 use crate::client::{Connection, Purpose};
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
 use crate::pg::SlotName;
-use crate::standby::create::{CreateRequest, StartRequest, TablespaceMapping, create, dry_run};
+use crate::standby::create::{CreateRequest, StartRequest, create, dry_run};
 use crate::standby::error::CreateError;
 use crate::standby::preflight::ExistingSlot;
 use crate::wire::command::{CheckpointMode, ManifestChecksums};
@@ -62,11 +62,11 @@ pub(super) struct CreateArgs {
     max_rate: Option<u32>,
 
     /// The backup's label
-    #[arg(short, long, default_value = "pgwake standby create")]
+    #[arg(short, long, default_value = "pgwake standby create", value_parser = parse_label)]
     label: String,
 
     /// The name by which the primary knows the standby (in pg_stat_replication, synchronous_standby_names) [default: the slot's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_application_name)]
     application_name: Option<String>,
 
     /// The checksum of each file in the manifest
@@ -256,79 +256,5 @@ impl CreateArgs {
             start,
         };
         Ok((request, Driver { connection: self.connection, dry_run: self.dry_run }))
-    }
-}
-
-/// `OLDDIR=NEWDIR`.
-#[derive(Debug, Clone)]
-struct MappingArg(TablespaceMapping);
-
-#[derive(Debug, thiserror::Error)]
-#[error("must be OLDDIR=NEWDIR, with \"\\=\" for \"=\" in a path")]
-struct MappingSyntax;
-
-impl FromStr for MappingArg {
-    type Err = MappingSyntax;
-
-    fn from_str(text: &str) -> Result<Self, MappingSyntax> {
-        let mut parts = vec![String::new()];
-        let mut characters = text.chars().peekable();
-        while let Some(character) = characters.next() {
-            match character {
-                '\\' if characters.peek() == Some(&'=') => {
-                    parts.iter_mut().last().ok_or(MappingSyntax)?.extend(characters.next());
-                }
-                '=' => parts.push(String::new()),
-                other => parts.iter_mut().last().ok_or(MappingSyntax)?.push(other),
-            }
-        }
-        match <[String; 2]>::try_from(parts) {
-            Ok([from, to]) if !from.is_empty() && !to.is_empty() => {
-                Ok(MappingArg(TablespaceMapping { from: from.into(), to: to.into() }))
-            }
-            _ => Err(MappingSyntax),
-        }
-    }
-}
-
-/// A number of kB, or of MB with `M` behind it, as `pg_basebackup --max-rate` takes it.
-fn parse_rate(text: &str) -> Result<u32, String> {
-    let (number, factor) = match text.as_bytes().last() {
-        Some(b'k') => (&text[..text.len() - 1], 1.0),
-        Some(b'M') => (&text[..text.len() - 1], 1024.0),
-        _ => (text, 1.0),
-    };
-    let rate =
-        number.parse::<f64>().map_err(|_| "not a number, or a unit other than k and M".to_owned())? * factor;
-    if (32.0..=1_048_576.0).contains(&rate) {
-        Ok(rate as u32)
-    } else {
-        Err("must be between 32k and 1024M".to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mappings_may_hold_an_escaped_equals_sign() {
-        let MappingArg(mapping) = r"/a\=b=/c".parse().unwrap();
-        assert_eq!((mapping.from, mapping.to), (PathBuf::from("/a=b"), PathBuf::from("/c")));
-        for text in ["", "/a", "=/b", "/a=", "/a=/b=/c"] {
-            assert!(text.parse::<MappingArg>().is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn rates_are_pg_basebackups() {
-        for (text, rate) in
-            [("32", Ok(32)), ("64k", Ok(64)), ("1M", Ok(1024)), ("1.5M", Ok(1536)), ("1024M", Ok(1 << 20))]
-        {
-            assert_eq!(parse_rate(text), rate, "{text}");
-        }
-        for text in ["31", "1025M", "1G", "", "k", "M", "nan"] {
-            assert!(parse_rate(text).is_err(), "{text}");
-        }
     }
 }
