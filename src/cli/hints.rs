@@ -148,6 +148,9 @@ fn resume(error: &ResumeError) -> Option<String> {
             "This server lags behind what was received from another one: wait until it has caught up, or connect to the \
              server that has the WAL."
         }
+        ResumeError::StartBeyondServer { .. } => {
+            "Check the LSN and the connection options. \"--start current\" begins with the segment that the server writes now."
+        }
         ResumeError::TimelineAheadOfServer { .. } | ResumeError::TimelineNotInHistory { .. } => {
             "A failover went another way than this server: connect to the server that has this timeline, or receive into a \
              new directory."

@@ -142,6 +142,9 @@ fn an_empty_directory_begins_at_the_slot_or_where_somebody_said() {
     assert_eq!(begin(&state, StartChoice::Refuse), Err(ResumeError::NoStart));
     assert_eq!(begin(&state, StartChoice::Current), Ok((2, at(20, 0), Lsn::INVALID)));
     assert_eq!(begin(&state, StartChoice::At(at(4, 7))), Ok((1, at(4, 0), Lsn::INVALID)));
+    let beyond = begin(&state, StartChoice::At(at(21, 7))).unwrap_err();
+    assert_eq!(beyond, ResumeError::StartBeyondServer { start_lsn: at(21, 0), flush_lsn: at(20, 0) });
+    assert_eq!(beyond.class(), ErrorClass::Operator);
     state.slot = SlotHold::Unknown;
     assert_eq!(begin(&state, StartChoice::At(at(4, 7))), Ok((1, at(4, 0), at(20, 0))));
     state.slot = SlotHold::From(SlotPosition { restart_lsn: at(7, 300), timeline: tli(2) });
