@@ -108,7 +108,7 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
         tracing::warn!(
             "tablespace {} was created on the primary meanwhile; the standby will create it in \"{}\" too",
             tablespace.oid,
-            String::from_utf8_lossy(&tablespace.location)
+            tablespace.location.escape_ascii()
         );
     }
     check_identity(preflight, &finished, control_file(&workspace.data())?, start, end)?;

@@ -31,7 +31,7 @@ pub enum PreflightError {
     #[error("server version {0} is too old: pgwake supports PostgreSQL 13 and newer")]
     TooOld(ServerVersion),
     /// A setting under which no standby can follow.
-    #[error("wal_level is \"{0}\" on the server, which does not suffice for a standby")]
+    #[error("wal_level is \"{}\" on the server, which does not suffice for a standby", .0.escape_debug())]
     WalLevel(String),
     /// All connections for replication are taken.
     #[error(
@@ -55,7 +55,7 @@ pub enum PreflightError {
     #[error("replication slot \"{0}\" already exists on the server")]
     SlotExists(SlotName),
     /// Somebody is streaming from the slot.
-    #[error("replication slot \"{slot}\" is in use on the server by process {pid}")]
+    #[error("replication slot \"{slot}\" is in use on the server by process {}", .pid.escape_debug())]
     SlotActive {
         /// The slot.
         slot: SlotName,
@@ -63,7 +63,7 @@ pub enum PreflightError {
         pid: String,
     },
     /// The slot is there, but cannot be used for a standby.
-    #[error("replication slot \"{slot}\" cannot be used: it is {state}")]
+    #[error("replication slot \"{slot}\" cannot be used: it is {}", .state.escape_debug())]
     SlotUnusable {
         /// The slot.
         slot: SlotName,
