@@ -183,7 +183,7 @@ async fn open_connections(
     settings: &mut Settings,
 ) -> Result<(Connection, Option<Connection>), OpenError> {
     let replication = args.connect(settings, Purpose::PhysicalReplication).await?;
-    let sql = match crate::client::open(settings, Purpose::Sql).await {
+    let sql = match crate::client::open(&settings.pinned_to(replication.host()), Purpose::Sql).await {
         Ok(sql) => Some(sql),
         Err(error) => {
             tracing::debug!("no ordinary connection, so some things cannot be checked beforehand: {error}");

@@ -12,6 +12,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::ClientError;
+use super::conninfo::HostSpec;
 use crate::pg::ServerVersion;
 use crate::wire::backend::BackendMessage;
 use crate::wire::frame::FrameDecoder;
@@ -36,6 +37,7 @@ pub struct Connection {
     outgoing: BytesMut,
     parameters: BTreeMap<String, String>,
     version: ServerVersion,
+    host: HostSpec,
     notice_handler: NoticeHandler,
     phase: Phase,
 }
@@ -64,11 +66,12 @@ impl Connection {
     /// Takes over a connection that has just become ready for its first command.
     ///
     /// `decoder` holds what was received beyond the startup's last message; `parameters` what the server reported,
-    /// `server_version` among it.
+    /// `server_version` among it; `host` is where it leads.
     pub fn new(
         transport: Box<dyn Transport>,
         decoder: FrameDecoder,
         parameters: BTreeMap<String, String>,
+        host: HostSpec,
     ) -> Result<Self, ClientError> {
         let reported = parameters.get("server_version").ok_or(ClientError::NoServerVersion)?;
         let version = reported.parse().map_err(ClientError::ServerVersion)?;
@@ -81,6 +84,7 @@ impl Connection {
             outgoing: BytesMut::new(),
             parameters,
             version,
+            host,
             notice_handler: Box::new(log_notice),
             phase: Phase::Ready,
         })
@@ -89,6 +93,14 @@ impl Connection {
     /// The server's version.
     pub fn version(&self) -> ServerVersion {
         self.version
+    }
+
+    /// The one of the hosts, and of its addresses, that this connection leads to. With [`Settings::pinned_to`] a further
+    /// connection leads there too.
+    ///
+    /// [`Settings::pinned_to`]: super::Settings::pinned_to
+    pub fn host(&self) -> &HostSpec {
+        &self.host
     }
 
     /// A setting that the server has reported, such as `server_version` or `in_hot_standby` (14).

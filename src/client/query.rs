@@ -103,6 +103,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+    use crate::client::conninfo::{HostAddress, HostSpec};
     use crate::wire::frame::FrameDecoder;
 
     fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -114,7 +115,8 @@ mod tests {
     async fn asked(first: &[u8], repeated: &[u8], count: usize) -> Result<Vec<ResultSet>, ClientError> {
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
         let parameters = BTreeMap::from([("server_version".to_owned(), "17.0".to_owned())]);
-        let mut connection = Connection::new(Box::new(ours), FrameDecoder::new(), parameters).unwrap();
+        let host = HostSpec { name: None, address: HostAddress::DefaultSocketDir, port: 5432 };
+        let mut connection = Connection::new(Box::new(ours), FrameDecoder::new(), parameters, host).unwrap();
         let answer = async {
             theirs.write_all(first).await?;
             for _ in 0..count {

@@ -203,7 +203,9 @@ struct Run {
 enum SlotOwnership {
     /// It was there before, or is not there yet.
     NotOurs,
-    /// This run makes, or has made it.
+    /// This run has asked for it, and has no answer.
+    Unknown,
+    /// This run has made it.
     Ours,
 }
 
@@ -257,7 +259,7 @@ impl Run {
         self.workspace.record(|journal| journal.slot = Some(slot.to_string()))?;
         // an interruption may come before the answer: where the slot was seen to be absent, it can only be ours then
         if self.sql.is_some() || self.replication.version().has_read_replication_slot() {
-            self.slot = SlotOwnership::Ours;
+            self.slot = SlotOwnership::Unknown;
         }
         let reserve = WalReservation::Immediate;
         let created = self.replication.create_physical_slot(&slot, SlotPersistence::Permanent, reserve).await;
@@ -315,7 +317,7 @@ impl Run {
             // a thread still writes below the workspace
             let _ = finishing.await;
         }
-        if self.slot == SlotOwnership::Ours {
+        if self.slot != SlotOwnership::NotOurs {
             let slot = self.request.slot.clone();
             match self.drop_own_slot(&slot).await {
                 Ok(()) => tracing::info!("dropped replication slot \"{slot}\""),
@@ -335,11 +337,16 @@ impl Run {
         }
     }
 
-    /// On a new connection: the old one is in the middle of something.
+    /// On a new connection: the old one is in the middle of something. A slot that this run made must be there: a server
+    /// that does not have it is another one.
     async fn drop_own_slot(&self, slot: &SlotName) -> Result<(), CreateError> {
         let dropped = async {
-            let mut connection = open(&self.request.settings, Purpose::PhysicalReplication).await?;
-            let dropped = drop_slot_if_there(&mut connection, slot, DropWhenActive::Wait).await;
+            let settings = self.request.settings.pinned_to(self.replication.host());
+            let mut connection = open(&settings, Purpose::PhysicalReplication).await?;
+            let dropped = match self.slot {
+                SlotOwnership::Ours => connection.drop_slot(slot, DropWhenActive::Wait).await,
+                _ => drop_slot_if_there(&mut connection, slot, DropWhenActive::Wait).await,
+            };
             dropped.map_err(|source| CreateError::DropSlot { slot: slot.clone(), source })
         };
         let dropped = tokio::time::timeout(DROP_SLOT_TIMEOUT, dropped).await;

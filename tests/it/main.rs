@@ -2,6 +2,7 @@
 
 mod cloning;
 mod connecting;
+mod one_server;
 mod receiving;
 mod refusals;
 mod speaking;

@@ -208,6 +208,17 @@ impl Settings {
         self.warnings.extend(warning);
     }
 
+    /// The same, but for the one host that a connection was made to: the further connections of a run must lead to the
+    /// same server, whatever it has become and whatever else is in the list.
+    pub fn pinned_to(&self, host: &HostSpec) -> Settings {
+        Settings {
+            hosts: vec![host.clone()],
+            load_balance_hosts: LoadBalanceHosts::Disable,
+            target_session_attrs: TargetSessionAttrs::Any,
+            ..self.clone()
+        }
+    }
+
     /// The password for one host and database; `replication` is the database of a physical connection.
     pub fn password_for(&self, host: &HostSpec, database: &str) -> Option<Secret> {
         let from_file = || {
