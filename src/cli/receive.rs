@@ -107,9 +107,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
     };
     // a server that lets nobody in and says nothing must not be waited for any longer than one that streams
-    let silence = Duration::from_secs(args.receive_timeout.into());
-    settings.connect_timeout =
-        settings.connect_timeout.or(Some(silence).filter(|silence| !silence.is_zero()));
+    settings.connect_timeout = settings.connect_timeout.or(args.silence());
     // a prompt hears of a signal too, and takes it for a failure
     let prepared = tokio::select! {
         biased;
@@ -166,6 +164,7 @@ async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<(),
         });
     };
     let mut connection = args.connection.connect(settings, Purpose::PhysicalReplication).await?;
+    connection.set_answer_timeout(args.silence());
     let created =
         connection.create_physical_slot(slot, SlotPersistence::Permanent, WalReservation::Immediate).await;
     connection.close().await;
@@ -217,6 +216,11 @@ fn print_outcome(progress: &Progress, stop_lsn: Option<Lsn>, json: bool) -> Exit
 }
 
 impl ReceiveArgs {
+    /// The longest silence of the primary's; `None`: any.
+    fn silence(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.receive_timeout.into())).filter(|silence| !silence.is_zero())
+    }
+
     fn options(&self) -> ReceiveOptions {
         ReceiveOptions {
             stream: StreamOptions {

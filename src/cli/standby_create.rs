@@ -193,6 +193,8 @@ fn interrupted(signal: &'static str, json: bool) -> Exit {
     let error = CreateError::Interrupted(signal);
     report::failure(&error, error.class(), json)
 }
+/// How long the server may be silent while a connection is made, or where it has nothing to wait for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The replication connection must be had; an ordinary one sees more, but not every role may have one.
 async fn open_connections(
@@ -200,9 +202,14 @@ async fn open_connections(
     settings: &mut Settings,
 ) -> Result<(Connection, Option<Connection>), ConnectError> {
     args.ask_password_if_told(settings).await?;
-    let replication = args.connect(settings, Purpose::PhysicalReplication).await?;
-    let sql = match crate::client::open(settings, Purpose::Sql).await {
-        Ok(sql) => Some(sql),
+    settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
+    let mut replication = args.connect(settings, Purpose::PhysicalReplication).await?;
+    replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
+    let sql = match crate::client::open(&settings.pinned_to(replication.host()), Purpose::Sql).await {
+        Ok(mut sql) => {
+            sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+            Some(sql)
+        }
         Err(error) => {
             tracing::debug!("no ordinary connection, so some things cannot be checked beforehand: {error}");
             None

@@ -47,6 +47,8 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
     progress.set_phase("waiting for a checkpoint on the primary");
     let command = base_backup_command(request);
     let version = preflight.version;
+    // the WAL must come from the server that the backup comes from
+    let connector = ServerConnector::new(request.settings.pinned_to(replication.host()));
     let mut stream = replication.base_backup(&command).await.map_err(CreateError::BeginBackup)?;
     let start = stream.start();
     tracing::info!("base backup starts at {} on timeline {}", start.lsn, start.timeline);
@@ -61,7 +63,6 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
     };
     let wal_directory = request.wal_directory.clone().unwrap_or_else(|| workspace.data().join("pg_wal"));
     let mut writer = BackupWriter::create(&target)?;
-    let connector = ServerConnector::new(request.settings.clone());
     let wal_request = BackgroundRequest {
         stream: StreamOptions { slot: Some(request.slot.clone()), ..StreamOptions::default() },
         system_identifier: preflight.system.system_identifier,

@@ -24,7 +24,7 @@ use super::error::CreateError;
 use super::places::Places;
 use super::preflight::{ExistingSlot, Preflight, preflight};
 use super::programs::Programs;
-use super::slot;
+use super::slot::{self, Presence};
 use super::start::start_server;
 use super::streaming::{StreamingEvidence, wait_until_streaming};
 use super::workspace::{Leftover, Workspace};
@@ -128,8 +128,11 @@ pub async fn create(
 ) -> Result<Created, CreateError> {
     let started_at = Instant::now();
     let (workspace, leftover) = Workspace::claim(&request.directory)?;
+    // all connections of this run lead to the same server; the standby's own may lead to any of them
+    let settings = request.settings.pinned_to(replication.host());
     let mut run = Run {
         request,
+        settings,
         progress,
         workspace,
         leftover,
@@ -202,6 +205,8 @@ pub async fn dry_run(
 /// One run, with what it has to take back.
 struct Run {
     request: CreateRequest,
+    /// The one server that this run works with.
+    settings: Settings,
     progress: Arc<CopyProgress>,
     workspace: Workspace,
     /// What an interrupted run left, until it has been taken away.
@@ -215,7 +220,9 @@ struct Run {
 enum SlotOwnership {
     /// It was there before, or is not there yet.
     NotOurs,
-    /// This run makes, or has made it.
+    /// This run has asked for it, and has no answer.
+    Unknown,
+    /// This run has made it.
     Ours,
 }
 
@@ -304,7 +311,7 @@ impl Run {
         self.workspace.record(|journal| journal.slot = Some(slot.to_string()))?;
         // an interruption may come before the answer: where the slot was seen to be absent, it can only be ours then
         if sql.is_some() || replication.version().has_read_replication_slot() {
-            self.slot = SlotOwnership::Ours;
+            self.slot = SlotOwnership::Unknown;
         }
         let reserve = WalReservation::Immediate;
         match replication.create_physical_slot(&slot, SlotPersistence::Permanent, reserve).await {
@@ -347,9 +354,11 @@ impl Run {
             let _ = self.workspace.abandon_files();
             return error;
         }
-        if self.slot == SlotOwnership::Ours {
+        if self.slot != SlotOwnership::NotOurs {
             let slot = self.request.slot.clone();
-            match slot::drop_own(&self.request.settings, &slot).await {
+            let presence =
+                if self.slot == SlotOwnership::Ours { Presence::Certain } else { Presence::Possible };
+            match slot::drop_own(&self.settings, &slot, presence).await {
                 Ok(()) => tracing::info!("dropped replication slot \"{slot}\""),
                 Err(cause) => {
                     // the journal stays, so that the next run drops it
@@ -408,7 +417,7 @@ impl Run {
         &self,
         timeout: Duration,
     ) -> Result<Option<StreamingEvidence>, CreateError> {
-        let settings = &self.request.settings;
+        let settings = &self.settings;
         let mut replication = open(settings, Purpose::PhysicalReplication).await?;
         let mut sql = if self.may_use_sql { open(settings, Purpose::Sql).await.ok() } else { None };
         let slot = &self.request.slot;

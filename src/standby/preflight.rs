@@ -4,6 +4,7 @@
 //! caller for real right after; where ordinary SQL is allowed, it is counted here first, so that `--dry-run` can tell.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::client::{ClientError, Connection, SystemIdentity, Tablespace};
 use crate::pg::{ServerVersion, SlotName, WalSegmentSize};
@@ -35,7 +36,7 @@ pub enum PreflightError {
     #[error("server version {0} is too old: pgwake supports PostgreSQL 13 and newer")]
     TooOld(ServerVersion),
     /// A setting under which no standby can follow.
-    #[error("wal_level is \"{0}\" on the server, which does not suffice for a standby")]
+    #[error("wal_level is \"{}\" on the server, which does not suffice for a standby", .0.escape_debug())]
     WalLevel(String),
     /// All connections for replication are taken.
     #[error(
@@ -59,7 +60,7 @@ pub enum PreflightError {
     #[error("replication slot \"{0}\" already exists on the server")]
     SlotExists(SlotName),
     /// Somebody is streaming from the slot.
-    #[error("replication slot \"{slot}\" is in use on the server by process {pid}")]
+    #[error("replication slot \"{slot}\" is in use on the server by process {}", .pid.escape_debug())]
     SlotActive {
         /// The slot.
         slot: SlotName,
@@ -67,7 +68,7 @@ pub enum PreflightError {
         pid: String,
     },
     /// The slot is there, but cannot be used for a standby.
-    #[error("replication slot \"{slot}\" cannot be used: it is {state}")]
+    #[error("replication slot \"{slot}\" cannot be used: it is {}", .state.escape_debug())]
     SlotUnusable {
         /// The slot.
         slot: SlotName,
@@ -96,6 +97,9 @@ pub enum ExistingSlot {
 
 /// How many replication connections a run needs beyond the one that asks: the WAL stream's.
 const MORE_WAL_SENDERS: u64 = 1;
+
+/// How long the question for the size may take: less than a connection is waited for.
+const SIZE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Asks. `replication` is a physical replication connection, `sql` an ordinary one where the role may have it.
 pub async fn preflight(
@@ -164,6 +168,10 @@ async fn ask_by_sql(
             return Err(PreflightError::NoFreeSlots { max: max_slots });
         }
     }
+    // a large cluster's size may take long to find out; that is no reason to wait, or to refuse
+    let timeout = format!("SET statement_timeout = '{}s'", SIZE_TIMEOUT.as_secs());
+    let query = |source| PreflightError::Query { what: "the cluster's size", source };
+    sql.query(&timeout, "SET").await.map_err(query)?;
     let sizes = sizes(sql).await;
     found.size = sizes.as_ref().map(|sizes| sizes.values().fold(0u64, |sum, size| sum.saturating_add(*size)));
     found.tablespaces = Some(tablespaces(sql, &sizes.unwrap_or_default()).await?);

@@ -18,6 +18,15 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long it waits between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Whether a slot that is to be dropped is known to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// The server has said so: if it is not there, this is another server.
+    Certain,
+    /// It was asked for, and there was no answer.
+    Possible,
+}
+
 /// Where a slot holds WAL, as far as it can be learnt.
 pub(super) async fn restart_lsn(
     replication: &mut Connection,
@@ -38,13 +47,20 @@ pub(super) async fn restart_lsn(
 }
 
 /// Drops the slot of a run that failed, on new connections: the old ones are in the middle of something.
-pub(super) async fn drop_own(settings: &Settings, slot: &SlotName) -> Result<(), CreateError> {
+pub(super) async fn drop_own(
+    settings: &Settings,
+    slot: &SlotName,
+    presence: Presence,
+) -> Result<(), CreateError> {
     let deadline = Instant::now() + DROP_TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let attempt = tokio::time::timeout(left, async {
             let mut connection = open(settings, Purpose::PhysicalReplication).await?;
-            let dropped = drop_if_there(&mut connection, slot).await;
+            let dropped = match presence {
+                Presence::Certain => connection.drop_slot(slot, DropWhenActive::Wait).await,
+                Presence::Possible => drop_if_there(&mut connection, slot).await,
+            };
             dropped.map_err(|source| CreateError::DropSlot { slot: slot.clone(), source })
         });
         match attempt.await {

@@ -4,6 +4,7 @@ mod cloning;
 mod command_line;
 mod connecting;
 mod hostile_server;
+mod one_server;
 mod receiving;
 mod refusals;
 mod speaking;

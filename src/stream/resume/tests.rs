@@ -179,3 +179,15 @@ fn the_floor_is_what_may_have_been_acknowledged() {
     state.slot = SlotHold::From(SlotPosition { restart_lsn: at(7, 0), timeline: tli(1) });
     assert_eq!(floor(&state), (at(7, 0), true));
 }
+
+#[test]
+fn a_name_beyond_every_log_is_no_wal_file() {
+    let one = history(1, &[]);
+    let mut entries = directory(&["1/3"]);
+    entries.extend(
+        ["00000001FFFFFFFF00000FFF.partial", "00000001FFFFFFFF00000FFF"]
+            .map(|name| DiskEntry { name: name.to_owned(), len: MIB }),
+    );
+    let point = find_start(&entries, &server(&one), StartChoice::Refuse).unwrap();
+    assert_eq!((point.start_lsn, point.strays), (at(4, 0), Vec::new()));
+}
