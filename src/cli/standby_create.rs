@@ -15,13 +15,14 @@ use super::values::{MappingArg, parse_application_name, parse_label, parse_rate}
 use crate::ErrorClass;
 use crate::backup::standby_files::Setting;
 use crate::client::conninfo::Settings;
-use crate::client::{Connection, Purpose};
+use crate::client::{Connection, OpenError, Purpose};
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
 use crate::pg::SlotName;
 use crate::standby::create::{CreateRequest, StartRequest, create, dry_run};
 use crate::standby::error::CreateError;
 use crate::standby::preflight::ExistingSlot;
 use crate::wire::command::{CheckpointMode, ManifestChecksums};
+use crate::wire::server_error::SqlState;
 
 /// Clone a running primary into a standby that streams from it
 ///
@@ -205,17 +206,36 @@ async fn open_connections(
     settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
     let mut replication = args.connect(settings, Purpose::PhysicalReplication).await?;
     replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
-    let sql = match crate::client::open(&settings.pinned_to(replication.host()), Purpose::Sql).await {
-        Ok(mut sql) => {
-            sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
-            Some(sql)
-        }
-        Err(error) => {
-            tracing::debug!("no ordinary connection, so some things cannot be checked beforehand: {error}");
-            None
-        }
-    };
+    let sql = open_sql(&mut settings.pinned_to(replication.host())).await;
     Ok((replication, sql))
+}
+
+/// Databases that are nearly always there, for a role whose own name is no database.
+const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
+
+/// An ordinary connection, to the database that was named, or else to one that is there.
+async fn open_sql(settings: &mut Settings) -> Option<Connection> {
+    let named = settings.dbname != settings.user;
+    let mut others = USUAL_DATABASES.iter().filter(|_| !named);
+    loop {
+        match crate::client::open(settings, Purpose::Sql).await {
+            Ok(mut sql) => {
+                sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+                return Some(sql);
+            }
+            Err(OpenError::Connect(error)) if error.sqlstate() == Some(SqlState::INVALID_CATALOG_NAME) => {
+                match others.next() {
+                    Some(database) => settings.dbname = (*database).to_owned(),
+                    None => return None,
+                }
+            }
+            Err(error) => {
+                tracing::info!("no ordinary connection to the server, so less can be checked beforehand");
+                tracing::debug!("the reason: {error}");
+                return None;
+            }
+        }
+    }
 }
 
 impl CreateArgs {

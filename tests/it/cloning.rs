@@ -246,6 +246,20 @@ fn the_password_goes_to_a_private_file_and_nowhere_else() {
 }
 
 #[test]
+fn a_role_without_a_database_of_its_own_is_asked_in_another() {
+    require_server!();
+    let primary = Cluster::builder().setting("max_replication_slots", "1").start();
+    primary.create_role("rose", "REPLICATION", None);
+    primary.psql("SELECT pg_create_physical_replication_slot('other')");
+    let conninfo = format!("host={} port={} user=rose", primary.socket_dir().display(), primary.port());
+    let tool =
+        Tool::pgwake().args(["standby", "create", "-d", &conninfo, "--slot", "standby1", "--dry-run", "-D"]);
+    // only SQL tells how many slots are taken
+    let outcome = tool.arg(primary.dir().join("standby")).by_server_user().run().exited(1);
+    assert!(outcome.stderr.contains("no replication slot is free"), "{outcome}");
+}
+
+#[test]
 fn a_role_that_may_only_replicate_suffices() {
     require_server!();
     let primary = Cluster::builder().hba("local replication rose trust").hba("local all rose reject").start();

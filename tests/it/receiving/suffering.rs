@@ -255,7 +255,7 @@ fn a_server_that_lets_us_in_and_says_no_more_is_given_up() {
         while let Ok((mut stream, _)) = listener.accept() {
             let mut received = [0; 4096];
             let _ = stream.read(&mut received);
-            let _ = stream.write_all(b"R\0\0\0\x08\0\0\0\0S\0\0\0\x18server_version\017.0\0Z\0\0\0\x05I");
+            let _ = stream.write_all(b"R\0\0\0\x08\0\0\0\0S\0\0\0\x18server_version\x0017.0\0Z\0\0\0\x05I");
             while stream.read(&mut received).is_ok_and(|len| len > 0) {}
         }
     });
