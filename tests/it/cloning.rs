@@ -191,13 +191,13 @@ fn files_that_come_and_go_under_the_copy_do_no_harm() {
     require_server!();
     let primary = Cluster::new();
     primary.pgbench(&["-i", "-s", "3"]).run().succeeded();
-    for number in 0..40 {
+    for number in 0..15 {
         primary.psql(&format!("CREATE TABLE doomed{number} AS SELECT generate_series(1, 2000) i"));
     }
     let directory = primary.dir().join("standby");
     // slowed down, so that much happens under it
     let copy = create(&primary, &directory).args(["--max-rate", "16M"]).spawn();
-    for number in 0..40 {
+    for number in 0..15 {
         primary.psql(&format!(
             "DROP TABLE doomed{number}; CREATE TABLE born{number} AS SELECT generate_series(1, 500) i; \
              TRUNCATE pgbench_history; UPDATE pgbench_branches SET bbalance = {number}"

@@ -102,6 +102,18 @@ fn after_kill_9_the_next_run_begins_afresh() {
 #[test]
 fn a_cut_connection_takes_everything_back() {
     require_server!();
+    cut_and_look(7);
+}
+
+#[test]
+#[ignore = "takes minutes; run by make torture"]
+fn a_connection_cut_at_a_hundred_places_takes_everything_back() {
+    require_server!();
+    cut_and_look(101);
+}
+
+/// Cuts at `steps - 1` places all over the stream.
+fn cut_and_look(steps: u64) {
     let primary = primary();
     let directory = primary.dir().join("standby");
     let before = beside_the_primary(&primary);
@@ -130,13 +142,13 @@ fn a_cut_connection_takes_everything_back() {
         primary.psql("SELECT pg_drop_replication_slot('whole')");
         proxy.bytes(Direction::ToClient)
     };
-    for step in 1..12 {
+    for step in 1..steps {
         let ending = if step % 2 == 0 { Ending::Close } else { Ending::Reset };
-        proxy.cut_after(Direction::ToClient, total * step / 12, ending);
+        proxy.cut_after(Direction::ToClient, total * step / steps, ending);
         let outcome = run("standby1");
-        assert_eq!(outcome.code, Some(1), "cut after {} of {total}: {outcome}", total * step / 12);
-        assert_eq!(beside_the_primary(&primary), before, "cut after {} of {total}", total * step / 12);
-        assert_eq!(primary.psql(SLOTS), "0", "cut after {} of {total}: {outcome}", total * step / 12);
+        assert_eq!(outcome.code, Some(1), "cut after {} of {total}: {outcome}", total * step / steps);
+        assert_eq!(beside_the_primary(&primary), before, "cut after {} of {total}", total * step / steps);
+        assert_eq!(primary.psql(SLOTS), "0", "cut after {} of {total}: {outcome}", total * step / steps);
     }
     run("standby1").succeeded();
 }
