@@ -137,8 +137,8 @@ fn cut_and_look(steps: u64) {
     };
     let total = {
         run("whole").succeeded();
-        std::fs::remove_dir_all(&directory).unwrap();
-        std::fs::remove_dir_all(primary.dir().join("ts")).unwrap();
+        std::fs::remove_dir_all(&directory).expect("the copy can be removed");
+        std::fs::remove_dir_all(primary.dir().join("ts")).expect("the copy can be removed");
         primary.psql("SELECT pg_drop_replication_slot('whole')");
         proxy.bytes(Direction::ToClient)
     };
