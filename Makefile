@@ -27,7 +27,9 @@ sim: ## the receiver on simulated disks and primaries (PGWAKE_SIM_SEEDS, 10000 u
 
 torture: sim ## the same, and the long tests on real servers: a file over 8 GiB, a hundred cuts, a hundred kills …
 	@scripts/setup-tests 15
-	@scripts/run-tests --profile torture --run-ignored only --test it
+	@if cargo nextest --version >/dev/null 2>&1; \
+	then cargo nextest run --profile torture --run-ignored only --test it; \
+	else cargo test --test it -- --ignored --test-threads=1; fi
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (60)
 	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
