@@ -15,6 +15,10 @@ use crate::client::{Connection, OpenError, Purpose, open};
 #[command(next_help_heading = "Connection options")]
 pub(super) struct ConnectionArgs {
     /// Connection string: "host=… user=…" or postgresql://…
+    ///
+    /// All options of libpq are understood, and its environment variables. Where none of keepalives, keepalives_idle,
+    /// keepalives_interval and keepalives_count is given, TCP keepalives begin after 60 seconds of silence and end a
+    /// connection after six unanswered ones, 10 seconds apart.
     #[arg(short, long, value_name = "CONNINFO")]
     dbname: Option<String>,
 

@@ -113,9 +113,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
     };
     // a server that lets nobody in and says nothing must not be waited for any longer than one that streams
-    let silence = Duration::from_secs(args.receive_timeout.into());
-    settings.connect_timeout =
-        settings.connect_timeout.or(Some(silence).filter(|silence| !silence.is_zero()));
+    settings.connect_timeout = settings.connect_timeout.or(args.silence());
     let prepared = tokio::select! {
         _signal = signals.received() => return Exit::Done,
         prepared = prepare(args, &mut settings) => prepared,
@@ -169,6 +167,7 @@ async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<(),
         });
     };
     let mut connection = args.connection.connect(settings, Purpose::PhysicalReplication).await?;
+    connection.set_answer_timeout(args.silence());
     let created =
         connection.create_physical_slot(slot, SlotPersistence::Permanent, WalReservation::Immediate).await;
     connection.close().await;
@@ -208,6 +207,11 @@ fn print_outcome(progress: &Progress, json: bool) -> Exit {
 }
 
 impl ReceiveArgs {
+    /// The longest silence of the primary's; `None`: any.
+    fn silence(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.receive_timeout.into())).filter(|silence| !silence.is_zero())
+    }
+
     fn options(&self) -> ReceiveOptions {
         ReceiveOptions {
             stream: StreamOptions {

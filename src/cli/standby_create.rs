@@ -177,14 +177,22 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
     }
 }
 
+/// How long the server may be silent while a connection is made, or where it has nothing to wait for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The replication connection must be had; an ordinary one sees more, but not every role may have one.
 async fn open_connections(
     args: &ConnectionArgs,
     settings: &mut Settings,
 ) -> Result<(Connection, Option<Connection>), OpenError> {
-    let replication = args.connect(settings, Purpose::PhysicalReplication).await?;
+    settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
+    let mut replication = args.connect(settings, Purpose::PhysicalReplication).await?;
+    replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
     let sql = match crate::client::open(&settings.pinned_to(replication.host()), Purpose::Sql).await {
-        Ok(sql) => Some(sql),
+        Ok(mut sql) => {
+            sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+            Some(sql)
+        }
         Err(error) => {
             tracing::debug!("no ordinary connection, so some things cannot be checked beforehand: {error}");
             None

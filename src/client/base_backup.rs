@@ -4,6 +4,8 @@
 //! before that one for each archive and one for the manifest), a result set with the end, and only then the completion
 //! that says that all went well. `basebackup.c` and `basebackup_copy.c` write it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{ClientError, Connection};
@@ -15,6 +17,10 @@ const NAME: &str = "BASE_BACKUP";
 
 /// The most tablespaces that a backup is taken to have.
 const MAX_TABLESPACES: usize = 4096;
+
+/// How long a server may be silent once a backup has begun. From 15 on it reports progress each second; before that it
+/// has nothing to wait for but its disk.
+const COPY_SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The longest location of a tablespace, in bytes (`MAXPGPATH`).
 const MAX_LOCATION_LEN: usize = 1024;
@@ -77,9 +83,12 @@ impl Connection {
             return Err(ClientError::NotSupported { command: "BASE_BACKUP (INCREMENTAL)", version });
         }
         self.start_query(&request.to_command(version)).await?;
-        let mut positions = self.read_rows(1, read_position, "invalid start").await?;
+        // the checkpoint takes as long as it takes
+        let mut positions = self.read_rows(None, 1, read_position, "invalid start").await?;
         let (lsn, timeline) = positions.pop().ok_or_else(|| answer("no start"))?;
-        let tablespaces = self.read_rows(MAX_TABLESPACES, read_tablespace, "invalid tablespace").await?;
+        let silence = Some(COPY_SILENCE_TIMEOUT);
+        let tablespaces =
+            self.read_rows(silence, MAX_TABLESPACES, read_tablespace, "invalid tablespace").await?;
         if tablespaces.iter().filter(|tablespace| tablespace.oid.is_none()).count() != 1 {
             return Err(answer("not one data directory"));
         }
@@ -91,17 +100,18 @@ impl Connection {
     /// of it.
     async fn read_rows<T>(
         &mut self,
+        silence: Option<Duration>,
         max_rows: usize,
         read: impl Fn(&DataRow) -> Option<T>,
         problem: &'static str,
     ) -> Result<Vec<T>, ClientError> {
-        match self.next_message().await? {
+        match self.next_message_within(silence).await? {
             BackendMessage::RowDescription(_) => {}
             message => return Err(unexpected(&message)),
         }
         let mut rows = Vec::new();
         loop {
-            match self.next_message().await? {
+            match self.next_message_within(Some(COPY_SILENCE_TIMEOUT)).await? {
                 BackendMessage::DataRow(row) if rows.len() < max_rows => {
                     rows.push(read(&row).ok_or_else(|| answer(problem))?);
                 }
@@ -125,7 +135,7 @@ impl BaseBackupStream<'_> {
 
     /// What comes next. Cancel-safe up to the end of the copy.
     pub async fn next(&mut self) -> Result<BackupStep, ClientError> {
-        match self.connection.next_message().await? {
+        match self.connection.next_message_within(Some(COPY_SILENCE_TIMEOUT)).await? {
             BackendMessage::CopyData(payload) if self.in_copy => Ok(BackupStep::CopyData(payload)),
             BackendMessage::CopyOutResponse if !self.in_copy => {
                 self.in_copy = true;
@@ -143,7 +153,7 @@ impl BaseBackupStream<'_> {
     async fn read_end(&mut self) -> Result<BackupEnd, ClientError> {
         let mut end = None;
         loop {
-            match self.connection.next_message().await? {
+            match self.connection.next_message_within(Some(COPY_SILENCE_TIMEOUT)).await? {
                 BackendMessage::DataRow(row) if end.is_none() => end = read_position(&row),
                 BackendMessage::CommandComplete(_) => {}
                 BackendMessage::ReadyForQuery => {

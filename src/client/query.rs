@@ -1,5 +1,7 @@
 //! Commands that answer with rows: `SHOW`, and SQL where the connection takes it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{ClientError, Connection};
@@ -26,11 +28,21 @@ impl Connection {
     /// Sends a command and reads all its result sets. For simple SQL without parameters, and for the replication
     /// commands that answer with rows. `name` is what errors call it.
     pub async fn query(&mut self, text: &str, name: &'static str) -> Result<Vec<ResultSet>, ClientError> {
+        self.query_within(self.answer_timeout(), text, name).await
+    }
+
+    /// The same, with another bound for the server's silence.
+    pub(super) async fn query_within(
+        &mut self,
+        silence: Option<Duration>,
+        text: &str,
+        name: &'static str,
+    ) -> Result<Vec<ResultSet>, ClientError> {
         self.start_query(text).await?;
         let mut sets: Vec<ResultSet> = Vec::new();
         let mut answer_len = 0;
         loop {
-            match self.next_message().await? {
+            match self.next_message_within(silence).await? {
                 BackendMessage::RowDescription(RowDescription { columns }) => {
                     answer_len += columns.iter().map(|name| size_of_val(name) + name.len()).sum::<usize>();
                     if answer_len > MAX_ANSWER_LEN || sets.len() == MAX_RESULT_SETS {

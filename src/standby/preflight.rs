@@ -3,6 +3,8 @@
 //! Asked before anything is made. What can only be known by doing it (a free walsender, a free slot) is done by the
 //! caller for real right after; where ordinary SQL is allowed, it is counted here first, so that `--dry-run` can tell.
 
+use std::time::Duration;
+
 use crate::client::{ClientError, Connection, SystemIdentity};
 use crate::pg::{ServerVersion, SlotName, WalSegmentSize};
 use crate::wire::command::quote_string;
@@ -93,6 +95,9 @@ pub enum ExistingSlot {
 /// How many replication connections a run needs beyond the one that asks: the WAL stream's.
 const MORE_WAL_SENDERS: u64 = 1;
 
+/// How long the question for the size may take: less than a connection is waited for.
+const SIZE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Asks. `replication` is a physical replication connection, `sql` an ordinary one where the role may have it.
 pub async fn preflight(
     replication: &mut Connection,
@@ -159,7 +164,10 @@ async fn ask_by_sql(
             return Err(PreflightError::NoFreeSlots { max: max_slots });
         }
     }
-    // not every role may know the size; that is no reason to refuse
+    // not every role may know the size, and a large cluster's may take long; that is no reason to refuse
+    let timeout = format!("SET statement_timeout = '{}s'", SIZE_TIMEOUT.as_secs());
+    let query = |source| PreflightError::Query { what: "the cluster's size", source };
+    sql.query(&timeout, "SET").await.map_err(query)?;
     let size = "SELECT sum(pg_tablespace_size(oid)) FROM pg_tablespace";
     found.size = numbers(sql, size, "the cluster's size").await.ok().and_then(|row| *row.first()?);
     Ok(())

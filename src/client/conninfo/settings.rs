@@ -67,6 +67,9 @@ pub struct Settings {
 }
 
 /// TCP keepalives; `None` leaves the system's default.
+///
+/// Departure from libpq: where no option says anything of them they begin after a minute, come every 10 seconds, and
+/// the sixth that is lost ends the connection. The system's default would be two hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalives {
     /// Whether they are sent at all.
@@ -381,6 +384,15 @@ fn keepalives(resolved: &ConnInfo) -> Result<Keepalives, ConnInfoError> {
         Some(value) => parse_integer("keepalives", value)? != 0,
         None => true,
     };
+    let keywords = ["keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"];
+    if keywords.iter().all(|keyword| resolved.value(keyword).is_none()) {
+        return Ok(Keepalives {
+            enabled,
+            idle: Some(Duration::from_secs(60)),
+            interval: Some(Duration::from_secs(10)),
+            count: Some(6),
+        });
+    }
     Ok(Keepalives {
         enabled,
         idle: seconds(resolved, "keepalives_idle")?,

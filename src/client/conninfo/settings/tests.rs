@@ -159,6 +159,17 @@ fn passwords_come_from_the_string_or_the_file() {
 }
 
 #[test]
+fn keepalives_have_a_default_of_our_own_unless_anything_is_said_of_them() {
+    let seconds = |seconds| Some(std::time::Duration::from_secs(seconds));
+    let of = |string: &str| settings(string).keepalives;
+    let ours = Keepalives { enabled: true, idle: seconds(60), interval: seconds(10), count: Some(6) };
+    assert_eq!(of("host=h"), ours);
+    let said = Keepalives { enabled: true, idle: seconds(5), interval: None, count: None };
+    assert_eq!(of("host=h keepalives_idle=5"), said);
+    assert!(!of("host=h keepalives=0").enabled);
+}
+
+#[test]
 fn pinned_settings_know_one_host_and_ask_no_more_than_that() {
     let file = "b:2:*:u:second\n*:*:*:u:other\n";
     let environment = FakeEnvironment::default().with_file("/home/me/.pgpass", 0o600, file);
