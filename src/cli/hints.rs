@@ -149,6 +149,10 @@ fn resume(error: &ResumeError) -> Option<String> {
             "Name a slot with --slot (made with --create-slot, it holds WAL from now on), or say \"--start current\" if what \
              came before does not matter."
         }
+        ResumeError::SlotPositionUnknown => {
+            "Say \"--start LSN\" with what \"SELECT restart_lsn FROM pg_replication_slots;\" shows there for the slot, or \
+             \"--start current\" if what came before does not matter."
+        }
         ResumeError::AheadOfServer { .. } => {
             "This server lags behind what was received from another one: wait until it has caught up, or connect to the \
              server that has the WAL."
