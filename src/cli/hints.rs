@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use crate::client::connect::AttemptError;
+use crate::client::conninfo::PrimaryConninfoError;
 use crate::client::{ClientError, OpenError};
 use crate::sink::{Operation, SinkError};
 use crate::standby::error::CreateError;
@@ -54,6 +55,9 @@ pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<StartError>() {
         return start(error);
+    }
+    if let Some(error) = error.downcast_ref::<PrimaryConninfoError>() {
+        return Some(older_libpq(error).to_owned());
     }
     error.downcast_ref::<io::Error>().and_then(io_error).map(ToOwned::to_owned)
 }
@@ -167,6 +171,18 @@ fn resume(error: &ResumeError) -> Option<String> {
         ResumeError::OnlyDamaged { .. } => "Move the damaged files away, or receive into a new directory.",
     };
     Some(hint.to_owned())
+}
+
+fn older_libpq(error: &PrimaryConninfoError) -> &'static str {
+    match error.keyword {
+        "sslrootcert" => {
+            "Name a file with the trusted root certificates, such as sslrootcert=/etc/ssl/certs/ca-certificates.crt."
+        }
+        "sslcrldir" => "Put the revocation lists into one file, and name it with sslcrl.",
+        _ => {
+            "Leave the option out if the standby may do without it, and let the primary's pg_hba.conf demand the same."
+        }
+    }
 }
 
 fn space(error: &SpaceError) -> &'static str {

@@ -12,7 +12,9 @@ use crate::backup::standby_files::{
     AUTO_CONF_NAME, PassfileEntry, PassfileError, STANDBY_SIGNAL_NAME, Secrecy, Setting, SettingError,
     replace_file, write_settings, write_standby_signal,
 };
-use crate::client::conninfo::{HostSpec, PrimaryConninfoOptions, Settings};
+use crate::client::conninfo::{
+    HostSpec, PrimaryConninfo, PrimaryConninfoError, PrimaryConninfoOptions, Settings, SystemEnvironment,
+};
 
 /// The file in the data directory with the password that `primary_conninfo` leads to.
 pub const PASSFILE_NAME: &str = "primary.passfile";
@@ -23,6 +25,9 @@ pub enum ConfigurationError {
     /// A value that no configuration file can hold.
     #[error("a connection option cannot stand in postgresql.auto.conf")]
     Setting(#[from] SettingError),
+    /// A connection option that the standby needs and does not know.
+    #[error("the standby cannot connect as this program does")]
+    Conninfo(#[from] PrimaryConninfoError),
     /// A password, host or role that no passfile can hold.
     #[error("the password cannot stand in a password file")]
     Passfile(#[from] PassfileError),
@@ -53,12 +58,7 @@ pub(super) fn write(
     let passfile = render_passfile(&request.settings)?;
     // named by where it will be
     let passfile_path = passfile.is_some().then(|| workspace.target().join(PASSFILE_NAME));
-    let primary_conninfo = request.settings.to_primary_conninfo(&PrimaryConninfoOptions {
-        major: preflight.version.major(),
-        passfile: passfile_path.as_deref(),
-        application_name: Some(&request.application_name),
-        dbname: None,
-    });
+    let primary_conninfo = primary_conninfo(request, preflight, passfile_path.as_deref())?;
     for keyword in primary_conninfo.omitted {
         tracing::warn!(
             "connection option {keyword} is unknown to PostgreSQL {} and was left out of primary_conninfo",
@@ -79,6 +79,21 @@ pub(super) fn write(
     }
     write_standby_signal(&data)?;
     give(&data.join(STANDBY_SIGNAL_NAME), workspace.owner())
+}
+
+/// How the standby will connect: to be asked before anything is made, too.
+pub(super) fn primary_conninfo(
+    request: &CreateRequest,
+    preflight: &Preflight,
+    passfile: Option<&Path>,
+) -> Result<PrimaryConninfo, ConfigurationError> {
+    let own = PrimaryConninfoOptions {
+        major: preflight.version.major(),
+        passfile,
+        application_name: Some(&request.application_name),
+        dbname: None,
+    };
+    Ok(request.settings.to_primary_conninfo(&own, &SystemEnvironment)?)
 }
 
 /// A line for each host whose password is known; `None` when no password is needed.

@@ -185,7 +185,9 @@ pub async fn dry_run(
         Programs::find(replication.version().major(), start.programs.as_deref())?;
     }
     Workspace::examine(&request.directory)?;
-    Ok(preflight(replication, sql, &request.slot, request.existing_slot).await?)
+    let found = preflight(replication, sql, &request.slot, request.existing_slot).await?;
+    configuration::primary_conninfo(request, &found, None)?;
+    Ok(found)
 }
 
 /// One run, with what it has to take back.
@@ -233,6 +235,7 @@ impl Run {
         };
         let (slot, existing_slot) = (self.request.slot.clone(), self.request.existing_slot);
         let preflight = preflight(&mut self.replication, self.sql.as_mut(), &slot, existing_slot).await?;
+        configuration::primary_conninfo(&self.request, &preflight, None)?;
         let identifier = preflight.system.system_identifier;
         self.workspace.record(|journal| journal.system_identifier = identifier.to_string())?;
         if !preflight.slot_exists {
