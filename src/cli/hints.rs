@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use crate::client::connect::AttemptError;
+use crate::client::conninfo::PrimaryConninfoError;
 use crate::client::{ClientError, OpenError};
 use crate::sink::SinkError;
 use crate::standby::error::CreateError;
@@ -55,6 +56,9 @@ pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<StartError>() {
         return start(error);
     }
+    if let Some(error) = error.downcast_ref::<PrimaryConninfoError>() {
+        return Some(older_libpq(error).to_owned());
+    }
     error.downcast_ref::<io::Error>().and_then(io_error).map(ToOwned::to_owned)
 }
 
@@ -85,6 +89,11 @@ fn create(error: &CreateError) -> Option<String> {
             format!(
                 "Say where it goes with \"--tablespace-mapping {location}=NEWDIR\": a directory that does not exist or is empty."
             )
+        }
+        CreateError::UnreadableFile { .. } => {
+            "Put it where that user may read it, and name it in the connection string (sslrootcert, sslcert, sslkey, sslcrl); \
+             or run pgwake as that user."
+                .to_owned()
         }
         CreateError::UnusedMapping(_) => {
             "See where the tablespaces are: \"SELECT pg_tablespace_location(oid) FROM pg_tablespace;\"."
@@ -144,6 +153,10 @@ fn resume(error: &ResumeError) -> Option<String> {
             "Name a slot with --slot (made with --create-slot, it holds WAL from now on), or say \"--start current\" if what \
              came before does not matter."
         }
+        ResumeError::SlotPositionUnknown => {
+            "Say \"--start LSN\" with what \"SELECT restart_lsn FROM pg_replication_slots;\" shows there for the slot, or \
+             \"--start current\" if what came before does not matter."
+        }
         ResumeError::AheadOfServer { .. } => {
             "This server lags behind what was received from another one: wait until it has caught up, or connect to the \
              server that has the WAL."
@@ -161,6 +174,18 @@ fn resume(error: &ResumeError) -> Option<String> {
         ResumeError::OnlyDamaged { .. } => "Move the damaged files away, or receive into a new directory.",
     };
     Some(hint.to_owned())
+}
+
+fn older_libpq(error: &PrimaryConninfoError) -> &'static str {
+    match error.keyword {
+        "sslrootcert" => {
+            "Name a file with the trusted root certificates, such as sslrootcert=/etc/ssl/certs/ca-certificates.crt."
+        }
+        "sslcrldir" => "Put the revocation lists into one file, and name it with sslcrl.",
+        _ => {
+            "Leave the option out if the standby may do without it, and let the primary's pg_hba.conf demand the same."
+        }
+    }
 }
 
 fn space(error: &SpaceError) -> &'static str {

@@ -13,13 +13,13 @@ use super::report;
 use super::signals::Signals;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
-use crate::client::{ClientError, Purpose};
+use crate::client::{ClientError, Purpose, open};
 use crate::pg::{Lsn, SlotName};
 use crate::stream::{
     Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, ServerConnector, StartChoice, StreamOptions,
     receive_into,
 };
-use crate::wire::command::{SlotPersistence, WalReservation};
+use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
 
 /// Receive WAL into a directory, durably, and tell the primary how far
@@ -44,7 +44,7 @@ pub(super) struct ReceiveArgs {
     #[arg(long, requires = "slot")]
     create_slot: bool,
 
-    /// Where to begin in an empty directory when there is no slot: "current", or an LSN
+    /// Where to begin in an empty directory when no slot says it: "current", or an LSN
     #[arg(long, value_name = "WHERE", value_parser = parse_start)]
     start: Option<StartChoice>,
 
@@ -76,6 +76,10 @@ enum SetupError {
     Connect(#[from] ConnectError),
     #[error("could not create replication slot \"{slot}\"")]
     CreateSlot { slot: SlotName, source: ClientError },
+    #[error("could not ask the server where its WAL ends")]
+    Identify(#[source] ClientError),
+    #[error("could not drop replication slot \"{slot}\"")]
+    DropSlot { slot: SlotName, source: ClientError },
     #[error("could not create directory \"{}\"", .path.display())]
     CreateDirectory { path: PathBuf, source: std::io::Error },
     #[error("could not set up the program")]
@@ -86,7 +90,9 @@ impl SetupError {
     fn class(&self) -> ErrorClass {
         match self {
             SetupError::Connect(error) => error.class(),
-            SetupError::CreateSlot { source, .. } => source.class(),
+            SetupError::CreateSlot { source, .. }
+            | SetupError::Identify(source)
+            | SetupError::DropSlot { source, .. } => source.class(),
             _ => ErrorClass::Operator,
         }
     }
@@ -114,20 +120,65 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         prepared = prepare(args, &mut settings) => prepared,
         _signal = signals.received() => return Exit::Done,
     };
-    if let Err(error) = prepared {
-        return report::failure(&error, error.class(), args.json);
-    }
+    let made = match prepared {
+        Ok(made) => made,
+        Err(error) => return report::failure(&error, error.class(), args.json),
+    };
     let (sender, progress) = watch::channel(Progress::default());
     let mut connector = ServerConnector::new(settings);
     let shutdown = async {
         let signal = signals.received().await;
         tracing::info!("received {signal}, stopping");
     };
-    let received = receive_into(&args.options(), &args.directory, &mut connector, &sender, shutdown).await;
+    let options = args.options(made.as_ref());
+    let received = receive_into(&options, &args.directory, &mut connector, &sender, shutdown).await;
     let progress = *progress.borrow();
     match received {
         Ok(_) => print_outcome(&progress, args.endpos, args.json),
-        Err(error) => fail(&error, args.json),
+        Err(error) => {
+            if let Some(made) = made.filter(|_| progress.timeline.is_none()) {
+                made.drop_again().await;
+            }
+            fail(&error, args.json)
+        }
+    }
+}
+
+/// A slot that this run has made.
+struct MadeSlot {
+    name: SlotName,
+    /// The server that has it.
+    settings: Settings,
+    /// Where the server's WAL ended just before: all from here on is wanted.
+    before_lsn: Lsn,
+}
+
+/// How long the server may take to drop a slot that was made in vain.
+const DROP_SLOT_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl MadeSlot {
+    /// Nothing was ever streamed: the slot would hold WAL back that nobody fetches.
+    async fn drop_again(self) {
+        let slot = &self.name;
+        let dropped = async {
+            let mut connection =
+                open(&self.settings, Purpose::PhysicalReplication).await.map_err(ConnectError::from)?;
+            let dropped = connection.drop_slot(slot, DropWhenActive::Fail).await;
+            dropped.map_err(|source| SetupError::DropSlot { slot: slot.clone(), source })
+        };
+        match tokio::time::timeout(DROP_SLOT_TIMEOUT, dropped).await {
+            Ok(Ok(())) => tracing::info!("dropped replication slot \"{slot}\" again: nothing was received"),
+            Ok(Err(error)) => {
+                let error = report::one_line(&error);
+                tracing::warn!(
+                    error,
+                    "replication slot \"{slot}\" is left on the server, and holds WAL back there"
+                );
+            }
+            Err(_) => {
+                tracing::warn!("replication slot \"{slot}\" is left on the server, and holds WAL back there");
+            }
+        }
     }
 }
 
@@ -136,7 +187,7 @@ fn fail(error: &ReceiveError, json: bool) -> Exit {
 }
 
 /// What is done once, before the first stream, and again until a server that cannot be had is there.
-async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<(), SetupError> {
+async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<Option<MadeSlot>, SetupError> {
     create_directory(&args.directory)
         .map_err(|source| SetupError::CreateDirectory { path: args.directory.clone(), source })?;
     args.connection.ask_password_if_told(settings).await.map_err(ConnectError::from)?;
@@ -155,25 +206,27 @@ async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<(), Setu
 }
 
 /// The password is asked for, the slot made.
-async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<(), SetupError> {
+async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<Option<MadeSlot>, SetupError> {
     let Some(slot) = args.slot.as_ref().filter(|_| args.create_slot) else {
-        return args.connection.ask_password_if_needed(settings).await.or_else(|error| match error.class() {
+        return match args.connection.ask_password_if_needed(settings).await {
             // receiving tries again for as long as it takes
-            ErrorClass::Transient if !args.no_loop => Ok(()),
-            _ => Err(error.into()),
-        });
+            Err(error) if error.class() != ErrorClass::Transient || args.no_loop => Err(error.into()),
+            _ => Ok(None),
+        };
     };
     let mut connection = args.connection.connect(settings, Purpose::PhysicalReplication).await?;
     connection.set_answer_timeout(args.silence());
+    let before_lsn = connection.identify_system().await.map_err(SetupError::Identify)?.flush_lsn;
+    let settings = settings.pinned_to(connection.host());
     let created =
         connection.create_physical_slot(slot, SlotPersistence::Permanent, WalReservation::Immediate).await;
     connection.close().await;
     match created {
         Ok(()) => {
             tracing::info!("created replication slot \"{slot}\"");
-            Ok(())
+            Ok(Some(MadeSlot { name: slot.clone(), settings, before_lsn }))
         }
-        Err(error) if error.sqlstate() == Some(SqlState::DUPLICATE_OBJECT) => Ok(()),
+        Err(error) if error.sqlstate() == Some(SqlState::DUPLICATE_OBJECT) => Ok(None),
         Err(source) => Err(SetupError::CreateSlot { slot: slot.clone(), source }),
     }
 }
@@ -221,14 +274,17 @@ impl ReceiveArgs {
         Some(Duration::from_secs(self.receive_timeout.into())).filter(|silence| !silence.is_zero())
     }
 
-    fn options(&self) -> ReceiveOptions {
+    /// A server before version 15 cannot tell where a slot begins. One that was made here begins, by the segment, no
+    /// later than where the server's WAL ended before.
+    fn options(&self, made: Option<&MadeSlot>) -> ReceiveOptions {
+        let made = made.map(|made| StartChoice::At(made.before_lsn));
         ReceiveOptions {
             stream: StreamOptions {
                 slot: self.slot.clone(),
                 status_interval: Duration::from_secs(self.status_interval.into()),
                 receive_timeout: Duration::from_secs(self.receive_timeout.into()),
             },
-            start: self.start.unwrap_or_default(),
+            start: self.start.or(made).unwrap_or_default(),
             stop_lsn: self.endpos,
             reconnect: if self.no_loop { Reconnect::Never } else { Reconnect::Always },
             seed: fastrand::u64(..),

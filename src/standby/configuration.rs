@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::create::CreateRequest;
@@ -13,7 +14,9 @@ use crate::backup::standby_files::{
     AUTO_CONF_NAME, PassfileEntry, PassfileError, STANDBY_SIGNAL_NAME, Secrecy, Setting, SettingError,
     replace_file, write_settings, write_standby_signal,
 };
-use crate::client::conninfo::{HostSpec, PrimaryConninfoOptions, Settings};
+use crate::client::conninfo::{
+    HostSpec, PrimaryConninfo, PrimaryConninfoError, PrimaryConninfoOptions, Settings, SystemEnvironment,
+};
 
 /// The file in the data directory with the password that `primary_conninfo` leads to.
 pub const PASSFILE_NAME: &str = "primary.passfile";
@@ -24,6 +27,9 @@ pub enum ConfigurationError {
     /// A value that no configuration file can hold.
     #[error("a connection option cannot stand in postgresql.auto.conf")]
     Setting(#[from] SettingError),
+    /// A connection option that the standby needs and does not know.
+    #[error("the standby cannot connect as this program does")]
+    Conninfo(#[from] PrimaryConninfoError),
     /// A password, host or role that no passfile can hold.
     #[error("the password cannot stand in a password file")]
     Passfile(#[from] PassfileError),
@@ -64,12 +70,7 @@ pub(super) fn write(
     let passfile = render_passfile(&request.settings)?;
     // named by where it will be
     let passfile_path = passfile.is_some().then(|| workspace.target().join(PASSFILE_NAME));
-    let primary_conninfo = request.settings.to_primary_conninfo(&PrimaryConninfoOptions {
-        major: preflight.version.major(),
-        passfile: passfile_path.as_deref(),
-        application_name: Some(&request.application_name),
-        dbname: None,
-    });
+    let primary_conninfo = primary_conninfo(request, preflight, passfile_path.as_deref())?;
     for keyword in primary_conninfo.omitted {
         tracing::warn!(
             "connection option {keyword} is unknown to PostgreSQL {} and was left out of primary_conninfo",
@@ -99,6 +100,40 @@ pub(super) fn write(
     }
     write_standby_signal(&data)?;
     give(&data.join(STANDBY_SIGNAL_NAME), workspace.owner())
+}
+
+/// How the standby will connect: to be asked before anything is made, too.
+pub(super) fn primary_conninfo(
+    request: &CreateRequest,
+    preflight: &Preflight,
+    passfile: Option<&Path>,
+) -> Result<PrimaryConninfo, ConfigurationError> {
+    let own = PrimaryConninfoOptions {
+        major: preflight.version.major(),
+        passfile,
+        application_name: Some(&request.application_name),
+        dbname: None,
+    };
+    Ok(request.settings.to_primary_conninfo(&own, &SystemEnvironment)?)
+}
+
+/// The first file that the standby's server has to read and its user may not, by the permissions on the way to it.
+pub(super) fn unreadable_file(files: &[PathBuf], owner: Owner) -> Option<PathBuf> {
+    let may = |path: &Path, wanted: u32| {
+        let Ok(metadata) = std::fs::metadata(path) else { return true };
+        let shift = if metadata.uid() == owner.uid {
+            6
+        } else if metadata.gid() == owner.gid {
+            3
+        } else {
+            0
+        };
+        metadata.mode() >> shift & wanted == wanted
+    };
+    let (read, search) = (0o4, 0o1);
+    let readable =
+        |file: &PathBuf| may(file, read) && file.ancestors().skip(1).all(|directory| may(directory, search));
+    files.iter().find(|file| !readable(file)).cloned()
 }
 
 /// A line for each host whose password is known; `None` when no password is needed.

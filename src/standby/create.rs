@@ -199,6 +199,7 @@ pub async fn dry_run(
         places.examine()?;
         places.check_space()?;
     }
+    configuration::primary_conninfo(request, &found, None)?;
     Ok(found)
 }
 
@@ -253,6 +254,12 @@ impl Run {
         configuration::check(&self.request, self.workspace.target())?;
         let (slot, existing_slot) = (self.request.slot.clone(), self.request.existing_slot);
         let preflight = preflight(&mut replication, sql.as_mut(), &slot, existing_slot).await?;
+        let files = configuration::primary_conninfo(&self.request, &preflight, None)?.files();
+        if let Some(owner) = self.workspace.owner()
+            && let Some(file) = configuration::unreadable_file(&files, owner)
+        {
+            return Err(CreateError::UnreadableFile { file, uid: owner.uid });
+        }
         if let Some(tablespaces) = &preflight.tablespaces {
             // seen before the primary makes a slot and a checkpoint for nothing
             let (target, path) = (self.workspace.target().to_owned(), self.workspace.path().to_owned());

@@ -54,6 +54,14 @@ pub enum CreateError {
     /// The WAL directory is not fit.
     #[error("could not use the WAL directory")]
     WalDirectory(#[source] WorkspaceError),
+    /// A certificate, key or list that only we may read.
+    #[error("the standby would connect with \"{}\", which its user (uid {uid}) may not read", .file.display())]
+    UnreadableFile {
+        /// The file.
+        file: PathBuf,
+        /// The standby's user.
+        uid: u32,
+    },
     /// The passfile's path cannot stand in a connection string.
     #[error("the path of the data directory is not valid UTF-8, and the standby needs a password file in it")]
     UnprintablePath,

@@ -165,6 +165,11 @@ pub enum ResumeError {
     /// An empty directory, no slot that holds WAL, and no word where to begin.
     #[error("directory holds no WAL, and no replication slot says where to start")]
     NoStart,
+    /// An empty directory, and a slot that holds WAL from a position that this server (before 15) does not tell.
+    #[error(
+        "directory holds no WAL, and a server of this version does not say where its replication slot begins"
+    )]
+    SlotPositionUnknown,
 }
 
 impl ResumeError {
@@ -325,6 +330,9 @@ fn start_empty(
                 return Err(ResumeError::SlotTimelineNotInHistory { found, current });
             }
             (slot.timeline, slot.restart_lsn)
+        }
+        (None, StartChoice::Refuse) if server.slot == SlotHold::Unknown => {
+            return Err(ResumeError::SlotPositionUnknown);
         }
         (None, StartChoice::Refuse) => return Err(ResumeError::NoStart),
         (None, StartChoice::Current) => (current, server.flush_lsn),

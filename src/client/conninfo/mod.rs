@@ -32,7 +32,7 @@ pub(crate) use hosts::default_socket_dir;
 pub use hosts::{HostAddress, HostSpec};
 pub use options::{OPTIONS, OptionSpec, Treatment};
 pub use passfile::{Passfile, PassfileKey};
-pub use primary::{PrimaryConninfo, PrimaryConninfoOptions};
+pub use primary::{PrimaryConninfo, PrimaryConninfoError, PrimaryConninfoOptions};
 pub use secret::Secret;
 pub use settings::{Keepalives, Settings, TlsRoots, TlsSettings, Warning};
 pub use values::{

@@ -192,3 +192,43 @@ fn a_server_that_is_not_there_is_an_error_or_is_waited_for() {
     }
     assert_same_as(&[&primary], &received);
 }
+
+#[test]
+fn a_slot_that_was_made_in_vain_is_dropped_again() {
+    require_server!();
+    let (one, other) = (keeping_wal(1).start(), keeping_wal(1).start());
+    let received = directory(&one);
+    receive(&one.conninfo(), &received).args(["--endpos", "0/1"]).run().succeeded();
+    assert_eq!(one.psql("SELECT count(*) FROM pg_replication_slots"), "1");
+    let outcome = receive(&other.conninfo(), &received).run().exited(3);
+    assert!(outcome.stderr.contains("dropped replication slot \"witness\" again"), "{outcome}");
+    assert_eq!(other.psql("SELECT count(*) FROM pg_replication_slots"), "0");
+    // one that was there before is not ours
+    other.psql("SELECT pg_create_physical_replication_slot('witness')");
+    receive(&other.conninfo(), &received).run().exited(3);
+    assert_eq!(other.psql("SELECT count(*) FROM pg_replication_slots"), "1");
+}
+
+/// Before version 15 no replication command tells where a slot begins.
+#[test]
+fn an_old_server_is_received_from_with_a_slot_of_the_runs_own() {
+    for major in [13, 14] {
+        require_server!(major);
+        let primary = keeping_wal(1).major(major).start();
+        make_wal(&primary, 2);
+        let begin = primary.psql("SELECT pg_walfile_name(pg_current_wal_flush_lsn())");
+        let received = directory(&primary);
+        let receiver = streaming(&receive(&primary.conninfo(), &received));
+        make_wal(&primary, 2);
+        caught_up(&primary);
+        receiver.terminate();
+        receiver.wait().succeeded();
+        let finished = assert_same_as(&[&primary], &received);
+        assert!(finished.len() >= 2 && finished.first().unwrap() <= &begin, "{begin}: {finished:?}");
+        // with a slot that was there before, somebody has to say it
+        let empty = primary.dir().subdir("empty", 0o700);
+        let tool = receive(&primary.conninfo(), &empty);
+        assert_refused(&tool, 1, "does not say where its replication slot begins", "--start LSN");
+        assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots"), "1");
+    }
+}

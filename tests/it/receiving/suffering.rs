@@ -262,7 +262,9 @@ fn a_server_that_lets_us_in_and_says_no_more_is_given_up() {
     let directory = TestDir::new();
     let received = directory.subdir("received", 0o700);
     let conninfo = format!("host=127.0.0.1 port={port} user=u sslmode=disable");
-    for (more, doing) in [(&["--create-slot"][..], "create replication slot"), (&[], "identify the server")] {
+    for (more, doing) in
+        [(&["--create-slot"][..], "ask the server where its WAL ends"), (&[], "identify the server")]
+    {
         let tool = without_slot(&conninfo, &received).args(["--slot", "s"]);
         let outcome = tool.args(["--receive-timeout", "1", "-n"]).args(more).run().exited(1);
         assert!(outcome.stderr.contains(doing), "{outcome}");

@@ -215,7 +215,7 @@ fn primary_conninfo_says_the_same_without_the_password() {
         application_name: Some("standby 1"),
         dbname: None,
     };
-    let line = original.to_primary_conninfo(&own);
+    let line = original.to_primary_conninfo(&own, &environment).unwrap();
     assert_eq!(line.omitted, [""; 0]);
     assert_eq!(
         line.conninfo,
@@ -231,16 +231,84 @@ fn primary_conninfo_says_the_same_without_the_password() {
     );
     assert_eq!(again.require_auth, original.require_auth);
 
-    let old = original.to_primary_conninfo(&PrimaryConninfoOptions { major: 15, ..own });
-    assert_eq!(old.omitted, ["require_auth"]);
-    assert!(!old.conninfo.contains("require_auth"));
+    let files: Vec<_> = line.files().iter().map(|path| path.display().to_string()).collect();
+    assert_eq!(files, ["/c", "/work/ca/root.crt"]);
+}
+
+#[test]
+fn what_an_older_libpq_does_not_know_is_left_out_unless_it_protects() {
+    let at = |string: &str, major| {
+        let own = PrimaryConninfoOptions { major, ..Default::default() };
+        settings(string).to_primary_conninfo(&own, &FakeEnvironment::default())
+    };
+    for (option, since, fails) in [
+        ("require_auth=scram-sha-256", 16, true),
+        ("require_auth=!password,!oauth", 18, false),
+        ("require_auth=!oauth", 18, false),
+        ("sslcertmode=require", 16, true),
+        ("sslcertmode=disable", 16, false),
+        ("sslcrldir=/d", 14, true),
+        ("sslrootcert=system", 16, true),
+        ("sslnegotiation=direct", 17, false),
+        ("target_session_attrs=primary", 14, false),
+        ("target_session_attrs=prefer-standby", 14, false),
+        ("load_balance_hosts=random", 16, false),
+    ] {
+        let keyword = option.split_once('=').unwrap().0;
+        let value = option.split_once('=').unwrap().1;
+        let string = format!("host=h {option} sslmode=verify-full");
+        let new = at(&string, since).unwrap();
+        assert_eq!(new.omitted, [""; 0], "{option}");
+        assert!(ConnInfo::parse(&new.conninfo).unwrap().value(keyword) == Some(value), "{option}");
+        match at(&string, since - 1) {
+            Err(error) => assert!(fails && error.to_string().contains(option), "{option}: {error}"),
+            Ok(old) => assert!(!fails && !old.conninfo.contains(value), "{option}: {}", old.conninfo),
+        }
+    }
+    assert!(at("host=h target_session_attrs=read-write", 13).unwrap().omitted.is_empty());
+    assert_eq!(at("host=h target_session_attrs=standby", 13).unwrap().omitted, ["target_session_attrs"]);
+    let mixed = at("host=h require_auth=!password,!oauth", 17).unwrap().conninfo;
+    assert_eq!(ConnInfo::parse(&mixed).unwrap().value("require_auth"), Some("!password"));
+}
+
+#[test]
+fn a_standby_is_told_of_the_files_in_our_home() {
+    let home = |name: &str| format!("/home/me/.postgresql/{name}");
+    let names = ["root.crt", "root.crl", "postgresql.crt", "postgresql.key"];
+    let environment = names
+        .iter()
+        .fold(FakeEnvironment::default(), |environment, name| environment.with_file(&home(name), 0o600, ""));
+    let line = |string: &str, environment: &FakeEnvironment| {
+        let own = PrimaryConninfoOptions { major: 18, ..Default::default() };
+        resolve(string, environment).unwrap().to_primary_conninfo(&own, environment).unwrap()
+    };
+    for mode in ["allow", "prefer", "require", "verify-ca"] {
+        let written = line(&format!("host=h sslmode={mode}"), &environment);
+        let parsed = ConnInfo::parse(&written.conninfo).unwrap();
+        for (keyword, name) in ["sslrootcert", "sslcrl", "sslcert", "sslkey"].into_iter().zip(names) {
+            assert_eq!(parsed.value(keyword), Some(home(name).as_str()), "{mode}");
+        }
+        assert_eq!(written.files().len(), 4);
+    }
+    let quiet = |string: &str, environment: &FakeEnvironment| {
+        let written = line(string, environment);
+        assert!(!written.conninfo.contains(".postgresql") && written.files().is_empty(), "{written:?}");
+    };
+    quiet("host=h sslmode=disable", &environment);
+    quiet("host=/run sslmode=require", &environment);
+    quiet("host=h sslmode=require", &FakeEnvironment::default());
+    let named = line("host=h sslrootcert=/r sslcrldir=/d sslcertmode=disable", &environment);
+    assert_eq!(named.files(), [PathBuf::from("/r"), PathBuf::from("/d")]);
 }
 
 #[test]
 fn primary_conninfo_is_short_when_nothing_was_asked() {
     let own = PrimaryConninfoOptions { major: 18, ..Default::default() };
-    assert_eq!(settings("host=h").to_primary_conninfo(&own).conninfo, "user=me host=h port=5432");
-    let line = settings("host=h sslmode=verify-ca").to_primary_conninfo(&own).conninfo;
+    let line = |string: &str| {
+        settings(string).to_primary_conninfo(&own, &FakeEnvironment::default()).unwrap().conninfo
+    };
+    assert_eq!(line("host=h"), "user=me host=h port=5432");
+    let line = line("host=h sslmode=verify-ca");
     assert!(line.contains("sslrootcert='/home/me/.postgresql/root.crt'"), "{line}");
 }
 
@@ -262,7 +330,7 @@ proptest! {
             application_name: Some(&name),
             dbname: Some("d"),
         };
-        let again = resolve(&original.to_primary_conninfo(&own).conninfo, &environment).unwrap();
+        let again = resolve(&original.to_primary_conninfo(&own, &environment).unwrap().conninfo, &environment).unwrap();
         prop_assert_eq!(&again.hosts, &original.hosts);
         prop_assert_eq!((&again.user, &again.options), (&original.user, &original.options));
         prop_assert_eq!(again.application_name.as_ref(), Some(&name));
