@@ -71,7 +71,7 @@ pub(super) struct ReceiveArgs {
 
 /// What failed before anything was received.
 #[derive(Debug, thiserror::Error)]
-enum SetupError {
+pub(super) enum SetupError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("could not create replication slot \"{slot}\"")]
