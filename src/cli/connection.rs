@@ -12,16 +12,16 @@ use crate::client::{Connection, OpenError, Purpose, open};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection options")]
 pub(super) struct ConnectionArgs {
-    /// Connection string: "host=… user=…" or postgresql://…
+    /// Connection string: "host=db1 user=rep" or postgresql://rep@db1
     #[arg(short, long, value_name = "CONNINFO")]
     dbname: Option<String>,
 
     /// Server host or socket directory
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "HOST")]
     host: Option<String>,
 
     /// Server port
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "PORT")]
     port: Option<String>,
 
     /// Role to connect as

@@ -201,6 +201,22 @@ fn a_program_hears_of_a_usage_error() {
     }
 }
 
+#[test]
+fn help_fits_a_terminal_and_begins_with_what_is_needed() {
+    for (command, needed) in [
+        (&["standby", "create"][..], &["--pgdata", "--slot", "--start", "--set", "--dry-run"][..]),
+        (&["receive"], &["--directory", "--slot", "--create-slot", "--start"]),
+        (&[], &["--verbose"]),
+    ] {
+        let help = Tool::pgwake().args(command).arg("--help").env("COLUMNS", "80").run().succeeded().stdout;
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+        let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let names: Vec<_> =
+            options.filter_map(|line| line.split([' ', '.']).find(|word| word.starts_with("--"))).collect();
+        assert!(names.starts_with(needed), "{names:?}");
+    }
+}
+
 /// A Python script with the program's command line as its arguments.
 fn under_python(tool: Tool, script: &str) -> Tool {
     // one that the servers' user can run too
