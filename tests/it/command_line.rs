@@ -143,7 +143,12 @@ while termios.tcgetattr(kept)[3] & termios.ECHO:
 os.write(terminal, b"TYPED")
 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 print(code, bool(termios.tcgetattr(kept)[3] & termios.ECHO))
-sys.stderr.buffer.write(os.read(terminal, 65536))
+os.close(kept)
+try:
+    while shown := os.read(terminal, 4096):
+        sys.stderr.buffer.write(shown)
+except OSError:
+    pass # that is how a terminal ends
 "#;
         let outcome = under_python(tool, &script.replace("TYPED", typed)).run().succeeded();
         assert_eq!(outcome.stdout.trim(), ended, "{typed}: {outcome}");
