@@ -12,7 +12,7 @@ use crate::client::{Connection, OpenError, Purpose, open};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection options")]
 pub(super) struct ConnectionArgs {
-    /// Connection string: "host=… user=…" or postgresql://…
+    /// Connection string: "host=db1 user=rep" or postgresql://rep@db1
     ///
     /// All options of libpq are understood, and its environment variables. Where none of keepalives, keepalives_idle,
     /// keepalives_interval and keepalives_count is given, TCP keepalives begin after 60 seconds of silence and end a
@@ -21,11 +21,11 @@ pub(super) struct ConnectionArgs {
     dbname: Option<String>,
 
     /// Server host or socket directory
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "HOST")]
     host: Option<String>,
 
     /// Server port
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "PORT")]
     port: Option<String>,
 
     /// Role to connect as

@@ -10,26 +10,25 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::observe::progress::LogWriter;
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "General options")]
 pub(super) struct LoggingArgs {
     /// Say more (twice: much more)
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 900)]
     verbose: u8,
 
     /// Say nothing but warnings and errors
-    #[arg(short, long, conflicts_with = "verbose", global = true)]
+    #[arg(short, long, conflicts_with = "verbose", global = true, display_order = 901)]
     quiet: bool,
 
-    /// How log lines look
-    #[arg(long, value_enum, default_value_t, global = true)]
+    /// Log lines as text, or as JSON objects
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, global = true, display_order = 902)]
     log_format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
-    /// For people
     #[default]
     Text,
-    /// One JSON object a line
     Json,
 }
 

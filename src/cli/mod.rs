@@ -20,17 +20,26 @@ pub use exit::Exit;
 
 /// Follows a PostgreSQL primary in its wake: standbys that start and stream, and a durable WAL receiver.
 #[derive(Debug, Parser)]
-#[command(name = "pgwake", version, disable_help_flag = true, max_term_width = 110)]
+#[command(name = "pgwake", version, disable_help_flag = true, disable_version_flag = true)]
+#[command(disable_help_subcommand = true, max_term_width = 110)]
 #[command(after_help = "\
-Connection options are libpq's: a URI or keyword/value string with -d, or -h, -p and -U; the PG* environment,
-~/.pgpass and service files count too. Exit codes: 0 done, 1 failed, 2 usage, 3 integrity.")]
+Where to connect is said as to psql: -d, -h, -p and -U, the PG* variables, \
+~/.pgpass and service files.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 data is not what it must be.")]
 struct Cli {
     #[command(flatten)]
     logging: logging::LoggingArgs,
 
     /// Print help
-    #[arg(long, action = clap::ArgAction::Help, global = true)]
+    #[arg(long, action = clap::ArgAction::Help, global = true, display_order = 903)]
+    #[arg(help_heading = "General options")]
     help: Option<bool>,
+
+    /// Print version
+    #[arg(short = 'V', long, action = clap::ArgAction::Version, display_order = 904)]
+    #[arg(help_heading = "General options")]
+    version: Option<bool>,
 
     #[command(subcommand)]
     command: Command,
@@ -41,13 +50,11 @@ enum Command {
     /// Make standbys
     #[command(subcommand)]
     Standby(StandbyCommand),
-    /// Receive WAL into a directory, durably, and tell the primary how far
     Receive(Box<receive::ReceiveArgs>),
 }
 
 #[derive(Debug, Subcommand)]
 enum StandbyCommand {
-    /// Clone a running primary into a standby that streams from it
     Create(Box<standby_create::CreateArgs>),
 }
 

@@ -26,17 +26,17 @@ use crate::wire::server_error::SqlState;
 ///
 /// Writes segments as the primary does, the one in progress with .partial behind its name, and timeline histories.
 /// Reports as written what has arrived, as flushed what is durable here, and nothing as applied. Goes on after the loss
-/// of the connection, and after a failover on the new timeline. Ends with exit code 0 on SIGINT and SIGTERM.
+/// of the connection, and after a failover on the new timeline. Ends with exit code 0 when a signal stops it.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example: pgwake receive -d \"host=db1 user=rep\" -D /srv/wal \\
+           --slot archive1 --create-slot")]
 pub(super) struct ReceiveArgs {
-    #[command(flatten)]
-    connection: ConnectionArgs,
-
     /// Where the WAL goes; made if it does not exist
     #[arg(short = 'D', long, value_name = "DIR")]
     directory: PathBuf,
 
-    /// The replication slot that keeps WAL on the primary until it is durable here
+    /// Replication slot, which keeps WAL on the primary until it is durable here
     #[arg(short = 'S', long, value_name = "NAME")]
     slot: Option<SlotName>,
 
@@ -44,34 +44,37 @@ pub(super) struct ReceiveArgs {
     #[arg(long, requires = "slot")]
     create_slot: bool,
 
-    /// Where to begin in an empty directory when no slot says it: "current", or an LSN
+    /// Where an empty directory begins without a slot: "current", or an LSN
     #[arg(long, value_name = "WHERE", value_parser = parse_start)]
     start: Option<StartChoice>,
 
+    #[command(flatten)]
+    connection: ConnectionArgs,
+
     /// Stop when everything before this LSN is durable
-    #[arg(short = 'E', long, value_name = "LSN")]
+    #[arg(help_heading = "More options", short = 'E', long, value_name = "LSN")]
     endpos: Option<Lsn>,
 
-    /// End with an error when the connection is lost, or cannot be had
-    #[arg(short = 'n', long)]
+    /// Fail when the connection is lost, instead of trying again
+    #[arg(help_heading = "More options", short = 'n', long)]
     no_loop: bool,
 
-    /// The longest silence towards the primary, in seconds (0: only report progress, and answer)
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    /// Tell the primary how far at least this often (0: when there is news)
+    #[arg(help_heading = "More options", short, long, value_name = "SECONDS", default_value_t = 10)]
     status_interval: u32,
 
-    /// How long the primary may be silent before it is taken for lost, in seconds (0: for ever)
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    /// Take a primary for lost that is silent for so long (0: never)
+    #[arg(help_heading = "More options", long, value_name = "SECONDS", default_value_t = 60)]
     receive_timeout: u32,
 
     /// Print the outcome as JSON
-    #[arg(long)]
+    #[arg(help_heading = "More options", long)]
     json: bool,
 }
 
 /// What failed before anything was received.
 #[derive(Debug, thiserror::Error)]
-enum SetupError {
+pub(super) enum SetupError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("could not create replication slot \"{slot}\"")]

@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::io::Write as _;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::exit::Exit;
 use super::hints;
 use crate::ErrorClass;
+use crate::standby::error::CreateError;
 
 /// Prints an error with its causes and, where there is one, what to do next; says how the program ends.
 pub(super) fn failure(error: &(dyn Error + 'static), class: ErrorClass, json: bool) -> Exit {
@@ -16,7 +17,11 @@ pub(super) fn failure(error: &(dyn Error + 'static), class: ErrorClass, json: bo
         ErrorClass::Integrity => Exit::Integrity,
         ErrorClass::Bug => Exit::Failed,
     };
-    print_report(&Report::new(error, exit), json);
+    let mut report = Report::new(error, exit);
+    if class == ErrorClass::Bug {
+        report.hints.push("This is a defect of pgwake: please report it, with what -vv says.".to_owned());
+    }
+    print_report(&report, json);
     exit
 }
 
@@ -30,7 +35,7 @@ pub(super) fn usage(error: &(dyn Error + 'static), json: bool) -> Exit {
 pub(super) fn usage_json(told: &str) {
     let message = told.split("\n\n").next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message).trim_end().to_owned();
-    let report = Report { message, causes: Vec::new(), hint: None, exit_code: Exit::Usage.code() };
+    let report = Report { message, causes: Vec::new(), hints: Vec::new(), exit_code: Exit::Usage.code() };
     print_json(&serde_json::json!({ "error": report }));
 }
 
@@ -46,7 +51,7 @@ fn print_report(report: &Report, json: bool) {
 pub(super) fn print_json(value: &impl Serialize) {
     let line = serde_json::to_string(value).unwrap_or_else(|error| {
         let message = format!("the result cannot be written as JSON: {error}");
-        let report = Report { message, causes: Vec::new(), hint: None, exit_code: Exit::Done.code() };
+        let report = Report { message, causes: Vec::new(), hints: Vec::new(), exit_code: Exit::Done.code() };
         serde_json::json!({ "error": report }).to_string()
     });
     print(&(line + "\n"));
@@ -62,18 +67,20 @@ pub(super) fn print(text: &str) {
 struct Report {
     message: String,
     causes: Vec<String>,
-    hint: Option<String>,
+    /// For a program they are one text.
+    #[serde(rename = "hint", serialize_with = "one_text")]
+    hints: Vec<String>,
     exit_code: u8,
 }
 
 impl Report {
     fn new(error: &(dyn Error + 'static), exit: Exit) -> Self {
         let chain = causes(error);
-        let mut messages: Vec<String> = chain.iter().map(ToString::to_string).collect();
+        let mut messages: Vec<String> = chain.iter().map(|link| message(*link)).collect();
         messages.dedup();
-        let hint = chain.iter().rev().find_map(|error| hints::hint(*error));
+        messages[0] = error.to_string();
         let message = messages.remove(0);
-        Report { message, causes: messages, hint, exit_code: exit.code() }
+        Report { message, causes: messages, hints: hints::hints(&chain), exit_code: exit.code() }
     }
 
     fn to_text(&self) -> String {
@@ -81,10 +88,23 @@ impl Report {
         for cause in &self.causes {
             text.push_str(&format!("  caused by: {}\n", cause.replace('\n', "\n    ")));
         }
-        if let Some(hint) = &self.hint {
+        for hint in &self.hints {
             text.push_str(&format!("hint: {hint}\n"));
         }
         text
+    }
+}
+
+fn one_text<S: Serializer>(hints: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    Some(hints.join(" ")).filter(|text| !text.is_empty()).serialize(serializer)
+}
+
+/// An error's own level where it is a cause. That all was removed after an interruption is true only where nothing is
+/// said about what is left.
+fn message(link: &(dyn Error + 'static)) -> String {
+    match hints::create_error(link) {
+        Some(CreateError::Interrupted(signal)) => format!("interrupted by {signal}"),
+        _ => link.to_string(),
     }
 }
 
@@ -96,7 +116,7 @@ pub(super) fn one_line(error: &(dyn Error + 'static)) -> String {
 }
 
 /// An error and all that caused it.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
+pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut chain = vec![error];
     let mut link = error;
     while let Some(cause) = link.source() {
@@ -111,6 +131,7 @@ mod tests {
     use super::*;
     use crate::client::ClientError;
     use crate::standby::preflight::PreflightError;
+    use crate::standby::workspace::WorkspaceError;
 
     #[test]
     fn an_error_is_told_with_its_causes_and_a_hint() {
@@ -121,5 +142,41 @@ mod tests {
             "error: could not ask the server for wal_level\n  caused by: server closed the connection unexpectedly\n\
              hint: The server may have been stopped, or something between here and there cut the connection; its log says which.\n"
         );
+    }
+
+    fn slot_left(source: CreateError) -> CreateError {
+        let slot: crate::pg::SlotName = "standby1".parse().unwrap();
+        let cause = Box::new(CreateError::DropSlotTimeout { slot: slot.clone() });
+        CreateError::SlotLeft { slot, directory: "/d".into(), cause, source: Box::new(source) }
+    }
+
+    #[test]
+    fn what_is_left_and_why_it_failed_are_both_to_be_mended() {
+        let report = Report::new(&slot_left(CreateError::ReceiveBackup(ClientError::Closed)), Exit::Failed);
+        let [left, failed] = &report.hints[..] else { panic!("{:?}", report.hints) };
+        assert!(
+            left.contains("Run the same command again")
+                && left.contains("pg_drop_replication_slot('standby1')")
+        );
+        assert!(failed.starts_with("The server may have been stopped"));
+        assert_eq!(report.to_text().matches("\nhint: ").count(), 2);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["hint"], format!("{left} {failed}"));
+        let files_left = CreateError::FilesLeft {
+            directory: "/d".into(),
+            cause: WorkspaceError::NoName("/d".into()),
+            source: Box::new(CreateError::SlotExists("standby1".parse().unwrap())),
+        };
+        let report = Report::new(&files_left, Exit::Failed);
+        assert_eq!(report.hints.len(), 2, "{:?}", report.hints);
+        assert!(serde_json::to_value(Report::new(&std::fmt::Error, Exit::Failed)).unwrap()["hint"].is_null());
+    }
+
+    #[test]
+    fn all_was_removed_is_said_only_where_nothing_is_left() {
+        let report = Report::new(&CreateError::Interrupted("SIGINT"), Exit::Failed);
+        assert_eq!(report.message, "interrupted by SIGINT; everything that this run made has been removed");
+        let report = Report::new(&slot_left(CreateError::Interrupted("SIGINT")), Exit::Failed);
+        assert_eq!(report.causes, ["interrupted by SIGINT"]);
     }
 }

@@ -30,72 +30,86 @@ use crate::wire::server_error::SqlState;
 /// backup manifest, and writes standby.signal, primary_conninfo and primary_slot_name. The directory appears when it is
 /// whole and durable, or not at all.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example: pgwake standby create -d \"host=db1 user=rep\" -D /srv/pg/standby \\
+           --slot standby1 --start")]
 pub(super) struct CreateArgs {
-    #[command(flatten)]
-    connection: ConnectionArgs,
-
     /// The standby's data directory: must not exist, or be empty
     #[arg(short = 'D', long, value_name = "DIR")]
     pgdata: PathBuf,
 
-    /// The replication slot to make on the primary, for the standby to stream from
+    /// Name of the replication slot to make for it on the primary
     #[arg(short = 'S', long, value_name = "NAME")]
     slot: SlotName,
-
-    /// Take the slot if it exists already, and is not in use
-    #[arg(long)]
-    use_existing_slot: bool,
-
-    /// Put the tablespace at OLDDIR on the primary into NEWDIR here (repeatable; "\=" stands for "=" in a path)
-    #[arg(short = 'T', long = "tablespace-mapping", value_name = "OLDDIR=NEWDIR")]
-    tablespace_mappings: Vec<MappingArg>,
-
-    /// Keep pg_wal in this directory, and link to it
-    #[arg(long, value_name = "DIR")]
-    waldir: Option<PathBuf>,
-
-    /// How the primary makes the checkpoint that the copy begins with
-    #[arg(short, long, value_enum, default_value_t = CheckpointArg::Fast)]
-    checkpoint: CheckpointArg,
-
-    /// Copy at most this much a second: 32k to 1024M
-    #[arg(short = 'r', long, value_name = "RATE", value_parser = parse_rate)]
-    max_rate: Option<u32>,
-
-    /// The backup's label
-    #[arg(short, long, default_value = "pgwake standby create", value_parser = parse_label)]
-    label: String,
-
-    /// The name by which the primary knows the standby (in pg_stat_replication, synchronous_standby_names) [default: the slot's]
-    #[arg(long, value_name = "NAME", value_parser = parse_application_name)]
-    application_name: Option<String>,
-
-    /// The checksum of each file in the manifest
-    #[arg(long, value_enum, default_value_t = ChecksumsArg::Crc32c, ignore_case = true)]
-    manifest_checksums: ChecksumsArg,
-
-    /// A setting for the standby's postgresql.auto.conf, such as port=5433 (repeatable)
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = Setting::parse)]
-    settings: Vec<Setting>,
 
     /// Start the standby, and wait until the primary shows it streaming
     #[arg(long)]
     start: bool,
 
-    /// Where the server programs of the primary's major version are [default: the usual places]
-    #[arg(long, value_name = "DIR", requires = "start")]
-    bindir: Option<PathBuf>,
+    /// Setting for the standby, such as port=5433 (repeatable)
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = Setting::parse)]
+    settings: Vec<Setting>,
 
-    /// How long --start may wait, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "start")]
-    start_timeout: u32,
-
-    /// Only look whether it could be done
+    /// Look whether it can be done, and make nothing
     #[arg(long)]
     dry_run: bool,
 
+    #[command(flatten)]
+    connection: ConnectionArgs,
+
+    /// Take the slot if it exists already, and is not in use
+    #[arg(help_heading = "More options", long)]
+    use_existing_slot: bool,
+
+    /// Put the tablespace in OLDDIR into NEWDIR ("\=" for "=" in a path; repeatable)
+    #[arg(
+        help_heading = "More options",
+        short = 'T',
+        long = "tablespace-mapping",
+        value_name = "OLDDIR=NEWDIR"
+    )]
+    tablespace_mappings: Vec<MappingArg>,
+
+    /// Keep pg_wal in this directory, and link to it
+    #[arg(help_heading = "More options", long, value_name = "DIR")]
+    waldir: Option<PathBuf>,
+
+    /// How fast the primary makes the checkpoint that comes first
+    #[arg(help_heading = "More options", short, long, value_name = "SPEED", value_enum, default_value_t = CheckpointArg::Fast)]
+    checkpoint: CheckpointArg,
+
+    /// Copy at most this much a second: 32k to 1024M
+    #[arg(help_heading = "More options", short = 'r', long, value_name = "RATE", value_parser = parse_rate)]
+    max_rate: Option<u32>,
+
+    /// Label of the base backup
+    #[arg(help_heading = "More options", short, long, value_name = "TEXT", hide_default_value = true, default_value = "pgwake standby create", value_parser = parse_label)]
+    label: String,
+
+    /// Name of the standby in pg_stat_replication [default: the slot's]
+    #[arg(help_heading = "More options", long, value_name = "NAME", value_parser = parse_application_name)]
+    application_name: Option<String>,
+
+    /// Checksum that the primary sends for each file
+    #[arg(help_heading = "More options", long, value_name = "ALGORITHM", value_enum, default_value_t = ChecksumsArg::Crc32c, ignore_case = true)]
+    manifest_checksums: ChecksumsArg,
+
+    /// Where pg_ctl and postgres are [default: the usual places]
+    #[arg(help_heading = "More options", long, value_name = "DIR", requires = "start")]
+    bindir: Option<PathBuf>,
+
+    /// How long --start may wait
+    #[arg(
+        help_heading = "More options",
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        requires = "start"
+    )]
+    start_timeout: u32,
+
     /// Print the result as JSON, and no progress
-    #[arg(long)]
+    #[arg(help_heading = "More options", long)]
     json: bool,
 }
 

@@ -143,7 +143,12 @@ while termios.tcgetattr(kept)[3] & termios.ECHO:
 os.write(terminal, b"TYPED")
 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 print(code, bool(termios.tcgetattr(kept)[3] & termios.ECHO))
-sys.stderr.buffer.write(os.read(terminal, 65536))
+os.close(kept)
+try:
+    while shown := os.read(terminal, 4096):
+        sys.stderr.buffer.write(shown)
+except OSError:
+    pass # that is how a terminal ends
 "#;
         let outcome = under_python(tool, &script.replace("TYPED", typed)).run().succeeded();
         assert_eq!(outcome.stdout.trim(), ended, "{typed}: {outcome}");
@@ -198,6 +203,22 @@ fn a_program_hears_of_a_usage_error() {
         assert_eq!(report["error"]["exit_code"], 2, "{outcome}");
         let message = report["error"]["message"].as_str().unwrap();
         assert!(outcome.stderr.starts_with(&format!("error: {message}\n")), "{outcome}");
+    }
+}
+
+#[test]
+fn help_fits_a_terminal_and_begins_with_what_is_needed() {
+    for (command, needed) in [
+        (&["standby", "create"][..], &["--pgdata", "--slot", "--start", "--set", "--dry-run"][..]),
+        (&["receive"], &["--directory", "--slot", "--create-slot", "--start"]),
+        (&[], &["--verbose"]),
+    ] {
+        let help = Tool::pgwake().args(command).arg("--help").env("COLUMNS", "80").run().succeeded().stdout;
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+        let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        let names: Vec<_> =
+            options.filter_map(|line| line.split([' ', '.']).find(|word| word.starts_with("--"))).collect();
+        assert!(names.starts_with(needed), "{names:?}");
     }
 }
 

@@ -68,6 +68,16 @@ fn a_server_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_tablespace_on_the_same_host_is_to_be_mapped() {
+    require_server!();
+    let primary = Cluster::new();
+    let there = primary.dir().subdir("there", 0o700);
+    primary.psql(&format!("CREATE TABLESPACE far LOCATION '{}'", there.display()));
+    let outcome = create(&primary, &primary.dir().join("standby")).run();
+    assert_refused(outcome, "is not empty", &format!("--tablespace-mapping {}=NEWDIR", there.display()));
+}
+
+#[test]
 fn a_directory_that_is_in_use_is_left_alone() {
     require_server!();
     let primary = Cluster::new();

@@ -1,0 +1,130 @@
+//! Hints for receiving: the stream, where to begin, and the directory.
+
+use std::io;
+
+use super::super::receive::SetupError;
+use crate::sink::{Operation, SinkError};
+use crate::stream::resume::ResumeError;
+use crate::stream::{ReceiveError, ReceiverError};
+use crate::wire::server_error::SqlState;
+
+pub(super) fn receive(error: &ReceiveError) -> Option<String> {
+    let hint = match error {
+        ReceiveError::NoSlot(slot) => {
+            return Some(format!(
+                "Create it with --create-slot, which reserves WAL from now on; if it was there before, the WAL since \
+                 \"{slot}\" was last used may be gone: make a new base backup."
+            ));
+        }
+        ReceiveError::SystemChanged { .. } => {
+            "Another cluster answers at this address. Check the connection options before anything else."
+        }
+        ReceiveError::Start { source, .. } | ReceiveError::Client { during: "receive WAL", source } => {
+            match source.server_error() {
+                Some(error) if error.hint.is_none() => stream_refusal(error.sqlstate)?,
+                _ => return None,
+            }
+        }
+        ReceiveError::Silent { .. } | ReceiveError::Stream { source: ReceiverError::Timeout { .. }, .. } => {
+            "The server hangs, or something between here and there dropped the connection without a word."
+        }
+        ReceiveError::TimelineOrder { .. }
+        | ReceiveError::TimelineGap { .. }
+        | ReceiveError::HistoryMismatch { .. }
+        | ReceiveError::NoNextTimeline { .. }
+        | ReceiveError::History { .. } => {
+            "The server contradicts itself, or what was received: find out which servers were promoted, and when, before \
+             receiving from the right one, if need be into a new directory."
+        }
+        ReceiveError::Stream { source, .. }
+            if !matches!(source, ReceiverError::FlushedBeyondReceived { .. }) =>
+        {
+            "The stream makes no sense: connect to the server itself, not through a pooler or balancer."
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// Why a server does not stream, where the same SQLSTATE means something else elsewhere.
+fn stream_refusal(sqlstate: SqlState) -> Option<&'static str> {
+    match sqlstate {
+        SqlState::UNDEFINED_FILE => Some(
+            "The server no longer has this WAL. With a replication slot made beforehand it would have been kept; \
+             restore the segment from an archive, or start over with a new copy.",
+        ),
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => Some(
+            "Name another slot: a logical one cannot be used, and an invalidated one holds no WAL any more. After an \
+             invalidation a new copy of the server is needed, too.",
+        ),
+        _ => None,
+    }
+}
+
+pub(super) fn setup(error: &SetupError) -> Option<String> {
+    match error {
+        SetupError::CreateDirectory { path, source } if source.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().unwrap_or(path);
+            Some(format!(
+                "Make \"{}\" first: no more than one level is made, so that WAL does not go beside a disk that is not \
+                 mounted.",
+                parent.display()
+            ))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn sink(error: &SinkError) -> Option<&'static str> {
+    Some(match error {
+        SinkError::Locked { .. } => "Stop the other receiver, or receive into a directory of its own.",
+        SinkError::OtherSystem { .. } | SinkError::OtherSegmentSize { .. } => {
+            "Check the connection options: this is another cluster than the directory's. Each cluster needs a directory \
+             of its own."
+        }
+        SinkError::DamagedStamp { .. } => {
+            "The file says whose WAL this is. If you are sure that it is this server's, remove the file and try again."
+        }
+        SinkError::Diverged { .. } | SinkError::HistoryDiffers { .. } => {
+            "Two servers have written the same timeline, as after a failover when the old primary was started again: find \
+             out which of them is right, and receive from the other one, if at all, into a new directory."
+        }
+        SinkError::WrongLength { .. } => {
+            "Something else has changed this file. Move it away; the server still has it, if the slot does."
+        }
+        SinkError::Io { operation: Operation::Lock, source, .. }
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            "There is no such directory: a link that leads nowhere, or a disk that is not mounted."
+        }
+        _ => return None,
+    })
+}
+
+pub(super) fn resume(error: &ResumeError) -> &'static str {
+    match error {
+        ResumeError::NoStart => {
+            "Name a slot with --slot (made with --create-slot, it holds WAL from now on), or say \"--start current\" if what \
+             came before does not matter."
+        }
+        ResumeError::SlotPositionUnknown => {
+            "Say \"--start LSN\" with what \"SELECT restart_lsn FROM pg_replication_slots;\" shows there for the slot, or \
+             \"--start current\" if what came before does not matter."
+        }
+        ResumeError::AheadOfServer { .. } => {
+            "This server lags behind what was received from another one: wait until it has caught up, or connect to the \
+             server that has the WAL."
+        }
+        ResumeError::StartBeyondServer { .. } => {
+            "Check the LSN and the connection options. \"--start current\" begins with the segment that the server writes now."
+        }
+        ResumeError::TimelineAheadOfServer { .. } | ResumeError::TimelineNotInHistory { .. } => {
+            "A failover went another way than this server: connect to the server that has this timeline, or receive into a \
+             new directory."
+        }
+        ResumeError::SlotTimelineNotInHistory { .. } => {
+            "The slot is from before a failover: drop it and make a new one."
+        }
+        ResumeError::OnlyDamaged { .. } => "Move the damaged files away, or receive into a new directory.",
+    }
+}
