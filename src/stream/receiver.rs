@@ -94,7 +94,7 @@ enum Phase {
     Ended,
 }
 
-/// The state of one stream. See the [module](self) for how it is used.
+/// The state of one stream. The module says how it is used.
 #[derive(Debug)]
 pub struct Receiver {
     config: ReceiverConfig,

@@ -1,7 +1,7 @@
 //! JSON, one token at a time, from chunks of any size. No I/O, memory bounded by the longest token.
 //!
 //! Answers to the incremental lexer in PostgreSQL's `src/common/jsonapi.c`, for what backup manifests hold: strings,
-//! unsigned integers, objects and arrays. Whether the tokens make a document is for the [parser](super::parser).
+//! unsigned integers, objects and arrays. Whether the tokens make a document is for the parser beside it.
 
 /// The longest string or number, in bytes: twice PostgreSQL's `MAXPGPATH`, because a path may be in hex.
 pub const MAX_TOKEN_LEN: usize = 4096;
