@@ -83,6 +83,42 @@ impl ServerVersion {
     }
 }
 
+/// How WAL is written, by the magic number of its pages (`XLOG_PAGE_MAGIC`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalFormat {
+    /// The number.
+    pub magic: u16,
+    /// The longest record in bytes: `XLogRecordMaxSize` from 16 on, before that what the reader can allocate.
+    pub max_record_len: u32,
+}
+
+impl WalFormat {
+    const LONGEST_ALLOCATION: u32 = 0x3fff_ffff;
+    const RECORD_MAX_SIZE: u32 = 1020 << 20;
+
+    /// One format for each major from 13 to 19.
+    pub const ALL: [WalFormat; 7] = [
+        WalFormat { magic: 0xd106, max_record_len: Self::LONGEST_ALLOCATION },
+        WalFormat { magic: 0xd10d, max_record_len: Self::LONGEST_ALLOCATION },
+        WalFormat { magic: 0xd110, max_record_len: Self::LONGEST_ALLOCATION },
+        WalFormat { magic: 0xd113, max_record_len: Self::RECORD_MAX_SIZE },
+        WalFormat { magic: 0xd116, max_record_len: Self::RECORD_MAX_SIZE },
+        WalFormat { magic: 0xd118, max_record_len: Self::RECORD_MAX_SIZE },
+        WalFormat { magic: 0xd122, max_record_len: Self::RECORD_MAX_SIZE },
+    ];
+
+    /// Numbers above the newest known one that a server may come with: it is tried as the newest one.
+    const NEWER: std::ops::RangeInclusive<u16> = 0xd123..=0xd1ff;
+
+    /// The format with this number, if servers have it.
+    pub fn of_magic(magic: u16) -> Option<Self> {
+        if Self::NEWER.contains(&magic) {
+            return Some(WalFormat { magic, max_record_len: Self::RECORD_MAX_SIZE });
+        }
+        Self::ALL.into_iter().find(|format| format.magic == magic)
+    }
+}
+
 impl fmt::Display for ServerVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
@@ -135,6 +171,15 @@ mod tests {
         }
         for text in ["", "devel", ".1", "99999"] {
             assert!(text.parse::<ServerVersion>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn newer_wal_formats_are_tried_and_unknown_ones_refused() {
+        assert!(WalFormat::ALL.iter().all(|format| WalFormat::of_magic(format.magic) == Some(*format)));
+        assert!(WalFormat::of_magic(0xd123).is_some());
+        for magic in [0, 0xd101, 0xd111, 0xd200, 0xffff] {
+            assert_eq!(WalFormat::of_magic(magic), None, "{magic:04X}");
         }
     }
 
