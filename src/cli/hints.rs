@@ -5,6 +5,7 @@ use std::io;
 
 use crate::client::connect::AttemptError;
 use crate::client::{ClientError, OpenError};
+use crate::sink::{Operation, SinkError};
 use crate::standby::error::CreateError;
 use crate::standby::preflight::PreflightError;
 use crate::standby::programs::ProgramsError;
@@ -29,6 +30,9 @@ pub(super) fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<ReceiveError>() {
         return receive(error);
+    }
+    if let Some(error) = error.downcast_ref::<SinkError>() {
+        return sink(error).map(ToOwned::to_owned);
     }
     if let Some(error) = error.downcast_ref::<ResumeError>() {
         return resume(error);
@@ -111,6 +115,32 @@ fn receive(error: &ReceiveError) -> Option<String> {
         ),
         _ => None,
     }
+}
+
+fn sink(error: &SinkError) -> Option<&'static str> {
+    Some(match error {
+        SinkError::Locked { .. } => "Stop the other receiver, or receive into a directory of its own.",
+        SinkError::OtherSystem { .. } | SinkError::OtherSegmentSize { .. } => {
+            "Check the connection options: this is another cluster than the directory's. Each cluster needs a directory \
+             of its own."
+        }
+        SinkError::DamagedStamp { .. } => {
+            "The file says whose WAL this is. If you are sure that it is this server's, remove the file and try again."
+        }
+        SinkError::Diverged { .. } | SinkError::HistoryDiffers { .. } => {
+            "Two servers have written the same timeline, as after a failover when the old primary was started again: find \
+             out which of them is right, and receive from the other one, if at all, into a new directory."
+        }
+        SinkError::WrongLength { .. } => {
+            "Something else has changed this file. Move it away; the server still has it, if the slot does."
+        }
+        SinkError::Io { operation: Operation::Lock, source, .. }
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            "Make the directory first: it is never made here, so that WAL does not go beside a disk that is not mounted."
+        }
+        _ => return None,
+    })
 }
 
 fn resume(error: &ResumeError) -> Option<String> {

@@ -7,6 +7,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::observe::progress::LogWriter;
+
 #[derive(Debug, Args)]
 pub(super) struct LoggingArgs {
     /// Say more (twice: much more)
@@ -39,7 +41,7 @@ pub(super) fn init(args: &LoggingArgs) {
         (false, _) => LevelFilter::TRACE,
     };
     let targets = Targets::new().with_default(LevelFilter::WARN).with_target("pgwake", level);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(LogWriter::default).with_target(false);
     let layer = match args.log_format {
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),

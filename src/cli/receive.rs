@@ -16,7 +16,7 @@ use crate::client::conninfo::Settings;
 use crate::client::{ClientError, OpenError, Purpose};
 use crate::pg::{Lsn, SlotName};
 use crate::stream::{
-    Progress, ReceiveError, ReceiveOptions, Reconnect, ServerConnector, StartChoice, StreamOptions,
+    Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, ServerConnector, StartChoice, StreamOptions,
     receive_into,
 };
 use crate::wire::command::{SlotPersistence, WalReservation};
@@ -112,6 +112,10 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         Ok(signals) => signals,
         Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
     };
+    // a server that lets nobody in and says nothing must not be waited for any longer than one that streams
+    let silence = Duration::from_secs(args.receive_timeout.into());
+    settings.connect_timeout =
+        settings.connect_timeout.or(Some(silence).filter(|silence| !silence.is_zero()));
     let prepared = tokio::select! {
         _signal = signals.received() => return Exit::Done,
         prepared = prepare(args, &mut settings) => prepared,
@@ -137,10 +141,26 @@ fn fail(error: &ReceiveError, json: bool) -> Exit {
     report::failure(error, error.class(), json)
 }
 
-/// What is done once, before the first stream: the password is asked for, the slot made.
+/// What is done once, before the first stream, and again until a server that cannot be had is there.
 async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<(), SetupError> {
     create_directory(&args.directory)
         .map_err(|source| SetupError::CreateDirectory { path: args.directory.clone(), source })?;
+    let limits = ReceiveOptions::default();
+    let mut backoff = Backoff::new(limits.first_wait, limits.longest_wait, fastrand::u64(..));
+    loop {
+        match prepare_once(args, settings).await {
+            Err(error) if error.class() == ErrorClass::Transient && !args.no_loop => {
+                let wait = backoff.next_wait();
+                tracing::warn!(error = report::one_line(&error), ?wait, "no connection; trying again");
+                tokio::time::sleep(wait).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The password is asked for, the slot made.
+async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<(), SetupError> {
     let Some(slot) = args.slot.as_ref().filter(|_| args.create_slot) else {
         return args.connection.ask_password_if_needed(settings).await.or_else(|error| match error.class() {
             // receiving tries again for as long as it takes

@@ -69,6 +69,13 @@ impl Report {
     }
 }
 
+/// An error and its causes, for the log.
+pub(super) fn one_line(error: &(dyn Error + 'static)) -> String {
+    let mut messages: Vec<String> = causes(error).iter().map(ToString::to_string).collect();
+    messages.dedup();
+    messages.join(": ")
+}
+
 /// An error and all that caused it.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut chain = vec![error];

@@ -111,10 +111,12 @@ impl Drop for ProgressDisplay {
 
 fn show_bar(progress: &CopyProgress, stopped: &Receiver<()>) {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let spinner = ProgressStyle::with_template("{spinner} {msg}");
-    let template = "{bar:28} {bytes}/{total_bytes} {bytes_per_sec} {eta} left, {msg}";
+    let spinner = ProgressStyle::with_template("{spinner} {wide_msg}");
+    // fits into 80 columns; what does not is cut off at the message's end
+    let template = "{bar:16} {bytes}/{total_bytes} {bytes_per_sec} {eta} left, {wide_msg}";
     let (Ok(spinner), Ok(style)) = (spinner, ProgressStyle::with_template(template)) else { return };
     bar.set_style(spinner);
+    *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
     let mut counting = false;
     while stopped.recv_timeout(BAR_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         let now = progress.snapshot();
@@ -129,12 +131,34 @@ fn show_bar(progress: &CopyProgress, stopped: &Receiver<()>) {
             bar.set_position(now.done);
         }
         bar.set_message(match now.wal_lsn.is_valid() {
-            true => format!("{}, WAL at {}", now.phase, now.wal_lsn),
+            true => format!("WAL {}, {}", now.wal_lsn, now.phase),
             false => now.phase.to_owned(),
         });
         bar.tick();
     }
+    *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
     bar.finish_and_clear();
+}
+
+/// The bar that is on the terminal, for whoever else writes there.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Standard error for lines of a log: a bar that is shown there makes room for each.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogWriter;
+
+impl std::io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let bar = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match bar {
+            Some(bar) => bar.suspend(|| std::io::stderr().write(line)),
+            None => std::io::stderr().write(line),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 fn show_lines(progress: &CopyProgress, stopped: &Receiver<()>) {

@@ -226,7 +226,9 @@ where
         start_lsn: Lsn,
     ) -> Result<(), SinkError> {
         self.request(move |writer| writer.begin(timeline, segment_size, start_lsn)).await?;
-        self.seen = self.shared.lock().flushed;
+        // forgotten, not only passed over: this stream may reach the very position where the last one ended
+        self.shared.lock().flushed = None;
+        self.seen = None;
         Ok(())
     }
 
@@ -343,6 +345,23 @@ mod tests {
         assert!(sink.has_room());
         let names: Vec<String> = sink.prepare(stamp()).await.unwrap().into_iter().map(|e| e.name).collect();
         assert!(names.contains(&"000000010000000000000001".to_owned()), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_where_the_last_one_did_is_published_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
+        let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
+        sink.prepare(stamp()).await.unwrap();
+        let (start, end) = (Lsn::new(1 << 20), Lsn::new((1 << 20) + 9));
+        for _ in 0..2 {
+            sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+            sink.push(SinkCommand::Write { lsn: start, data: Bytes::from_static(b"the same.") });
+            sink.push(SinkCommand::Flush);
+            let event = tokio::time::timeout(std::time::Duration::from_secs(20), sink.event());
+            let event = event.await.expect("the position is published").unwrap();
+            assert!(matches!(event, SinkEvent::Flushed(flushed) if flushed.lsn() == end), "{event:?}");
+        }
     }
 
     #[tokio::test]

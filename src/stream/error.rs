@@ -74,6 +74,14 @@ pub enum ReceiveError {
         /// Why it failed.
         source: ClientError,
     },
+    /// The server does not answer.
+    #[error("could not {during}: server was silent for {} s", .after.as_secs_f32())]
+    Silent {
+        /// What was being done.
+        during: &'static str,
+        /// The bound.
+        after: Duration,
+    },
     /// The server cannot be asked to begin there.
     #[error("could not start streaming at {start_lsn} on timeline {timeline}")]
     Start {
@@ -178,6 +186,7 @@ impl ReceiveError {
         match self {
             ReceiveError::Connect { class, .. } => *class,
             ReceiveError::Client { source, .. } | ReceiveError::Start { source, .. } => client_class(source),
+            ReceiveError::Silent { .. } => ErrorClass::Transient,
             ReceiveError::Stream { source, .. } => match source {
                 ReceiverError::Timeout { .. } => ErrorClass::Transient,
                 ReceiverError::FlushedBeyondReceived { .. } => ErrorClass::Bug,

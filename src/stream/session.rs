@@ -92,9 +92,9 @@ impl<K: Sink> Session<'_, K> {
 
     /// Learns which cluster this is, and makes sure that the directory is that cluster's.
     pub(super) async fn identify<U: Upstream>(&mut self, upstream: &mut U) -> Result<Server, ReceiveError> {
-        let identity = upstream.identify_system().await.map_err(during("identify the server"))?;
+        let identity = self.answer("identify the server", upstream.identify_system()).await?;
         let segment_size =
-            upstream.wal_segment_size().await.map_err(during("read the server's wal_segment_size"))?;
+            self.answer("read the server's wal_segment_size", upstream.wal_segment_size()).await?;
         let found = identity.system_identifier;
         let expected = *self.system_identifier.get_or_insert(found);
         if found != expected {
@@ -138,7 +138,7 @@ impl<K: Sink> Session<'_, K> {
         if !upstream.can_read_slot() {
             return Ok(SlotHold::Unknown);
         }
-        let state = upstream.read_slot(slot).await.map_err(during("read the replication slot"))?;
+        let state = self.answer("read the replication slot", upstream.read_slot(slot)).await?;
         let state = state.ok_or_else(|| ReceiveError::NoSlot(slot.clone()))?;
         let position = state.restart_lsn.zip(state.restart_timeline);
         Ok(position.map_or(SlotHold::Nothing, |(restart_lsn, timeline)| {
@@ -161,7 +161,7 @@ impl<K: Sink> Session<'_, K> {
             return Ok(TimelineHistory::root(timeline));
         }
         const DURING: &str = "fetch a timeline history";
-        let file = upstream.timeline_history(timeline).await.map_err(during(DURING))?;
+        let file = self.answer(DURING, upstream.timeline_history(timeline)).await?;
         let history = TimelineHistory::parse(timeline, &file.content)
             .map_err(|source| ReceiveError::History { timeline, source })?;
         for ancestor in history.ancestors().iter().map(|entry| entry.timeline) {
@@ -169,12 +169,12 @@ impl<K: Sink> Session<'_, K> {
             if ancestor == TimelineId::FIRST || entries.iter().any(|entry| entry.name == name) {
                 continue;
             }
-            match upstream.timeline_history(ancestor).await {
+            match self.answer(DURING, upstream.timeline_history(ancestor)).await {
                 Ok(file) => self.sink.write_history(ancestor, file.content).await?,
-                Err(ClientError::Server(error)) if !error.is_fatal() => {
+                Err(ReceiveError::Client { source: ClientError::Server(error), .. }) if !error.is_fatal() => {
                     tracing::warn!(%error, "server does not have the history of timeline {ancestor}");
                 }
-                Err(error) => return Err(during(DURING)(error)),
+                Err(error) => return Err(error),
             }
         }
         self.sink.write_history(timeline, file.content).await?;
@@ -194,7 +194,11 @@ impl<K: Sink> Session<'_, K> {
             let started = unless_stopped(&mut until, async {
                 self.sink.begin(timeline, segment_size, start_lsn).await?;
                 let start = upstream.start_replication(self.options.slot.as_ref(), start_lsn, timeline);
-                start.await.map_err(|source| ReceiveError::Start { start_lsn, timeline, source })
+                self.in_time("start streaming", start).await?.map_err(|source| ReceiveError::Start {
+                    start_lsn,
+                    timeline,
+                    source,
+                })
             });
             let Some(started) = started.await else { return Ok(()) };
             let (next, received_lsn) = match started? {
@@ -242,6 +246,29 @@ impl<K: Sink> Session<'_, K> {
         }
     }
 
+    /// The answer to a command, or what was being done when there was none.
+    async fn answer<T>(
+        &self,
+        during: &'static str,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ReceiveError> {
+        self.in_time(during, answer).await?.map_err(|source| ReceiveError::Client { during, source })
+    }
+
+    /// A server may be silent between two commands for no longer than within a stream: where nothing is sent, no
+    /// keepalive of TCP's notices a server, or something before it, that still has the connection and hangs.
+    async fn in_time<T>(
+        &self,
+        during: &'static str,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, ReceiveError> {
+        let after = self.options.receive_timeout;
+        if after.is_zero() {
+            return Ok(answer.await);
+        }
+        tokio::time::timeout(after, answer).await.map_err(|_| ReceiveError::Silent { during, after })
+    }
+
     fn check_next(
         &self,
         timeline: TimelineId,
@@ -257,11 +284,6 @@ impl<K: Sink> Session<'_, K> {
         }
         Ok(())
     }
-}
-
-/// Names what was being done when a command failed.
-pub(super) fn during(during: &'static str) -> impl FnOnce(ClientError) -> ReceiveError {
-    move |source| ReceiveError::Client { during, source }
 }
 
 /// `None` when the wish to stop comes first, or was there before.

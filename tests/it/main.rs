@@ -2,7 +2,9 @@
 
 mod cloning;
 mod connecting;
+mod receiving;
 mod refusals;
+mod speaking;
 mod support;
 mod support_selftest;
 mod whole_or_nothing;

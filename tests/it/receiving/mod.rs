@@ -1,0 +1,9 @@
+//! `pgwake receive` on real servers: what it promises, what it refuses, what it survives.
+
+mod bytes;
+mod harness;
+mod refusing;
+mod resuming;
+mod suffering;
+mod timelines;
+mod witnessing;

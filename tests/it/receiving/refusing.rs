@@ -1,0 +1,198 @@
+//! What is refused: each with a sentence that says why, and one that says what to do.
+
+use std::fs;
+
+use super::harness::{
+    assert_same_as, caught_up, directory, keeping_wal, make_wal, receive, streaming, without_slot,
+};
+use crate::require_server;
+use crate::support::{Cluster, Outcome, Stop, Tool, tree};
+
+#[track_caller]
+fn assert_refused(tool: &Tool, code: i32, cause: &str, hint: &str) -> Outcome {
+    let outcome = tool.run().exited(code).complains(cause);
+    let hints = outcome.stderr.lines().find(|line| line.starts_with("hint: ")).unwrap_or_default();
+    assert!(hints.contains(hint), "{outcome}");
+    assert!(outcome.stdout.is_empty(), "{outcome}");
+    outcome
+}
+
+#[test]
+fn another_clusters_directory_is_refused() {
+    require_server!();
+    let (one, other) = (keeping_wal(1).start(), keeping_wal(1).start());
+    let received = directory(&one);
+    receive(&one.conninfo(), &received).args(["--endpos", "0/1"]).run().succeeded();
+    let receiver = streaming(&receive(&one.conninfo(), &received));
+    make_wal(&one, 1);
+    caught_up(&one);
+    // a server that comes up in the other's place
+    receiver.terminate();
+    receiver.wait().succeeded();
+    let before = tree(&received);
+    let tool = receive(&other.conninfo(), &received);
+    assert_refused(&tool, 3, "directory holds WAL of system ", "Each cluster needs a directory");
+    assert_eq!(tree(&received), before);
+    fs::write(received.join(".pgwake.stamp"), "{}").unwrap();
+    assert_refused(&receive(&one.conninfo(), &received), 3, ".pgwake.stamp\" is damaged", "remove the file");
+}
+
+#[test]
+fn two_receivers_do_not_share_a_directory() {
+    require_server!();
+    let primary = Cluster::new();
+    let received = directory(&primary);
+    let first = streaming(&receive(&primary.conninfo(), &received));
+    let second = without_slot(&primary.conninfo(), &received).args(["--start", "current"]);
+    assert_refused(&second, 1, "directory is in use by another receiver", "Stop the other receiver");
+    // nor a slot
+    let elsewhere = primary.dir().subdir("elsewhere", 0o700);
+    let third = receive(&primary.conninfo(), &elsewhere).arg("-n");
+    assert_refused(
+        &third,
+        1,
+        "replication slot \"witness\" is active for PID",
+        "Another standby or receiver",
+    );
+    first.terminate();
+    first.wait().succeeded();
+    second.args(["--endpos", "0/1"]).run().succeeded();
+}
+
+#[test]
+fn a_place_to_begin_at_is_never_guessed() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let tool = without_slot(&primary.conninfo(), &received);
+    assert_refused(&tool, 1, "no replication slot says where to start", "--start current");
+    let missing = without_slot(&primary.conninfo(), &received).args(["--slot", "nobody"]);
+    assert_refused(&missing, 1, "replication slot \"nobody\" does not exist", "Create it with --create-slot");
+    primary.psql("SELECT pg_create_physical_replication_slot('empty')");
+    let empty = without_slot(&primary.conninfo(), &received).args(["--slot", "empty"]);
+    assert_refused(&empty, 1, "no replication slot says where to start", "--start current");
+    let receiver = streaming(&tool.args(["--start", "current"]));
+    make_wal(&primary, 2);
+    caught_up(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+    assert!(assert_same_as(&[&primary], &received).len() >= 2);
+    let nowhere = primary.dir().join("nowhere");
+    assert_refused(
+        &receive(&primary.conninfo(), &nowhere),
+        1,
+        "No such file or directory",
+        "Make the directory",
+    );
+    assert!(!nowhere.exists());
+}
+
+#[test]
+fn wal_that_is_gone_is_an_error_at_once() {
+    require_server!();
+    let primary = Cluster::builder()
+        .wal_segsize(1)
+        .setting("max_slot_wal_keep_size", "3MB")
+        .setting("min_wal_size", "2MB")
+        .setting("max_wal_size", "4MB")
+        .start();
+    let received = directory(&primary);
+    let tool = receive(&primary.conninfo(), &received);
+    let receiver = streaming(&tool);
+    make_wal(&primary, 1);
+    caught_up(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+    for _ in 0..3 {
+        make_wal(&primary, 6);
+        primary.psql("CHECKPOINT");
+    }
+    primary.wait_for("SELECT wal_status FROM pg_replication_slots", "lost");
+    let before = tree(&received);
+    // servers differ in whether they name the slot or the segment
+    let outcome = tool.run().exited(1);
+    let removed = "requested WAL segment 000000010000000000000007 has already been removed";
+    assert!(
+        outcome.stderr.contains(removed) || outcome.stderr.contains("replication slot \"witness\""),
+        "{outcome}"
+    );
+    assert!(outcome.stderr.contains("hint: "), "{outcome}");
+    // without the slot it is the segment that is missing
+    let outcome = assert_refused(
+        &without_slot(&primary.conninfo(), &received),
+        1,
+        "has already been removed",
+        "The server no longer has this WAL",
+    );
+    assert!(
+        outcome.stderr.contains("could not start streaming at")
+            || outcome.stderr.contains("could not receive WAL")
+    );
+    assert_eq!(tree(&received), before);
+    // an empty directory cannot begin at such a slot either
+    let empty = primary.dir().subdir("empty", 0o700);
+    assert_refused(&receive(&primary.conninfo(), &empty), 1, "no replication slot says where to start", "");
+}
+
+#[test]
+fn a_server_that_has_lost_wal_is_refused_or_waited_for() {
+    require_server!();
+    let primary = keeping_wal(1).create();
+    let copy = primary.adopt(primary.dir().join("copy"));
+    Tool::new("/bin/cp")
+        .arg("-a")
+        .arg(primary.data_dir())
+        .arg(copy.data_dir())
+        .by_server_user()
+        .run()
+        .succeeded();
+    primary.start();
+    copy.start();
+    let received = directory(&primary);
+    let receiver = streaming(&receive(&primary.conninfo(), &received));
+    make_wal(&primary, 6);
+    caught_up(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+    let before = tree(&received);
+    let behind = without_slot(&copy.conninfo(), &received);
+    let outcome = assert_refused(&behind.clone().arg("-n"), 1, "but the server's WAL ends at", "lags behind");
+    assert!(outcome.stderr.contains("directory holds WAL up to 0/"), "{outcome}");
+    assert_eq!(tree(&received), before);
+    // it may only lag; but what it writes then is not what is here
+    let mut waiting = behind.spawn();
+    waiting.wait_for_stderr("disconnected; trying again");
+    make_wal(&copy, 5);
+    copy.psql("CREATE TABLE another_history (i int)");
+    make_wal(&copy, 5);
+    let outcome = waiting.wait().exited(3).complains("WAL from the server differs from what is in");
+    assert!(outcome.stderr.contains("hint: Two servers have written the same timeline"), "{outcome}");
+    assert_same_as(&[&primary], &received);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_an_error_or_is_waited_for() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    primary.stop(Stop::Fast);
+    let once = receive(&primary.tcp_conninfo(), &received).arg("-n");
+    assert_refused(&once, 1, "Connection refused", "Nothing listens there");
+    let loose = without_slot(&primary.tcp_conninfo(), &received).args(["-n", "--start", "current"]);
+    assert_refused(&loose, 1, "Connection refused", "Nothing listens there");
+    for tool in [
+        receive(&primary.tcp_conninfo(), &received),
+        without_slot(&primary.tcp_conninfo(), &received).args(["--start", "current"]),
+    ] {
+        let mut patient = tool.spawn();
+        patient.wait_for_stderr("trying again");
+        primary.start();
+        patient.wait_for_stderr("streaming started");
+        make_wal(&primary, 1);
+        caught_up(&primary);
+        primary.stop(Stop::Fast);
+        patient.terminate();
+        patient.wait().succeeded();
+    }
+    assert_same_as(&[&primary], &received);
+}

@@ -1,0 +1,226 @@
+//! A failover, and another one: the receiver follows from timeline to timeline, and so can who recovers from it.
+
+use std::fs;
+use std::path::Path;
+
+use super::harness::{
+    Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
+    recover, streaming, wal_files, without_slot,
+};
+use crate::cloning::{catch_up, create};
+use crate::require_server;
+use crate::support::{Cluster, Running, Stop};
+
+/// A standby of `primary` that streams, with a slot for the receiver.
+fn standby_of(primary: &Cluster) -> Cluster {
+    let directory = primary.dir().join("standby");
+    create(primary, &directory).run().succeeded();
+    let standby = primary.adopt(&directory);
+    catch_up(primary, &standby);
+    standby.psql("SELECT pg_create_physical_replication_slot('witness', true)");
+    standby
+}
+
+/// To whichever of the two is the primary.
+fn either(one: &Cluster, other: &Cluster) -> String {
+    format!(
+        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres target_session_attrs=primary",
+        one.port(),
+        other.port()
+    )
+}
+
+/// The server becomes a standby of nobody and is promoted: one more timeline.
+fn promote_again(server: &Cluster) {
+    server.stop(Stop::Fast);
+    let signal = server.dir().file("socket_signal", 0o600, "");
+    fs::rename(signal, server.data_dir().join("standby.signal")).expect("make it a standby");
+    server.start();
+    server.promote();
+    server.wait_for("SELECT pg_is_in_recovery()", "f");
+}
+
+fn timeline(server: &Cluster) -> u32 {
+    let name = server.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    u32::from_str_radix(&name[..8], 16).expect("a timeline")
+}
+
+#[track_caller]
+fn assert_same_histories(server: &Cluster, received: &Path, timelines: impl IntoIterator<Item = u32>) {
+    for timeline in timelines {
+        let name = format!("{timeline:08X}.history");
+        let original = fs::read(server.data_dir().join("pg_wal").join(&name)).expect("read a history");
+        assert_eq!(fs::read(received.join(&name)).expect("a history was received"), original, "{name}");
+    }
+}
+
+/// Stops it, and shows that it went along without ending in between.
+#[track_caller]
+fn end(receiver: Running, switches: usize) {
+    receiver.terminate();
+    let outcome = receiver.wait().succeeded();
+    let streams = outcome.stderr.matches("streaming started").count();
+    assert!(streams > switches, "{outcome}");
+}
+
+#[test]
+fn a_failover_in_the_middle_of_a_segment_is_followed() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let standby = standby_of(&primary);
+    let receiver = streaming(&receive(&either(&primary, &standby), &received));
+    let backup = base_backup(&primary, "backup");
+    let ledger = Ledger::begin(&primary, "on");
+    make_wal(&primary, 3);
+    let before = ledger.end();
+    caught_up(&primary);
+    primary.psql("CHECKPOINT");
+    let last = primary.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    primary.stop(Stop::Fast);
+    standby.promote();
+    standby.psql("INSERT INTO ledger SELECT i, 'after' FROM generate_series(1000000, 1000100) i");
+    make_wal(&standby, 3);
+    caught_up(&standby);
+    end(receiver, 1);
+    let files = wal_files(&received);
+    assert!(files.contains(&format!("{last}.partial")) && !files.contains(&last), "{last}: {files:?}");
+    assert!(assert_same_as(&[&standby, &primary], &received).len() >= 5);
+    assert_same_histories(&standby, &received, [2]);
+    let recovered = recover(&standby, &backup, &received);
+    assert_holds(&recovered, &before);
+    assert_eq!(recovered.psql("SELECT count(*) FROM ledger WHERE id >= 1000000"), "101");
+}
+
+#[test]
+fn a_failover_at_a_segments_end_is_followed() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let standby = standby_of(&primary);
+    let receiver = streaming(&receive(&either(&primary, &standby), &received));
+    let backup = base_backup(&primary, "backup");
+    make_wal(&primary, 2);
+    primary.psql("CREATE TABLE ledger (id int); INSERT INTO ledger VALUES (1)");
+    let last = primary.psql("SELECT pg_walfile_name(pg_switch_wal())");
+    caught_up(&primary);
+    catch_up_quietly(&primary, &standby);
+    // without a word: no shutdown checkpoint begins the next segment
+    primary.stop(Stop::Immediate);
+    standby.promote();
+    let history = fs::read_to_string(standby.data_dir().join("pg_wal/00000002.history")).unwrap();
+    assert!(history.contains("00000\t"), "the switch is not at a segment's end: {history}");
+    make_wal(&standby, 2);
+    caught_up(&standby);
+    end(receiver, 1);
+    let files = wal_files(&received);
+    assert!(files.contains(&last), "{last}: {files:?}");
+    assert!(
+        !files.iter().any(|name| name.starts_with("00000001") && name.ends_with(".partial")),
+        "{files:?}"
+    );
+    assert_same_as(&[&standby, &primary], &received);
+    assert_same_histories(&standby, &received, [2]);
+    let recovered = recover(&standby, &backup, &received);
+    assert_holds(&recovered, &[1]);
+}
+
+/// Waits until the standby has replayed all, without writing anything.
+#[track_caller]
+fn catch_up_quietly(primary: &Cluster, standby: &Cluster) {
+    let lsn = primary.psql("SELECT pg_current_wal_flush_lsn()");
+    standby.wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'"), "t");
+}
+
+#[test]
+fn one_promotion_after_the_other_is_followed_and_so_are_those_that_were_missed() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let late = primary.dir().subdir("received_late", 0o700);
+    let beginning = primary.psql("SELECT pg_current_wal_lsn()");
+    let receiver = streaming(&receive(&primary.conninfo(), &received));
+    let backup = base_backup(&primary, "backup");
+    primary.psql("CREATE TABLE ledger (id int)");
+    // one that sleeps through it all, on a timeline that is over then
+    let sleeper = without_slot(&primary.conninfo(), &late).args(["--start", &beginning]);
+    make_wal(&primary, 2);
+    let first = streaming(&sleeper);
+    caught_up(&primary);
+    first.terminate();
+    first.wait().succeeded();
+    for round in 1..=4 {
+        primary.psql(&format!("INSERT INTO ledger VALUES ({round})"));
+        make_wal(&primary, round % 2);
+        promote_again(&primary);
+        assert_eq!(timeline(&primary), round + 1);
+        caught_up(&primary);
+    }
+    primary.psql("INSERT INTO ledger VALUES (5)");
+    caught_up(&primary);
+    end(receiver, 4);
+    assert_same_as(&[&primary], &received);
+    assert_same_histories(&primary, &received, 2..=5);
+    let waking = streaming(&sleeper);
+    primary.psql("INSERT INTO ledger VALUES (6)");
+    caught_up(&primary);
+    waking.terminate();
+    waking.wait().succeeded();
+    assert_same_histories(&primary, &late, 2..=5);
+    assert_same_as(&[&primary], &late);
+    let recovered = recover(&primary, &backup, &late);
+    assert_holds(&recovered, &[1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_standby_is_followed_through_its_promotion_on_one_connection() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let standby = standby_of(&primary);
+    let mut receiver = streaming(&receive(&standby.conninfo(), &received));
+    make_wal(&primary, 2);
+    primary.psql("CREATE TABLE ledger (id int); INSERT INTO ledger VALUES (1)");
+    catch_up_quietly(&primary, &standby);
+    primary.stop(Stop::Fast);
+    standby.promote();
+    receiver.wait_for_stderr("timeline switched");
+    make_wal(&standby, 2);
+    caught_up(&standby);
+    receiver.terminate();
+    let outcome = receiver.wait().succeeded();
+    assert!(!outcome.stderr.contains("disconnected"), "{outcome}");
+    assert_same_as(&[&standby, &primary], &received);
+    assert_same_histories(&standby, &received, [2]);
+}
+
+#[test]
+fn a_server_from_before_the_failover_is_refused() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let standby = standby_of(&primary);
+    let receiver = streaming(&receive(&primary.conninfo(), &received));
+    make_wal(&primary, 2);
+    caught_up(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+    primary.stop(Stop::Fast);
+    standby.promote();
+    make_wal(&standby, 2);
+    let follow = streaming(&receive(&standby.conninfo(), &received));
+    caught_up(&standby);
+    follow.terminate();
+    follow.wait().succeeded();
+    // the old primary comes back, and has gone its own way
+    primary.start();
+    make_wal(&primary, 2);
+    let outcome = receive(&primary.conninfo(), &received).run().exited(1);
+    let outcome = outcome.complains("directory holds WAL of timeline 2, but the server is on timeline 1");
+    outcome.complains("hint: A failover went another way than this server");
+    // and when it is promoted too, its timeline 2 is not the one that is here
+    promote_again(&primary);
+    let outcome = receive(&primary.conninfo(), &received).run().exited(3);
+    outcome.complains("history of timeline 2 from the server differs");
+    assert_same_as(&[&standby, &primary], &received);
+}
