@@ -136,7 +136,8 @@ async fn receive<C: Connector>(
     until: watch::Receiver<Until>,
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut sink = open_sink(&request.directory, Layout::PgWal, request.file_mode)?;
+    let mut sink =
+        open_sink(&request.directory, Layout::PgWal, request.file_mode, request.stream.record_check)?;
     let mut upstream = connector.connect().await?;
     let mut session = Session {
         options: &request.stream,
@@ -164,14 +165,14 @@ async fn receive<C: Connector>(
 mod tests {
     use std::time::Duration;
 
-    use super::super::scripted::{SEGMENT_LEN, Script, Then};
+    use super::super::scripted::{SEGMENT_LEN, Script, Then, unchecked};
     use super::*;
     use crate::client::ClientError;
 
     fn request(directory: &std::path::Path) -> BackgroundRequest {
         std::fs::create_dir(directory.join("archive_status")).unwrap();
         BackgroundRequest {
-            stream: StreamOptions::default(),
+            stream: unchecked(),
             system_identifier: SystemIdentifier::new(1),
             timeline: TimelineId::FIRST,
             start_lsn: Lsn::new(2 * SEGMENT_LEN + 40),
