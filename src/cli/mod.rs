@@ -8,6 +8,7 @@ mod receive;
 mod report;
 mod signals;
 mod standby_create;
+mod wal_verify;
 
 use std::process::ExitCode;
 
@@ -40,12 +41,21 @@ enum Command {
     Standby(StandbyCommand),
     /// Receive WAL into a directory, durably, and tell the primary how far
     Receive(Box<receive::ReceiveArgs>),
+    /// Look after received WAL
+    #[command(subcommand)]
+    Wal(WalCommand),
 }
 
 #[derive(Debug, Subcommand)]
 enum StandbyCommand {
     /// Clone a running primary into a standby that streams from it
     Create(Box<standby_create::CreateArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+enum WalCommand {
+    /// Check a directory of received WAL: every file, every record, every timeline
+    Verify(wal_verify::VerifyArgs),
 }
 
 /// Runs the program with the process's arguments.
@@ -62,5 +72,6 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
         Command::Receive(args) => receive::run(&args).into(),
+        Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
     }
 }

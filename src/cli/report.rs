@@ -39,6 +39,12 @@ pub(super) fn print_json(value: &impl Serialize) {
     }
 }
 
+/// Prints a result for people.
+pub(super) fn print_text(text: &str) {
+    // when standard output is closed there is nobody to tell
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 #[derive(Debug, Serialize)]
 struct Report {
     message: String,

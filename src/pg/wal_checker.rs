@@ -145,6 +145,11 @@ impl WalChecker {
         self.checked_lsn
     }
 
+    /// Where the last whole record begins that began here.
+    pub fn last_record_lsn(&self) -> Option<Lsn> {
+        self.previous_lsn
+    }
+
     /// The next byte's place.
     pub fn next_lsn(&self) -> Lsn {
         self.lsn
