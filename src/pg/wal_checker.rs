@@ -190,6 +190,9 @@ impl WalChecker {
         let is_blank = self.state == State::Switched && header.iter().all(|byte| *byte == 0);
         if !is_blank {
             let page = WalPageHeader::parse(&take(&header, 0));
+            if self.state == State::Switched && WalFormat::of_magic(page.magic).is_none() {
+                return Err(WalErrorKind::AfterSwitch.at(page_lsn));
+            }
             let segment = is_first.then(|| WalSegmentHeader::parse(&header));
             self.check_page(page_lsn, &page, segment.as_ref()).map_err(|kind| kind.at(page_lsn))?;
         }
