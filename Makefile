@@ -1,7 +1,7 @@
 # pgwake: the commands one needs. Each sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check matrix torture fuzz bench
+.PHONY: help demo test lint check matrix sim torture fuzz bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -22,8 +22,14 @@ check: lint test ## lint and test: what a change has to pass
 matrix: ## the integration tests against PostgreSQL 13 to 19 (PGWAKE_TEST_MAJORS for fewer)
 	@scripts/matrix $(ARGS)
 
-torture: ## the receiver on simulated disks and primaries (PGWAKE_SIM_SEEDS, 10000 unless set)
+sim: ## the receiver on simulated disks and primaries (PGWAKE_SIM_SEEDS, 10000 unless set)
 	PGWAKE_SIM_SEEDS=$(or $(PGWAKE_SIM_SEEDS),10000) cargo test --release --test sim -- --include-ignored --nocapture
+
+torture: sim ## the same, and the long tests on real servers: a file over 8 GiB, a hundred cuts, a hundred kills …
+	@scripts/setup-tests 15
+	@if cargo nextest --version >/dev/null 2>&1; \
+	then cargo nextest run --profile torture --run-ignored only --test it; \
+	else cargo test --test it -- --ignored --test-threads=1; fi
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (60)
 	@scripts/fuzz $(or $(FUZZ_SECONDS),60)

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod client;
 mod error;
 pub mod observe;
+mod owner;
 pub mod pg;
 pub mod sink;
 pub mod standby;
@@ -25,3 +26,4 @@ pub mod stream;
 pub mod wire;
 
 pub use error::ErrorClass;
+pub use owner::FileOwner;

@@ -86,6 +86,12 @@ pub enum MemberRule {
     /// The server never sends a file of this name; here it would have a meaning.
     #[error("name is reserved")]
     Reserved,
+    /// A tablespace holds its version's directory and nothing else.
+    #[error("a tablespace has no such entry")]
+    OutsideTablespace,
+    /// More directories than any cluster has.
+    #[error("backup has too many directories")]
+    TooManyDirectories,
     /// WAL was not asked for.
     #[error("WAL was not requested in the archive")]
     Wal,

@@ -86,7 +86,7 @@ fn corpus() -> Vec<(&'static str, Stage, Tar)> {
         ("link, then through it", Base, Tar::default().link(b"base/l", outside).file(b"base/l/x", b"evil")),
         ("link for pg_wal", Base, Tar::default().link(b"pg_wal", outside)),
         ("link for pg_tblspc", Base, Tar::default().link(b"pg_tblspc", outside)),
-        ("link in tablespace", Tablespace, Tar::default().link(b"PG_15", outside)),
+        ("link in tablespace", Tablespace, Tar::default().link(b"PG_15_202209061", outside)),
         ("link of tablespace in tablespace", Tablespace, Tar::default().link(b"pg_tblspc/16384", b"/srv/ts")),
         ("tablespace link elsewhere", Base, Tar::default().link(b"pg_tblspc/16384/", b"/tmp")),
         ("tablespace link climbs", Base, Tar::default().link(b"pg_tblspc/16384/", b"../../outside")),

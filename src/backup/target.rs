@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::checksum::ChecksumAlgorithm;
 use super::tar_stream::ArchiveEnd;
+pub use crate::FileOwner;
 
 /// Everything that the caller decides about a backup before its first byte arrives.
 #[derive(Debug, Clone)]
@@ -57,15 +58,6 @@ pub enum DirectoryModes {
     OwnerOnly,
     /// 0750: the group may read.
     GroupRead,
-}
-
-/// A user and a group, by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileOwner {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
 }
 
 /// How a backup becomes durable (`--sync-method`).

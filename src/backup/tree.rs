@@ -36,6 +36,34 @@ const RESERVED: [&[u8]; 5] = [
     b"postmaster.opts",
 ];
 
+/// What names at the top of a directory begin with that belong to the program that fills it.
+const OWN_PREFIX: &[u8] = b".pgwake";
+
+/// The most directories in one backup: each database is one, and each is remembered until it is synced.
+const MAX_DIRECTORIES: usize = 1 << 20;
+
+/// Names that no honest server sends: the program's own, and in a tablespace's archive anything but the one directory
+/// `PG_<major>_<catalog version>` (`TABLESPACE_VERSION_DIRECTORY`) and what is in it.
+fn check_name(archive: Root, path: &MemberPath) -> Result<(), MemberRule> {
+    let top = path.as_bytes().split(|&byte| byte == b'/').next().unwrap_or_default();
+    if top.starts_with(OWN_PREFIX) {
+        return Err(MemberRule::Reserved);
+    }
+    match archive {
+        Root::Tablespace(_) if !is_version_directory(top) => Err(MemberRule::OutsideTablespace),
+        _ => Ok(()),
+    }
+}
+
+fn is_version_directory(name: &[u8]) -> bool {
+    let Some(rest) = name.strip_prefix(b"PG_") else { return false };
+    let mut parts = rest.split(|&byte| byte == b'_');
+    let number = |part: Option<&[u8]>| {
+        part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
+    };
+    number(parts.next()) && number(parts.next()) && parts.next().is_none()
+}
+
 /// A tablespace that came to be while the backup ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnannouncedTablespace {
@@ -140,6 +168,7 @@ impl Tree {
         member: &TarMember,
     ) -> Result<CreatedFile, TreeError> {
         let path = &member.path;
+        check_name(archive, path)?;
         if archive == Root::Base && RESERVED.contains(&path.as_bytes()) {
             return Err(MemberRule::Reserved.into());
         }
@@ -155,6 +184,10 @@ impl Tree {
 
     /// Creates the directory of a member, or finds it made.
     pub(super) fn create_directory(&mut self, archive: Root, member: &TarMember) -> Result<(), TreeError> {
+        check_name(archive, &member.path)?;
+        if self.made.len() == MAX_DIRECTORIES {
+            return Err(MemberRule::TooManyDirectories.into());
+        }
         if archive == Root::Base && self.may_exist(&member.path) {
             let (root, path) = self.place(archive, member.path.clone());
             let expected = if root == Root::Base && path.as_bytes() == b"pg_wal" && self.wal.is_some() {

@@ -49,12 +49,12 @@ fn a_backup_becomes_a_directory() {
 #[test]
 fn tablespaces_go_where_they_are_mapped() {
     let scratch = Scratch::with_tablespace();
-    let space = Tar::default().directory(b"PG_15/").file(b"PG_15/9", b"row").end();
+    let space = Tar::default().directory(b"PG_15_202209061/").file(b"PG_15_202209061/9", b"row").end();
     let archive = Tar::base().link(b"pg_tblspc/16384/", b"/srv/ts").control();
     let mut files = common();
-    files.insert(0, ("pg_tblspc/16384/PG_15/9", b"row"));
+    files.insert(0, ("pg_tblspc/16384/PG_15_202209061/9", b"row"));
     scratch.receive(&[tablespace(space), base(archive)], Some(manifest(&files))).unwrap();
-    assert_eq!(list(&scratch, "ts"), ["PG_15 /", "PG_15/9 3"]);
+    assert_eq!(list(&scratch, "ts"), ["PG_15_202209061 /", "PG_15_202209061/9 3"]);
     assert_eq!(scratch.list("target")["pg_tblspc/16384"], "-> ts");
     scratch.assert_confined();
 }
@@ -67,12 +67,12 @@ fn tablespaces_in_place_stay_in_the_data_directory() {
     scratch.target.tablespaces =
         vec![TablespaceTarget { oid: 16385, location: location.clone(), place: TablespacePlace::InPlace }];
     let name = ArchiveName::tablespace(16385, location.into());
-    let space = Tar::default().directory(b"PG_16/").file(b"PG_16/9", b"row").end();
+    let space = Tar::default().directory(b"PG_16_202307071/").file(b"PG_16_202307071/9", b"row").end();
     let archive = Tar::base().directory(b"pg_tblspc/16385/").control();
     let mut files = common();
-    files.insert(0, ("pg_tblspc/16385/PG_16/9", b"row"));
+    files.insert(0, ("pg_tblspc/16385/PG_16_202307071/9", b"row"));
     scratch.receive(&[(name, space), base(archive)], Some(manifest(&files))).unwrap();
-    assert_eq!(scratch.list("target")["pg_tblspc/16385/PG_16/9"], "3");
+    assert_eq!(scratch.list("target")["pg_tblspc/16385/PG_16_202307071/9"], "3");
 
     // Up to version 15 they are directories like any other.
     let scratch = Scratch::new();

@@ -1,20 +1,22 @@
 //! Where to connect: libpq's options, and the password prompt.
 
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::IsTerminal as _;
 
 use clap::Args;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use crate::client::conninfo::{
-    ConnInfo, ConnInfoError, ParseConnInfoError, Secret, Settings, SystemEnvironment,
-};
+use super::prompt::{PromptError, prompt};
+use crate::ErrorClass;
+use crate::client::conninfo::{ConnInfo, ConnInfoError, ParseConnInfoError, Settings, SystemEnvironment};
 use crate::client::{Connection, OpenError, Purpose, open};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection options")]
 pub(super) struct ConnectionArgs {
     /// Connection string: "host=… user=…" or postgresql://…
+    ///
+    /// All options of libpq are understood, and its environment variables. Where none of keepalives, keepalives_idle,
+    /// keepalives_interval and keepalives_count is given, TCP keepalives begin after 60 seconds of silence and end a
+    /// connection after six unanswered ones, 10 seconds apart.
     #[arg(short, long, value_name = "CONNINFO")]
     dbname: Option<String>,
 
@@ -39,15 +41,32 @@ pub(super) struct ConnectionArgs {
     password: bool,
 }
 
-/// Why the connection options make no sense, or could not be completed.
+/// Why the connection options make no sense.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionArgsError {
     #[error("invalid connection string")]
     Parse(#[from] ParseConnInfoError),
     #[error("invalid connection options")]
     Resolve(#[from] ConnInfoError),
-    #[error("could not read a password from the terminal")]
-    Prompt(#[source] io::Error),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("could not connect to the server")]
+    Open(#[from] OpenError),
+    #[error("could not ask for the password")]
+    Prompt(#[from] PromptError),
+}
+
+impl ConnectError {
+    /// What to do about it.
+    pub(super) fn class(&self) -> ErrorClass {
+        match self {
+            ConnectError::Open(error) => error.class(),
+            ConnectError::Prompt(_) => ErrorClass::Operator,
+        }
+    }
 }
 
 impl ConnectionArgs {
@@ -63,14 +82,19 @@ impl ConnectionArgs {
             }
         }
         conninfo.set("fallback_application_name", application_name)?;
-        let mut settings = Settings::resolve(&conninfo, &SystemEnvironment)?;
+        let settings = Settings::resolve(&conninfo, &SystemEnvironment)?;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        if self.password {
-            settings.password = Some(prompt(&settings.user).map_err(ConnectionArgsError::Prompt)?);
-        }
         Ok(settings)
+    }
+
+    /// Asks for the password if `-W` says so, whatever the server may want.
+    pub(super) async fn ask_password_if_told(&self, settings: &mut Settings) -> Result<(), PromptError> {
+        if self.password {
+            settings.password = Some(prompt(&settings.user).await?);
+        }
+        Ok(())
     }
 
     /// Connects, and asks for the password if the server wants one that was not given.
@@ -78,53 +102,26 @@ impl ConnectionArgs {
         &self,
         settings: &mut Settings,
         purpose: Purpose,
-    ) -> Result<Connection, OpenError> {
+    ) -> Result<Connection, ConnectError> {
         match open(settings, purpose).await {
-            Err(error) if error.is_password_missing() && !self.no_password => match prompt(&settings.user) {
-                Ok(password) => {
-                    settings.password = Some(password);
-                    open(settings, purpose).await
+            Err(error) if error.is_password_missing() && !self.no_password => {
+                match prompt(&settings.user).await {
+                    Ok(password) => settings.password = Some(password),
+                    Err(prompt) if prompt.is_without_terminal() => return Err(error.into()),
+                    Err(prompt) => return Err(prompt.into()),
                 }
-                // there is no terminal to ask on
-                Err(_) => Err(error),
-            },
-            other => other,
+                Ok(open(settings, purpose).await?)
+            }
+            other => Ok(other?),
         }
     }
 
     /// Connects only to learn whether a password is wanted, where there is a terminal to ask for it on.
-    pub(super) async fn ask_password_if_needed(&self, settings: &mut Settings) -> Result<(), OpenError> {
+    pub(super) async fn ask_password_if_needed(&self, settings: &mut Settings) -> Result<(), ConnectError> {
         if self.no_password || settings.password.is_some() || !std::io::stdin().is_terminal() {
             return Ok(());
         }
         self.connect(settings, Purpose::PhysicalReplication).await?.close().await;
         Ok(())
     }
-}
-
-/// The longest password read, in bytes.
-const MAX_PASSWORD_LEN: usize = 1024;
-
-/// Asks on the terminal, without echo.
-fn prompt(user: &str) -> io::Result<Secret> {
-    let mut terminal = File::options().read(true).write(true).open("/dev/tty")?;
-    write!(terminal, "Password for user {user}: ")?;
-    let shown = tcgetattr(&terminal)?;
-    let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
-    let line = read_line(&mut terminal);
-    tcsetattr(&terminal, OptionalActions::Flush, &shown)?;
-    writeln!(terminal)?;
-    Ok(Secret::new(line?))
-}
-
-fn read_line(terminal: &mut File) -> io::Result<String> {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while line.len() < MAX_PASSWORD_LEN && terminal.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
-    }
-    String::from_utf8(line)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "password is not valid UTF-8"))
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::client::connect::AttemptError;
 use crate::client::{ClientError, OpenError};
-use crate::sink::{Operation, SinkError};
+use crate::sink::SinkError;
 use crate::standby::error::CreateError;
 use crate::standby::preflight::PreflightError;
 use crate::standby::programs::ProgramsError;
@@ -139,11 +139,6 @@ fn sink(error: &SinkError) -> Option<&'static str> {
         SinkError::WrongLength { .. } => {
             "Something else has changed this file. Move it away; the server still has it, if the slot does."
         }
-        SinkError::Io { operation: Operation::Lock, source, .. }
-            if source.kind() == io::ErrorKind::NotFound =>
-        {
-            "Make the directory first: it is never made here, so that WAL does not go beside a disk that is not mounted."
-        }
         _ => return None,
     })
 }
@@ -157,6 +152,9 @@ fn resume(error: &ResumeError) -> Option<String> {
         ResumeError::AheadOfServer { .. } => {
             "This server lags behind what was received from another one: wait until it has caught up, or connect to the \
              server that has the WAL."
+        }
+        ResumeError::StartBeyondServer { .. } => {
+            "Check the LSN and the connection options. \"--start current\" begins with the segment that the server writes now."
         }
         ResumeError::TimelineAheadOfServer { .. } | ResumeError::TimelineNotInHistory { .. } => {
             "A failover went another way than this server: connect to the server that has this timeline, or receive into a \

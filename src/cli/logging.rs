@@ -41,7 +41,11 @@ pub(super) fn init(args: &LoggingArgs) {
         (false, _) => LevelFilter::TRACE,
     };
     let targets = Targets::new().with_default(LevelFilter::WARN).with_target("pgwake", level);
-    let layer = tracing_subscriber::fmt::layer().with_writer(LogWriter::default).with_target(false);
+    // a terminal that has gone away must not end what has to be taken back: no panic over a line that is not written
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(LogWriter::default)
+        .with_target(false)
+        .log_internal_errors(false);
     let layer = match args.log_format {
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),

@@ -4,10 +4,13 @@ mod connection;
 mod exit;
 mod hints;
 mod logging;
+mod outcome;
+mod prompt;
 mod receive;
 mod report;
 mod signals;
 mod standby_create;
+mod values;
 mod wal_verify;
 
 use std::process::ExitCode;
@@ -65,7 +68,13 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // help and version are answers, not errors; a closed pipe is nobody's concern
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+            if !error.use_stderr() {
+                return Exit::Done.into();
+            }
+            if std::env::args_os().any(|argument| argument == "--json") {
+                report::usage_json(&error.to_string());
+            }
+            return Exit::Usage.into();
         }
     };
     logging::init(&cli.logging);
@@ -74,4 +83,16 @@ pub fn main() -> ExitCode {
         Command::Receive(args) => receive::run(&args).into(),
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
     }
+}
+
+/// Runs a command's future to its end, and waits for no thread that it leaves behind: after an interruption that may be
+/// `pg_ctl`, the resolver, or somebody who does not type a password.
+fn block_on<F: Future<Output = Exit>>(json: bool, command: F) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report::failure(&error, crate::ErrorClass::Operator, json),
+    };
+    let exit = runtime.block_on(command);
+    runtime.shutdown_background();
+    exit
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::watch;
 
-use super::connection::{ConnectionArgs, ConnectionArgsError};
+use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
 use super::report;
 use super::signals::Signals;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
-use crate::client::{ClientError, OpenError, Purpose};
+use crate::client::{ClientError, Purpose};
 use crate::pg::{Lsn, SlotName};
 use crate::sink::RecordCheck;
 use crate::stream::{
@@ -75,13 +75,11 @@ pub(super) struct ReceiveArgs {
     json: bool,
 }
 
-/// What was typed, and cannot be meant; or what failed before anything was received.
+/// What failed before anything was received.
 #[derive(Debug, thiserror::Error)]
 enum SetupError {
     #[error(transparent)]
-    Connection(#[from] ConnectionArgsError),
-    #[error("could not connect to the server")]
-    Open(#[from] OpenError),
+    Connect(#[from] ConnectError),
     #[error("could not create replication slot \"{slot}\"")]
     CreateSlot { slot: SlotName, source: ClientError },
     #[error("could not create directory \"{}\"", .path.display())]
@@ -93,7 +91,7 @@ enum SetupError {
 impl SetupError {
     fn class(&self) -> ErrorClass {
         match self {
-            SetupError::Open(error) => error.class(),
+            SetupError::Connect(error) => error.class(),
             SetupError::CreateSlot { source, .. } => source.class(),
             _ => ErrorClass::Operator,
         }
@@ -104,13 +102,9 @@ impl SetupError {
 pub(super) fn run(args: &ReceiveArgs) -> Exit {
     let settings = match args.connection.settings("pgwake") {
         Ok(settings) => settings,
-        Err(error) => return report::usage(&error),
+        Err(error) => return report::usage(&error, args.json),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
-    };
-    runtime.block_on(drive(args, settings))
+    super::block_on(args.json, drive(args, settings))
 }
 
 async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
@@ -119,12 +113,12 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
     };
     // a server that lets nobody in and says nothing must not be waited for any longer than one that streams
-    let silence = Duration::from_secs(args.receive_timeout.into());
-    settings.connect_timeout =
-        settings.connect_timeout.or(Some(silence).filter(|silence| !silence.is_zero()));
+    settings.connect_timeout = settings.connect_timeout.or(args.silence());
+    // a prompt hears of a signal too, and takes it for a failure
     let prepared = tokio::select! {
-        _signal = signals.received() => return Exit::Done,
+        biased;
         prepared = prepare(args, &mut settings) => prepared,
+        _signal = signals.received() => return Exit::Done,
     };
     if let Err(error) = prepared {
         return report::failure(&error, error.class(), args.json);
@@ -138,7 +132,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
     let received = receive_into(&args.options(), &args.directory, &mut connector, &sender, shutdown).await;
     let progress = *progress.borrow();
     match received {
-        Ok(_) => print_outcome(&progress, args.json),
+        Ok(_) => print_outcome(&progress, args.endpos, args.json),
         Err(error) => fail(&error, args.json),
     }
 }
@@ -151,6 +145,7 @@ fn fail(error: &ReceiveError, json: bool) -> Exit {
 async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<(), SetupError> {
     create_directory(&args.directory)
         .map_err(|source| SetupError::CreateDirectory { path: args.directory.clone(), source })?;
+    args.connection.ask_password_if_told(settings).await.map_err(ConnectError::from)?;
     let limits = ReceiveOptions::default();
     let mut backoff = Backoff::new(limits.first_wait, limits.longest_wait, fastrand::u64(..));
     loop {
@@ -175,6 +170,7 @@ async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<(),
         });
     };
     let mut connection = args.connection.connect(settings, Purpose::PhysicalReplication).await?;
+    connection.set_answer_timeout(args.silence());
     let created =
         connection.create_physical_slot(slot, SlotPersistence::Permanent, WalReservation::Immediate).await;
     connection.close().await;
@@ -200,20 +196,37 @@ fn create_directory(directory: &Path) -> std::io::Result<()> {
     }
 }
 
-fn print_outcome(progress: &Progress, json: bool) -> Exit {
+fn print_outcome(progress: &Progress, stop_lsn: Option<Lsn>, json: bool) -> Exit {
+    // a stop position is exact: beyond it is only what began beyond it
+    let began_beyond = stop_lsn.filter(|stop_lsn| progress.received_lsn > *stop_lsn);
+    let warning = began_beyond.map(|stop_lsn| {
+        format!(
+            "nothing was received: the end position {stop_lsn} lies before {}, where receiving would have begun",
+            progress.received_lsn
+        )
+    });
+    if let Some(warning) = &warning {
+        tracing::warn!("{warning}; WAL before that is here only if it was in the directory already");
+    }
     if json {
         report::print_json(&serde_json::json!({
             "timeline": progress.timeline,
             "received_lsn": progress.received_lsn,
             "flush_lsn": progress.flush_lsn,
+            "warning": warning,
         }));
-    } else if let Some(timeline) = progress.timeline {
+    } else if let (Some(timeline), None) = (progress.timeline, warning) {
         tracing::info!("stopped at {} on timeline {timeline}; all of it is durable", progress.flush_lsn);
     }
     Exit::Done
 }
 
 impl ReceiveArgs {
+    /// The longest silence of the primary's; `None`: any.
+    fn silence(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.receive_timeout.into())).filter(|silence| !silence.is_zero())
+    }
+
     fn options(&self) -> ReceiveOptions {
         ReceiveOptions {
             stream: StreamOptions {

@@ -16,27 +16,46 @@ pub(super) fn failure(error: &(dyn Error + 'static), class: ErrorClass, json: bo
         ErrorClass::Integrity => Exit::Integrity,
         ErrorClass::Bug => Exit::Failed,
     };
-    let report = Report::new(error, exit);
+    print_report(&Report::new(error, exit), json);
+    exit
+}
+
+/// A usage error that only shows once the arguments are looked at together.
+pub(super) fn usage(error: &(dyn Error + 'static), json: bool) -> Exit {
+    print_report(&Report::new(error, Exit::Usage), json);
+    Exit::Usage
+}
+
+/// A usage error that was told in full on standard error: its first lines, for a program.
+pub(super) fn usage_json(told: &str) {
+    let message = told.split("\n\n").next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(message).trim_end().to_owned();
+    let report = Report { message, causes: Vec::new(), hint: None, exit_code: Exit::Usage.code() };
+    print_json(&serde_json::json!({ "error": report }));
+}
+
+fn print_report(report: &Report, json: bool) {
     // when standard error is closed there is nobody to tell
     let _ = std::io::stderr().write_all(report.to_text().as_bytes());
     if json {
         print_json(&serde_json::json!({ "error": report }));
     }
-    exit
 }
 
-/// A usage error that only shows once the arguments are looked at together.
-pub(super) fn usage(error: &(dyn Error + 'static)) -> Exit {
-    let _ = std::io::stderr().write_all(Report::new(error, Exit::Usage).to_text().as_bytes());
-    Exit::Usage
-}
-
-/// Prints a result as one line of JSON.
+/// Prints a result as one line of JSON, and never nothing: an empty answer is no answer to a program.
 pub(super) fn print_json(value: &impl Serialize) {
-    if let Ok(mut line) = serde_json::to_string(value) {
-        line.push('\n');
-        let _ = std::io::stdout().write_all(line.as_bytes());
-    }
+    let line = serde_json::to_string(value).unwrap_or_else(|error| {
+        let message = format!("the result cannot be written as JSON: {error}");
+        let report = Report { message, causes: Vec::new(), hint: None, exit_code: Exit::Done.code() };
+        serde_json::json!({ "error": report }).to_string()
+    });
+    print(&(line + "\n"));
+}
+
+/// Prints a result. Nobody may be there to read it any more; what was done is done all the same.
+pub(super) fn print(text: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// Prints a result for people.

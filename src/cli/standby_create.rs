@@ -1,27 +1,28 @@
 //! `pgwake standby create`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::connection::{ConnectionArgs, ConnectionArgsError};
+use super::connection::{ConnectError, ConnectionArgs, ConnectionArgsError};
 use super::exit::Exit;
+use super::outcome;
 use super::report;
 use super::signals::Signals;
+use super::values::{MappingArg, parse_application_name, parse_label, parse_rate};
 use crate::ErrorClass;
 use crate::backup::standby_files::Setting;
 use crate::client::conninfo::Settings;
 use crate::client::{Connection, OpenError, Purpose};
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
 use crate::pg::SlotName;
-use crate::standby::create::{CreateRequest, Created, StartRequest, TablespaceMapping, create, dry_run};
+use crate::standby::create::{CreateRequest, StartRequest, create, dry_run};
 use crate::standby::error::CreateError;
-use crate::standby::preflight::{ExistingSlot, Preflight};
-use crate::standby::streaming::StreamingEvidence;
+use crate::standby::preflight::ExistingSlot;
 use crate::wire::command::{CheckpointMode, ManifestChecksums};
+use crate::wire::server_error::SqlState;
 
 /// Clone a running primary into a standby that streams from it
 ///
@@ -62,11 +63,11 @@ pub(super) struct CreateArgs {
     max_rate: Option<u32>,
 
     /// The backup's label
-    #[arg(short, long, default_value = "pgwake standby create")]
+    #[arg(short, long, default_value = "pgwake standby create", value_parser = parse_label)]
     label: String,
 
     /// The name by which the primary knows the standby (in pg_stat_replication, synchronous_standby_names) [default: the slot's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_application_name)]
     application_name: Option<String>,
 
     /// The checksum of each file in the manifest
@@ -132,13 +133,9 @@ pub(super) fn run(args: CreateArgs) -> Exit {
     let json = args.json;
     let (request, connection) = match args.into_request() {
         Ok(parts) => parts,
-        Err(error) => return report::usage(&error),
+        Err(error) => return report::usage(&error, json),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report::failure(&error, ErrorClass::Operator, json),
-    };
-    runtime.block_on(drive(request, connection, json))
+    super::block_on(json, drive(request, connection, json))
 }
 
 /// What was asked for beside the request itself.
@@ -152,17 +149,23 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
         Ok(signals) => signals,
         Err(error) => return report::failure(&ArgsError::Signals(error), ErrorClass::Operator, json),
     };
+    // a prompt hears of a signal too, and says more
     let connected = tokio::select! {
-        signal = signals.received() => Err(CreateError::Interrupted(signal)),
-        connected = open_connections(&driver.connection, &mut request.settings) => connected.map_err(CreateError::from),
+        biased;
+        connected = open_connections(&driver.connection, &mut request.settings) => connected,
+        signal = signals.received() => return interrupted(signal, json),
     };
     let (mut replication, mut sql) = match connected {
         Ok(connections) => connections,
         Err(error) => return report::failure(&error, error.class(), json),
     };
     if driver.dry_run {
-        return match dry_run(&request, &mut replication, sql.as_mut()).await {
-            Ok(found) => print_dry_run(&request, &found, json),
+        let looked = tokio::select! {
+            looked = dry_run(&request, &mut replication, sql.as_mut()) => looked,
+            signal = signals.received() => return interrupted(signal, json),
+        };
+        return match looked {
+            Ok(found) => finish(&outcome::DryRun::new(&request, &found), json),
             Err(error) => report::failure(&error, error.class(), json),
         };
     }
@@ -172,82 +175,67 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
     let created = create(request, replication, sql, progress, signals.received()).await;
     drop(display);
     match created {
-        Ok(created) => print_created(&created, json),
+        Ok(created) => finish(&outcome::Created::new(&created), json),
         Err(error) => report::failure(&error, error.class(), json),
     }
 }
+
+fn finish(outcome: &(impl std::fmt::Display + serde::Serialize), json: bool) -> Exit {
+    if json {
+        report::print_json(outcome);
+    } else {
+        report::print(&outcome.to_string());
+    }
+    Exit::Done
+}
+
+/// Before anything was made.
+fn interrupted(signal: &'static str, json: bool) -> Exit {
+    let error = CreateError::Interrupted(signal);
+    report::failure(&error, error.class(), json)
+}
+/// How long the server may be silent while a connection is made, or where it has nothing to wait for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The replication connection must be had; an ordinary one sees more, but not every role may have one.
 async fn open_connections(
     args: &ConnectionArgs,
     settings: &mut Settings,
-) -> Result<(Connection, Option<Connection>), OpenError> {
-    let replication = args.connect(settings, Purpose::PhysicalReplication).await?;
-    let sql = match crate::client::open(settings, Purpose::Sql).await {
-        Ok(sql) => Some(sql),
-        Err(error) => {
-            tracing::debug!("no ordinary connection, so some things cannot be checked beforehand: {error}");
-            None
-        }
-    };
+) -> Result<(Connection, Option<Connection>), ConnectError> {
+    args.ask_password_if_told(settings).await?;
+    settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
+    let mut replication = args.connect(settings, Purpose::PhysicalReplication).await?;
+    replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
+    let sql = open_sql(&mut settings.pinned_to(replication.host())).await;
     Ok((replication, sql))
 }
 
-fn print_created(created: &Created, json: bool) -> Exit {
-    if json {
-        report::print_json(created);
-        return Exit::Done;
-    }
-    println!(
-        "standby created in \"{}\": {} files, {} MB, {:.1} s",
-        created.directory.display(),
-        created.file_count,
-        created.byte_count >> 20,
-        created.seconds
-    );
-    println!(
-        "  timeline {}, backup from {} to {}, replication slot \"{}\"",
-        created.timeline, created.start_lsn, created.end_lsn, created.slot
-    );
-    match created.streaming {
-        Some(StreamingEvidence::Streaming) => println!("  started; the primary shows it streaming"),
-        Some(StreamingEvidence::SlotInUse) => {
-            println!("  started; the primary shows its slot in use (this role may not see more)");
-        }
-        None => println!("  start it with: pg_ctl start -D \"{}\"", created.directory.display()),
-    }
-    Exit::Done
-}
+/// Databases that are nearly always there, for a role whose own name is no database.
+const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
 
-fn print_dry_run(request: &CreateRequest, found: &Preflight, json: bool) -> Exit {
-    let size_mb = found.size.map(|bytes| bytes >> 20);
-    if json {
-        report::print_json(&serde_json::json!({
-            "directory": request.directory,
-            "slot": request.slot,
-            "slot_exists": found.slot_exists,
-            "server_version": found.version.to_string(),
-            "system_identifier": found.system.system_identifier,
-            "timeline": found.system.timeline,
-            "wal_segment_size": found.segment_size.as_u64(),
-            "size": found.size,
-        }));
-        return Exit::Done;
-    }
-    println!("nothing stands against it (nothing was made):");
-    println!(
-        "  server {}, system {}, timeline {}",
-        found.version, found.system.system_identifier, found.system.timeline
-    );
-    match size_mb {
-        Some(size) => println!("  {size} MB to copy into \"{}\"", request.directory.display()),
-        None => {
-            println!("  to copy into \"{}\"; this role may not see the size", request.directory.display());
+/// An ordinary connection, to the database that was named, or else to one that is there.
+async fn open_sql(settings: &mut Settings) -> Option<Connection> {
+    let named = settings.dbname != settings.user;
+    let mut others = USUAL_DATABASES.iter().filter(|_| !named);
+    loop {
+        match crate::client::open(settings, Purpose::Sql).await {
+            Ok(mut sql) => {
+                sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+                return Some(sql);
+            }
+            Err(OpenError::Connect(error)) if error.sqlstate() == Some(SqlState::INVALID_CATALOG_NAME) => {
+                match others.next() {
+                    Some(database) => settings.dbname = (*database).to_owned(),
+                    None => return None,
+                }
+            }
+            Err(error) => {
+                tracing::info!("no ordinary connection to the server, so less can be checked beforehand");
+                tracing::debug!("the reason: {error}");
+                return None;
+            }
         }
     }
-    let verb = if found.slot_exists { "use" } else { "create" };
-    println!("  would {verb} replication slot \"{}\"", request.slot);
-    Exit::Done
 }
 
 impl CreateArgs {
@@ -295,79 +283,5 @@ impl CreateArgs {
             start,
         };
         Ok((request, Driver { connection: self.connection, dry_run: self.dry_run }))
-    }
-}
-
-/// `OLDDIR=NEWDIR`.
-#[derive(Debug, Clone)]
-struct MappingArg(TablespaceMapping);
-
-#[derive(Debug, thiserror::Error)]
-#[error("must be OLDDIR=NEWDIR, with \"\\=\" for \"=\" in a path")]
-struct MappingSyntax;
-
-impl FromStr for MappingArg {
-    type Err = MappingSyntax;
-
-    fn from_str(text: &str) -> Result<Self, MappingSyntax> {
-        let mut parts = vec![String::new()];
-        let mut characters = text.chars().peekable();
-        while let Some(character) = characters.next() {
-            match character {
-                '\\' if characters.peek() == Some(&'=') => {
-                    parts.iter_mut().last().ok_or(MappingSyntax)?.extend(characters.next());
-                }
-                '=' => parts.push(String::new()),
-                other => parts.iter_mut().last().ok_or(MappingSyntax)?.push(other),
-            }
-        }
-        match <[String; 2]>::try_from(parts) {
-            Ok([from, to]) if !from.is_empty() && !to.is_empty() => {
-                Ok(MappingArg(TablespaceMapping { from: from.into(), to: to.into() }))
-            }
-            _ => Err(MappingSyntax),
-        }
-    }
-}
-
-/// A number of kB, or of MB with `M` behind it, as `pg_basebackup --max-rate` takes it.
-fn parse_rate(text: &str) -> Result<u32, String> {
-    let (number, factor) = match text.as_bytes().last() {
-        Some(b'k') => (&text[..text.len() - 1], 1.0),
-        Some(b'M') => (&text[..text.len() - 1], 1024.0),
-        _ => (text, 1.0),
-    };
-    let rate =
-        number.parse::<f64>().map_err(|_| "not a number, or a unit other than k and M".to_owned())? * factor;
-    if (32.0..=1_048_576.0).contains(&rate) {
-        Ok(rate as u32)
-    } else {
-        Err("must be between 32k and 1024M".to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mappings_may_hold_an_escaped_equals_sign() {
-        let MappingArg(mapping) = r"/a\=b=/c".parse().unwrap();
-        assert_eq!((mapping.from, mapping.to), (PathBuf::from("/a=b"), PathBuf::from("/c")));
-        for text in ["", "/a", "=/b", "/a=", "/a=/b=/c"] {
-            assert!(text.parse::<MappingArg>().is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn rates_are_pg_basebackups() {
-        for (text, rate) in
-            [("32", Ok(32)), ("64k", Ok(64)), ("1M", Ok(1024)), ("1.5M", Ok(1536)), ("1024M", Ok(1 << 20))]
-        {
-            assert_eq!(parse_rate(text), rate, "{text}");
-        }
-        for text in ["31", "1025M", "1G", "", "k", "M", "nan"] {
-            assert!(parse_rate(text).is_err(), "{text}");
-        }
     }
 }

@@ -4,6 +4,8 @@
 //! before that one for each archive and one for the manifest), a result set with the end, and only then the completion
 //! that says that all went well. `basebackup.c` and `basebackup_copy.c` write it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{ClientError, Connection};
@@ -14,7 +16,14 @@ use crate::wire::command::BaseBackup;
 const NAME: &str = "BASE_BACKUP";
 
 /// The most tablespaces that a backup is taken to have.
-const MAX_TABLESPACES: usize = 1 << 16;
+const MAX_TABLESPACES: usize = 4096;
+
+/// How long a server may be silent once a backup has begun. From 15 on it reports progress each second; before that it
+/// has nothing to wait for but its disk.
+const COPY_SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The longest location of a tablespace, in bytes (`MAXPGPATH`).
+const MAX_LOCATION_LEN: usize = 1024;
 
 /// Where a backup begins: recovery needs WAL from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,12 +83,12 @@ impl Connection {
             return Err(ClientError::NotSupported { command: "BASE_BACKUP (INCREMENTAL)", version });
         }
         self.start_query(&request.to_command(version)).await?;
-        let mut rows = self.read_rows(1).await?;
-        let (lsn, timeline) =
-            rows.pop().as_ref().and_then(read_position).ok_or_else(|| answer("invalid start"))?;
-        let rows = self.read_rows(MAX_TABLESPACES).await?;
-        let tablespaces: Option<Vec<_>> = rows.iter().map(read_tablespace).collect();
-        let tablespaces = tablespaces.ok_or_else(|| answer("invalid tablespace"))?;
+        // the checkpoint takes as long as it takes
+        let mut positions = self.read_rows(None, 1, read_position, "invalid start").await?;
+        let (lsn, timeline) = positions.pop().ok_or_else(|| answer("no start"))?;
+        let silence = Some(COPY_SILENCE_TIMEOUT);
+        let tablespaces =
+            self.read_rows(silence, MAX_TABLESPACES, read_tablespace, "invalid tablespace").await?;
         if tablespaces.iter().filter(|tablespace| tablespace.oid.is_none()).count() != 1 {
             return Err(answer("not one data directory"));
         }
@@ -87,16 +96,25 @@ impl Connection {
         Ok(BaseBackupStream { connection: self, start, tablespaces, in_copy: false })
     }
 
-    /// One result set of at most `max_rows`, up to its CommandComplete.
-    async fn read_rows(&mut self, max_rows: usize) -> Result<Vec<DataRow>, ClientError> {
-        match self.next_message().await? {
+    /// One result set of at most `max_rows`, up to its CommandComplete. Of a row nothing is kept but what `read` makes
+    /// of it.
+    async fn read_rows<T>(
+        &mut self,
+        silence: Option<Duration>,
+        max_rows: usize,
+        read: impl Fn(&DataRow) -> Option<T>,
+        problem: &'static str,
+    ) -> Result<Vec<T>, ClientError> {
+        match self.next_message_within(silence).await? {
             BackendMessage::RowDescription(_) => {}
             message => return Err(unexpected(&message)),
         }
         let mut rows = Vec::new();
         loop {
-            match self.next_message().await? {
-                BackendMessage::DataRow(row) if rows.len() < max_rows => rows.push(row),
+            match self.next_message_within(Some(COPY_SILENCE_TIMEOUT)).await? {
+                BackendMessage::DataRow(row) if rows.len() < max_rows => {
+                    rows.push(read(&row).ok_or_else(|| answer(problem))?);
+                }
                 BackendMessage::CommandComplete(_) => return Ok(rows),
                 message => return Err(unexpected(&message)),
             }
@@ -117,7 +135,7 @@ impl BaseBackupStream<'_> {
 
     /// What comes next. Cancel-safe up to the end of the copy.
     pub async fn next(&mut self) -> Result<BackupStep, ClientError> {
-        match self.connection.next_message().await? {
+        match self.connection.next_message_within(Some(COPY_SILENCE_TIMEOUT)).await? {
             BackendMessage::CopyData(payload) if self.in_copy => Ok(BackupStep::CopyData(payload)),
             BackendMessage::CopyOutResponse if !self.in_copy => {
                 self.in_copy = true;
@@ -135,7 +153,7 @@ impl BaseBackupStream<'_> {
     async fn read_end(&mut self) -> Result<BackupEnd, ClientError> {
         let mut end = None;
         loop {
-            match self.connection.next_message().await? {
+            match self.connection.next_message_within(Some(COPY_SILENCE_TIMEOUT)).await? {
                 BackendMessage::DataRow(row) if end.is_none() => end = read_position(&row),
                 BackendMessage::CommandComplete(_) => {}
                 BackendMessage::ReadyForQuery => {
@@ -159,14 +177,21 @@ fn read_tablespace(row: &DataRow) -> Option<Tablespace> {
         None => None,
     };
     // a user tablespace has both, the data directory neither
-    if oid.is_some() != location.is_some() {
+    if oid.is_some() != location.is_some() || location.as_ref().is_some_and(|at| !is_location(at)) {
         return None;
     }
     let size_kb = match size {
         Some(_) => Some(row.text(2)?.parse().ok()?),
         None => None,
     };
-    Some(Tablespace { oid, location: location.clone(), size_kb })
+    // copied, because a slice would keep all that was received with it
+    let location = location.as_deref().map(Bytes::copy_from_slice);
+    Some(Tablespace { oid, location, size_kb })
+}
+
+/// Whether a tablespace can be there: the place is shown on terminals, and stands in a file by lines.
+fn is_location(location: &[u8]) -> bool {
+    location.len() <= MAX_LOCATION_LEN && !location.iter().any(u8::is_ascii_control)
 }
 
 fn answer(problem: &'static str) -> ClientError {
@@ -175,4 +200,24 @@ fn answer(problem: &'static str) -> ClientError {
 
 fn unexpected(message: &BackendMessage) -> ClientError {
     ClientError::Unexpected { during: NAME, found: message.name() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tablespaces_have_places_that_can_be_shown() {
+        let read = |location: &[u8]| {
+            let oid = Some(Bytes::from_static(b"16384"));
+            let values = vec![oid, Some(Bytes::copy_from_slice(location)), Some(Bytes::from_static(b"7"))];
+            read_tablespace(&DataRow { values })
+        };
+        let space = read("/räume/1".as_bytes()).unwrap();
+        assert_eq!((space.oid, space.size_kb), (Some(16384), Some(7)));
+        assert!(read(&[b'x'; MAX_LOCATION_LEN]).is_some());
+        for location in [&[b'x'; MAX_LOCATION_LEN + 1][..], b"/a\nb", b"/\x1b[2J", b"/\x7f"] {
+            assert_eq!(read(location), None);
+        }
+    }
 }

@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::Instant;
 
 use super::ClientError;
+use super::conninfo::HostSpec;
 use crate::pg::ServerVersion;
 use crate::wire::backend::BackendMessage;
 use crate::wire::frame::FrameDecoder;
@@ -36,8 +39,11 @@ pub struct Connection {
     outgoing: BytesMut,
     parameters: BTreeMap<String, String>,
     version: ServerVersion,
+    host: HostSpec,
     notice_handler: NoticeHandler,
     phase: Phase,
+    answer_timeout: Option<Duration>,
+    received_len: u64,
 }
 
 /// Where the connection stands between commands.
@@ -64,11 +70,12 @@ impl Connection {
     /// Takes over a connection that has just become ready for its first command.
     ///
     /// `decoder` holds what was received beyond the startup's last message; `parameters` what the server reported,
-    /// `server_version` among it.
+    /// `server_version` among it; `host` is where it leads.
     pub fn new(
         transport: Box<dyn Transport>,
         decoder: FrameDecoder,
         parameters: BTreeMap<String, String>,
+        host: HostSpec,
     ) -> Result<Self, ClientError> {
         let reported = parameters.get("server_version").ok_or(ClientError::NoServerVersion)?;
         let version = reported.parse().map_err(ClientError::ServerVersion)?;
@@ -81,14 +88,25 @@ impl Connection {
             outgoing: BytesMut::new(),
             parameters,
             version,
+            host,
             notice_handler: Box::new(log_notice),
             phase: Phase::Ready,
+            answer_timeout: None,
+            received_len: 0,
         })
     }
 
     /// The server's version.
     pub fn version(&self) -> ServerVersion {
         self.version
+    }
+
+    /// The one of the hosts, and of its addresses, that this connection leads to. With [`Settings::pinned_to`] a further
+    /// connection leads there too.
+    ///
+    /// [`Settings::pinned_to`]: super::Settings::pinned_to
+    pub fn host(&self) -> &HostSpec {
+        &self.host
     }
 
     /// A setting that the server has reported, such as `server_version` or `in_hot_standby` (14).
@@ -101,6 +119,20 @@ impl Connection {
         self.notice_handler = handler;
     }
 
+    /// How long the server may be silent while an answer is awaited; `None`, as at the beginning: for ever. After
+    /// [`ClientError::Silent`] the connection is of no further use.
+    ///
+    /// `BASE_BACKUP`'s first answer may take as long as a checkpoint, and `DROP_REPLICATION_SLOT … WAIT` as long as
+    /// somebody uses the slot: these two are never bounded by it.
+    pub fn set_answer_timeout(&mut self, timeout: Option<Duration>) {
+        self.answer_timeout = timeout;
+    }
+
+    /// How long the server may be silent while an answer is awaited.
+    pub(super) fn answer_timeout(&self) -> Option<Duration> {
+        self.answer_timeout
+    }
+
     /// Says farewell. Errors are of no interest: the server notices the closed socket too.
     pub async fn close(mut self) {
         frontend::terminate(&mut self.outgoing);
@@ -111,7 +143,7 @@ impl Connection {
     /// Sends a Query. The answer is read by [`Self::next_message`].
     pub(super) async fn start_query(&mut self, text: &str) -> Result<(), ClientError> {
         if self.phase == Phase::Draining {
-            while !matches!(self.receive().await?, BackendMessage::ReadyForQuery) {}
+            while !matches!(self.receive(self.answer_timeout).await?, BackendMessage::ReadyForQuery) {}
             self.phase = Phase::Ready;
         }
         if self.phase == Phase::Busy {
@@ -135,25 +167,44 @@ impl Connection {
     /// The next message of the current answer. An ErrorResponse is returned as [`ClientError::Server`], after which
     /// the connection can take another command (unless the error was fatal). Cancel-safe.
     pub(super) async fn next_message(&mut self) -> Result<BackendMessage, ClientError> {
-        poll_fn(|cx| self.poll_message(cx)).await
+        self.next_message_within(self.answer_timeout).await
     }
 
-    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<BackendMessage, ClientError>> {
-        match ready!(self.poll_receive(cx))? {
+    /// The same, with another bound for the server's silence.
+    pub(super) async fn next_message_within(
+        &mut self,
+        silence: Option<Duration>,
+    ) -> Result<BackendMessage, ClientError> {
+        match self.receive(silence).await? {
             BackendMessage::ErrorResponse(error) => {
                 self.phase = if error.is_fatal() { Phase::Busy } else { Phase::Draining };
-                Poll::Ready(Err(ClientError::Server(Box::new(error))))
+                Err(ClientError::Server(Box::new(error)))
             }
             BackendMessage::ReadyForQuery => {
                 self.phase = Phase::Ready;
-                Poll::Ready(Ok(BackendMessage::ReadyForQuery))
+                Ok(BackendMessage::ReadyForQuery)
             }
-            message => Poll::Ready(Ok(message)),
+            message => Ok(message),
         }
     }
 
-    async fn receive(&mut self) -> Result<BackendMessage, ClientError> {
-        poll_fn(|cx| self.poll_receive(cx)).await
+    /// One message. Every byte that comes is a sign of life, though a message may take its time.
+    async fn receive(&mut self, silence: Option<Duration>) -> Result<BackendMessage, ClientError> {
+        let Some(after) = silence else { return poll_fn(|cx| self.poll_receive(cx)).await };
+        let mut heard_len = self.received_len;
+        // not registered with the timer before it is polled, which a message that is there makes unnecessary
+        let mut deadline = pin!(tokio::time::sleep(after));
+        poll_fn(|cx| {
+            if let Poll::Ready(received) = self.poll_receive(cx) {
+                return Poll::Ready(received);
+            }
+            if self.received_len != heard_len {
+                heard_len = self.received_len;
+                deadline.as_mut().reset(Instant::now() + after);
+            }
+            deadline.as_mut().poll(cx).map(|()| Err(ClientError::Silent { after }))
+        })
+        .await
     }
 
     /// One message, the asynchronous ones (notices, parameters, notifications) taken care of.
@@ -193,7 +244,10 @@ impl Connection {
         }
         match ready!(pin!(self.transport.read_buf(buffer)).poll(cx)) {
             Ok(0) => Poll::Ready(Err(ClientError::Closed)),
-            Ok(_) => Poll::Ready(Ok(())),
+            Ok(len) => {
+                self.received_len += len as u64;
+                Poll::Ready(Ok(()))
+            }
             Err(error) => Poll::Ready(Err(ClientError::Receive(error))),
         }
     }
@@ -233,3 +287,6 @@ fn log_notice(notice: &ServerError) {
         tracing::info!("server: {}", notice.message);
     }
 }
+
+#[cfg(test)]
+mod tests;

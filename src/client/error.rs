@@ -25,6 +25,12 @@ pub enum ClientError {
     /// The server's end of the connection is gone, without a word.
     #[error("server closed the connection unexpectedly")]
     Closed,
+    /// An answer was awaited, and nothing came.
+    #[error("server was silent for {} s", .after.as_secs_f32())]
+    Silent {
+        /// The bound.
+        after: std::time::Duration,
+    },
     /// The server ended the WAL stream because it is shutting down.
     #[error("server ended the replication stream: it is shutting down")]
     ShuttingDown,
@@ -101,7 +107,9 @@ impl ClientError {
     /// What to do about it. A peer that breaks the protocol cannot be trusted with data either.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Receive(_) | Self::Send(_) | Self::Closed | Self::ShuttingDown => ErrorClass::Transient,
+            Self::Receive(_) | Self::Send(_) | Self::Closed | Self::Silent { .. } | Self::ShuttingDown => {
+                ErrorClass::Transient
+            }
             Self::Server(error) => match error.sqlstate {
                 SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::TOO_MANY_CONNECTIONS => {
                     ErrorClass::Transient

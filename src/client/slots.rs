@@ -59,7 +59,12 @@ impl Connection {
         slot: &SlotName,
         when_active: DropWhenActive,
     ) -> Result<(), ClientError> {
-        self.query(&command::drop_slot(slot, when_active), "DROP_REPLICATION_SLOT").await?;
+        let silence = match when_active {
+            DropWhenActive::Wait => None,
+            DropWhenActive::Fail => self.answer_timeout(),
+        };
+        let text = command::drop_slot(slot, when_active);
+        self.query_within(silence, &text, "DROP_REPLICATION_SLOT").await?;
         Ok(())
     }
 }

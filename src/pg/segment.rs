@@ -137,7 +137,8 @@ pub struct ParseWalFileNameError {
 
 impl WalFileName {
     /// Reads a name as `XLogFromFileName` does, but refuses what no server would write: lower-case digits,
-    /// timeline zero, or a low part beyond what the segment size allows.
+    /// timeline zero, a low part beyond what the segment size allows, or a segment that begins at [`Lsn::LIMIT`] or
+    /// beyond it.
     pub fn parse(text: &str, size: WalSegmentSize) -> Result<Self, ParseWalFileNameError> {
         let error = || ParseWalFileNameError { text: text.chars().take(64).collect() };
         let digit = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
@@ -151,7 +152,11 @@ impl WalFileName {
             return Err(error());
         }
         let number = u64::from(log_id) * size.segments_per_log_id() + u64::from(low);
-        Ok(WalFileName { timeline, segment: WalSegment { number, size } })
+        let segment = WalSegment { number, size };
+        if segment.start_lsn() >= Lsn::LIMIT {
+            return Err(error());
+        }
+        Ok(WalFileName { timeline, segment })
     }
 }
 
@@ -204,6 +209,8 @@ mod tests {
             "000000000000000000000001",
             "000000010000000000000100",
             "000000010000000000000001.partial",
+            "000000018000000000000000",
+            "00000001FFFFFFFF000000FF",
         ] {
             assert!(WalFileName::parse(text, WalSegmentSize::DEFAULT).is_err(), "{text:?} was taken");
         }
@@ -211,7 +218,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn print_and_parse_round_trip(timeline in 1u32.., position: u64, shift in 20u32..=30) {
+        fn print_and_parse_round_trip(timeline in 1u32.., position in 0..Lsn::LIMIT.as_u64(), shift in 20u32..=30) {
             let size = WalSegmentSize::from_bytes(1 << shift).unwrap();
             let name = WalFileName {
                 timeline: TimelineId::new(timeline).unwrap(),

@@ -25,6 +25,11 @@ pub enum SinkCommand {
 }
 
 impl SinkCommand {
+    /// What it takes of the queue: its WAL, and itself, for WAL may come byte by byte.
+    pub fn weight(&self) -> usize {
+        if let SinkCommand::Write { data, .. } = self { weight(data) } else { 0 }
+    }
+
     /// The bytes of WAL in it.
     pub fn len(&self) -> usize {
         if let SinkCommand::Write { data, .. } = self { data.len() } else { 0 }
@@ -39,8 +44,8 @@ impl SinkCommand {
 /// How much may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SinkLimits {
-    /// Bytes of WAL in the queue from which on the socket is not read any more. What arrives is accounted for
-    /// afterwards, so the queue can exceed this by what one wake-up of the receiver brings.
+    /// The weight of the queue, in bytes, from which on the socket is not read any more. What arrives is
+    /// accounted for afterwards, so the queue can exceed this by what one wake-up of the receiver brings.
     pub queued_bytes: usize,
 }
 
@@ -61,8 +66,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Works through `commands`; `publish` hears of every advance of the flushed position, `wrote` of every
-    /// piece of WAL that left the queue.
+    /// Works through `commands`; `publish` hears of every advance of the flushed position, `wrote` of the
+    /// [weight](SinkCommand::weight) that left the queue.
     pub fn run<D: Disk>(
         &mut self,
         writer: &mut SegmentWriter<D>,
@@ -98,11 +103,18 @@ impl Batch {
     }
 
     fn write_out<D: Disk>(&mut self, writer: &mut SegmentWriter<D>) -> Result<usize, SinkError> {
-        let len = self.chunks.iter().map(Bytes::len).sum();
-        if len > 0 {
+        let written = self.chunks.iter().map(weight).sum();
+        if written > 0 {
             writer.write(self.chunks_lsn, &self.chunks)?;
             self.chunks.clear();
         }
-        Ok(len)
+        Ok(written)
     }
+}
+
+/// What a command takes beside its bytes.
+const COMMAND_WEIGHT: usize = 128;
+
+fn weight(data: &Bytes) -> usize {
+    data.len() + COMMAND_WEIGHT
 }

@@ -1,13 +1,15 @@
 //! A directory of the operating system.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+
+use crate::FileOwner;
 
 use super::disk::{Disk, DiskEntry, OpenMode};
 
@@ -19,18 +21,37 @@ const MAX_IO_SLICES: usize = 256;
 pub struct RealDisk {
     directory: PathBuf,
     file_mode: u32,
+    owner: Option<FileOwner>,
 }
 
 impl RealDisk {
     /// The directory at `directory`, whose new files only their owner may read.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        RealDisk { directory: directory.into(), file_mode: 0o600 }
+        RealDisk { directory: directory.into(), file_mode: 0o600, owner: None }
     }
 
     /// Creates files with `mode`, as `data_directory_mode` of the primary asks for.
     pub fn with_file_mode(mut self, mode: u32) -> Self {
         self.file_mode = mode;
         self
+    }
+
+    /// Gives new files to `owner`, when that is not who runs this.
+    pub fn with_owner(mut self, owner: Option<FileOwner>) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    /// Creates a file with exactly the mode and the owner that were asked for, whatever the umask.
+    fn create(&self, path: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        if let Some(FileOwner { uid, gid }) = self.owner {
+            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+        if self.file_mode != 0o600 {
+            file.set_permissions(Permissions::from_mode(self.file_mode))?;
+        }
+        Ok(file)
     }
 
     /// Where the directory is.
@@ -65,13 +86,13 @@ impl Disk for RealDisk {
     }
 
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(mode == OpenMode::ExistingOrNew)
-            .truncate(false)
-            .mode(self.file_mode)
-            .open(self.path(name))
+        let path = self.path(name);
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && mode == OpenMode::ExistingOrNew => {
+                self.create(&path)
+            }
+            opened => opened,
+        }
     }
 
     fn len(&mut self, file: &File) -> io::Result<u64> {

@@ -69,6 +69,10 @@ pub struct SinkThread<D: Disk> {
     waits_for_room: bool,
 }
 
+/// WAL shares the memory it was received into, a large piece; fewer bytes than this, waiting for the disk, must not
+/// keep it.
+const MIN_SHARED_LEN: usize = 8 << 10;
+
 type Request<D> = Box<dyn FnOnce(&mut SegmentWriter<D>) -> Result<(), SinkError> + Send>;
 
 enum Job<D: Disk> {
@@ -162,7 +166,7 @@ impl<D: Disk> SinkThread<D> {
             return;
         }
         if let Job::Command(command) = &job {
-            state.queued_bytes += command.len();
+            state.queued_bytes += command.weight();
         }
         let was_empty = state.jobs.is_empty();
         state.jobs.push_back(job);
@@ -197,7 +201,12 @@ where
     D: Disk + Send + 'static,
     D::File: Send,
 {
-    fn push(&mut self, command: SinkCommand) {
+    fn push(&mut self, mut command: SinkCommand) {
+        if let SinkCommand::Write { data, .. } = &mut command
+            && data.len() < MIN_SHARED_LEN
+        {
+            *data = Bytes::copy_from_slice(data);
+        }
         self.push_job(Job::Command(command));
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::create::CreateRequest;
+use super::error::CreateError;
 use super::preflight::Preflight;
 use super::workspace::{Owner, Workspace, WorkspaceError, chown};
 use crate::backup::confined::FileError;
@@ -43,6 +44,16 @@ pub enum ConfigurationError {
     },
 }
 
+/// What can be known before the copy: whether the passfile's path can stand in `primary_conninfo`.
+pub(super) fn check(request: &CreateRequest, target: &Path) -> Result<(), CreateError> {
+    let hosts = &request.settings.hosts;
+    let wanted = hosts.iter().any(|host| request.settings.password_for(host, "replication").is_some());
+    if wanted && target.to_str().is_none() {
+        return Err(CreateError::UnprintablePath);
+    }
+    Ok(())
+}
+
 /// Writes it, durably, into the data directory in the making.
 pub(super) fn write(
     request: &CreateRequest,
@@ -72,10 +83,19 @@ pub(super) fn write(
     settings.extend(request.standby_settings.iter().cloned());
     write_settings(&data, &settings)?;
     give(&data.join(AUTO_CONF_NAME), workspace.owner())?;
-    if let Some(passfile) = passfile {
-        let path = data.join(PASSFILE_NAME);
-        replace_file(&path, &passfile, Secrecy::Secret)?;
-        give(&path, workspace.owner())?;
+    let path = data.join(PASSFILE_NAME);
+    match passfile {
+        Some(passfile) => {
+            replace_file(&path, &passfile, Secrecy::Secret)?;
+            give(&path, workspace.owner())?;
+        }
+        // the server copied may be a standby itself, and its password is none of ours
+        None => match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(ConfigurationError::Sync { path, source });
+            }
+            _ => {}
+        },
     }
     write_standby_signal(&data)?;
     give(&data.join(STANDBY_SIGNAL_NAME), workspace.owner())
@@ -96,7 +116,7 @@ fn render_passfile(settings: &Settings) -> Result<Option<Vec<u8>>, Configuration
                 password: password.expose(),
             };
             let line = entry.render()?;
-            if !content.windows(line.len()).any(|window| window == line) {
+            if !content.split_inclusive(|&byte| byte == b'\n').any(|other| other == line) {
                 content.extend(line);
             }
         }

@@ -1,21 +1,18 @@
 //! The copy itself: the base backup on one connection, its WAL on another.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
 use super::create::CreateRequest;
 use super::error::CreateError;
+use super::places::{Places, shown};
 use super::preflight::Preflight;
-use super::space::{SpaceNeed, check_space};
 use super::workspace::Workspace;
 use crate::backup::{
     ArchiveEnd, ArchiveName, ArchiveStream, BackupError, BackupTarget, BackupWriter, ChecksumAlgorithm,
-    DirectoryModes, FinishedBackup, ManifestPolicy, ManifestRequest, SyncMethod, TablespacePlace,
-    TablespaceTarget, WalMembers,
+    DirectoryModes, FinishedBackup, ManifestPolicy, ManifestRequest, SyncMethod, WalMembers, WalRange,
 };
 use crate::client::{BackupEnd, BackupStart, BackupStep, Connection, Tablespace};
 use crate::observe::progress::CopyProgress;
@@ -50,13 +47,14 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
     progress.set_phase("waiting for a checkpoint on the primary");
     let command = base_backup_command(request);
     let version = preflight.version;
+    // the WAL must come from the server that the backup comes from
+    let connector = ServerConnector::new(request.settings.pinned_to(replication.host()));
     let mut stream = replication.base_backup(&command).await.map_err(CreateError::BeginBackup)?;
     let start = stream.start();
     tracing::info!("base backup starts at {} on timeline {}", start.lsn, start.timeline);
     let target = prepare_target(request, preflight, workspace, stream.tablespaces())?;
-    progress.set_total(
-        stream.tablespaces().iter().filter_map(|tablespace| tablespace.size_kb).sum::<u64>() * 1024,
-    );
+    let sizes = stream.tablespaces().iter().filter_map(|tablespace| tablespace.size_kb);
+    progress.set_total(sizes.fold(0, u64::saturating_add).saturating_mul(1024));
     let mut archives = match version.base_backup_syntax() {
         BaseBackupSyntax::Options => ArchiveStream::tagged(),
         BaseBackupSyntax::Keywords => {
@@ -65,7 +63,6 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
     };
     let wal_directory = request.wal_directory.clone().unwrap_or_else(|| workspace.data().join("pg_wal"));
     let mut writer = BackupWriter::create(&target)?;
-    let connector = ServerConnector::new(request.settings.clone());
     let wal_request = BackgroundRequest {
         stream: StreamOptions { slot: Some(request.slot.clone()), ..StreamOptions::default() },
         system_identifier: preflight.system.system_identifier,
@@ -73,14 +70,15 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
         start_lsn: start.lsn,
         directory: wal_directory,
         file_mode: if preflight.group_access { 0o640 } else { 0o600 },
+        owner: workspace.owner(),
     };
     let mut wal = BackgroundReceive::start(connector, wal_request)?;
     progress.set_phase("copying");
     let end = loop {
         let step = tokio::select! {
             biased;
-            step = stream.next() => step.map_err(CreateError::ReceiveBackup)?,
             error = wal.ended() => return Err(error.into()),
+            step = stream.next() => step.map_err(CreateError::ReceiveBackup)?,
         };
         match step {
             BackupStep::CopyBegin => {
@@ -102,16 +100,16 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
     let finished = finish.await;
     *finishing = None;
     let finished = finished.map_err(CreateError::Panicked)??;
-    progress.set_phase("receiving the rest of the WAL");
-    wal.finish(end.lsn).await?;
     for tablespace in &finished.unannounced_tablespaces {
         tracing::warn!(
             "tablespace {} was created on the primary meanwhile; the standby will create it in \"{}\" too",
             tablespace.oid,
-            String::from_utf8_lossy(&tablespace.location)
+            shown(&tablespace.location)
         );
     }
     check_identity(preflight, &finished, control_file(&workspace.data())?, start, end)?;
+    progress.set_phase("receiving the rest of the WAL");
+    wal.finish(end.lsn).await?;
     Ok(Copied { start, end, file_count: finished.file_count, byte_count: finished.byte_count })
 }
 
@@ -146,28 +144,13 @@ fn prepare_target(
     workspace: &mut Workspace,
     tablespaces: &[Tablespace],
 ) -> Result<BackupTarget, CreateError> {
-    let places = place_tablespaces(request, tablespaces)?;
-    if let Some(directory) = &request.wal_directory {
-        workspace.claim_directory(directory)?;
-    }
-    let mut needs = Vec::new();
-    for (tablespace, place) in tablespaces.iter().zip(&places) {
-        let bytes = tablespace.size_kb.unwrap_or(0) * 1024;
-        let directory = match place {
-            Some(TablespaceTarget { place: TablespacePlace::Directory(directory), location, .. }) => {
-                let location = String::from_utf8_lossy(location).into_owned();
-                let claimed = workspace.claim_directory(directory);
-                claimed.map_err(|source| CreateError::Tablespace { location, source })?;
-                directory.clone()
-            }
-            _ => workspace.data(),
-        };
-        needs.push(SpaceNeed { directory, bytes });
-    }
-    check_space(&needs)?;
+    let (target, path) = (workspace.target().to_owned(), workspace.path().to_owned());
+    let places = Places::decide(request, tablespaces, &target, &path, workspace.owner())?;
+    places.check_space()?;
+    places.claim(workspace)?;
     Ok(BackupTarget {
         directory: workspace.data(),
-        tablespaces: places.into_iter().flatten().collect(),
+        tablespaces: places.tablespaces,
         wal_directory: request.wal_directory.clone(),
         modes: if preflight.group_access { DirectoryModes::GroupRead } else { DirectoryModes::OwnerOnly },
         owner: workspace.owner(),
@@ -179,57 +162,6 @@ fn prepare_target(
         },
         wal_members: WalMembers::Refused,
     })
-}
-
-/// Where each tablespace goes, in the order of `tablespaces`; `None` for the data directory.
-fn place_tablespaces(
-    request: &CreateRequest,
-    tablespaces: &[Tablespace],
-) -> Result<Vec<Option<TablespaceTarget>>, CreateError> {
-    for mapping in &request.tablespace_mappings {
-        let names = |tablespace: &&Tablespace| {
-            tablespace.location.as_deref().is_some_and(|at| is_path(at, &mapping.from))
-        };
-        if tablespaces.iter().find(names).is_none() {
-            return Err(CreateError::UnusedMapping(mapping.from.clone()));
-        }
-    }
-    let place = |tablespace: &Tablespace| -> Result<Option<TablespaceTarget>, CreateError> {
-        let (Some(oid), Some(location)) = (tablespace.oid, &tablespace.location) else { return Ok(None) };
-        let mapping = request.tablespace_mappings.iter().find(|mapping| is_path(location, &mapping.from));
-        let place = match mapping {
-            _ if !location.starts_with(b"/") => TablespacePlace::InPlace,
-            Some(mapping) => TablespacePlace::Directory(mapping.to.clone()),
-            None => TablespacePlace::Directory(PathBuf::from(OsStr::from_bytes(location))),
-        };
-        Ok(Some(TablespaceTarget { oid, location: location.to_vec(), place }))
-    };
-    let places = tablespaces.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-    refuse_shared_places(request, &places)?;
-    Ok(places)
-}
-
-/// No directory may be given to two, or lie within another or within the data directory.
-fn refuse_shared_places(
-    request: &CreateRequest,
-    places: &[Option<TablespaceTarget>],
-) -> Result<(), CreateError> {
-    let data = std::path::absolute(&request.directory).unwrap_or_else(|_| request.directory.clone());
-    let mut taken: Vec<&Path> = vec![&data];
-    taken.extend(request.wal_directory.as_deref());
-    for target in places.iter().flatten() {
-        let TablespacePlace::Directory(directory) = &target.place else { continue };
-        if taken.iter().any(|other| directory.starts_with(other) || other.starts_with(directory)) {
-            let location = String::from_utf8_lossy(&target.location).into_owned();
-            return Err(CreateError::TablespacePlace { location });
-        }
-        taken.push(directory);
-    }
-    Ok(())
-}
-
-fn is_path(location: &[u8], path: &Path) -> bool {
-    Path::new(OsStr::from_bytes(location)) == path
 }
 
 fn checksum_algorithm(checksums: ManifestChecksums) -> ChecksumAlgorithm {
@@ -267,12 +199,20 @@ fn check_identity(
             return Err(CreateError::OtherSystem { what, found, expected });
         }
     }
-    let ranges = finished.manifest.iter().flat_map(|manifest| &manifest.wal_ranges);
-    let covers_start =
-        ranges.clone().any(|range| range.timeline == start.timeline && range.start_lsn == start.lsn);
-    let covers_end = ranges.clone().any(|range| range.timeline == end.timeline && range.end_lsn == end.lsn);
-    if finished.manifest.is_some() && !(covers_start && covers_end) {
+    let Some(manifest) = &finished.manifest else { return Ok(()) };
+    if end.lsn <= start.lsn || !is_chain(&manifest.wal_ranges, start, end) {
         return Err(CreateError::ManifestRange { start_lsn: start.lsn, end_lsn: end.lsn });
     }
     Ok(())
+}
+
+/// Whether the ranges, newest timeline first, lead from the start to the end without a break.
+fn is_chain(ranges: &[WalRange], start: BackupStart, end: BackupEnd) -> bool {
+    let (Some(first), Some(last)) = (ranges.last(), ranges.first()) else { return false };
+    let joined = ranges
+        .windows(2)
+        .all(|pair| pair[1].timeline < pair[0].timeline && pair[1].end_lsn == pair[0].start_lsn);
+    let forward = ranges.iter().all(|range| range.start_lsn <= range.end_lsn);
+    let begins = (first.timeline, first.start_lsn) == (start.timeline, start.lsn);
+    joined && forward && begins && (last.timeline, last.end_lsn) == (end.timeline, end.lsn)
 }

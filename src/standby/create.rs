@@ -19,20 +19,22 @@ use tokio::task::JoinHandle;
 
 use super::configuration;
 use super::copy::{self, Copied, CopyRequest};
+use super::directories::resolve;
 use super::error::CreateError;
+use super::places::Places;
 use super::preflight::{ExistingSlot, Preflight, preflight};
 use super::programs::Programs;
+use super::slot::{self, Presence};
 use super::start::start_server;
 use super::streaming::{StreamingEvidence, wait_until_streaming};
 use super::workspace::{Leftover, Workspace};
 use crate::backup::standby_files::Setting;
+use crate::backup::{BackupError, FinishedBackup};
 use crate::client::conninfo::Settings;
-use crate::client::{ClientError, Connection, Purpose, open};
+use crate::client::{Connection, Purpose, open};
 use crate::observe::progress::CopyProgress;
 use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineId};
-use crate::wire::command::{
-    CheckpointMode, DropWhenActive, ManifestChecksums, SlotPersistence, WalReservation,
-};
+use crate::wire::command::{CheckpointMode, ManifestChecksums, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
 
 /// What standby to make, and how.
@@ -109,8 +111,8 @@ pub struct Created {
     pub streaming: Option<StreamingEvidence>,
 }
 
-/// How long a failed run waits for its slot to become free before it drops it.
-const DROP_SLOT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one question about the standby may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes a standby.
 ///
@@ -126,25 +128,39 @@ pub async fn create(
 ) -> Result<Created, CreateError> {
     let started_at = Instant::now();
     let (workspace, leftover) = Workspace::claim(&request.directory)?;
-    let mut run =
-        Run { request, replication, sql, progress, workspace, slot: SlotOwnership::NotOurs, finishing: None };
+    // all connections of this run lead to the same server; the standby's own may lead to any of them
+    let settings = request.settings.pinned_to(replication.host());
+    let mut run = Run {
+        request,
+        settings,
+        progress,
+        workspace,
+        leftover,
+        slot: SlotOwnership::NotOurs,
+        finishing: None,
+        may_use_sql: sql.is_some(),
+    };
     tokio::pin!(interrupted);
     let outcome = tokio::select! {
         biased;
         signal = &mut interrupted => Err(CreateError::Interrupted(signal)),
-        outcome = run.make(leftover) => outcome,
+        outcome = run.make(replication, sql) => outcome,
     };
     let made = match outcome {
         Ok(made) => made,
         Err(error) => return Err(run.take_back(error).await),
     };
-    let Run { request, mut replication, mut sql, progress, workspace, .. } = run;
-    progress.set_phase("moving the data directory to its place");
-    let (target, owner) = (workspace.target().to_owned(), workspace.owner());
-    workspace.commit(made.directory_mode)?;
-    let mut created = Created {
-        directory: target,
-        slot: request.slot.clone(),
+    run.progress.set_phase("moving the data directory to its place");
+    if let Err(source) = run.workspace.commit(made.directory_mode) {
+        if run.workspace.is_committed() {
+            let directory = run.workspace.target().to_owned();
+            return Err(CreateError::Committed { directory, source });
+        }
+        return Err(run.take_back(source.into()).await);
+    }
+    let created = Created {
+        directory: run.workspace.target().to_owned(),
+        slot: run.request.slot.clone(),
         system_identifier: made.preflight.system.system_identifier,
         timeline: made.copied.end.timeline,
         start_lsn: made.copied.start.lsn,
@@ -154,25 +170,16 @@ pub async fn create(
         seconds: started_at.elapsed().as_secs_f64(),
         streaming: None,
     };
-    let (Some(start), Some(programs)) = (&request.start, made.programs) else { return Ok(created) };
-    progress.set_phase("starting the standby");
-    let started = async {
-        let (directory, timeout) = (created.directory.clone(), start.timeout);
-        let server = tokio::task::spawn_blocking(move || start_server(&programs, &directory, owner, timeout));
-        server.await.map_err(CreateError::Panicked)??;
-        progress.set_phase("waiting until the standby streams");
-        let seen = wait_until_streaming(&mut replication, sql.as_mut(), &created.slot, start.timeout).await;
-        seen.map_err(CreateError::AskWhetherStreaming)?.ok_or_else(|| CreateError::NotStreaming {
-            directory: created.directory.clone(),
-            seconds: start.timeout.as_secs(),
-        })
+    let (Some(start), Some(programs)) = (run.request.start.clone(), made.programs) else {
+        return Ok(created);
     };
     // the standby is whole: an interruption ends the wait, and takes nothing back
-    created.streaming = tokio::select! {
-        signal = &mut interrupted => return Err(CreateError::InterruptedAtStart { signal, directory: created.directory }),
-        seen = started => Some(seen?),
-    };
-    Ok(created)
+    tokio::select! {
+        signal = &mut interrupted => {
+            Err(CreateError::InterruptedAtStart { signal, directory: created.directory })
+        }
+        seen = run.start(&start, programs) => Ok(Created { streaming: Some(seen?), ..created }),
+    }
 }
 
 /// Looks at everything that can be looked at without making anything.
@@ -185,25 +192,37 @@ pub async fn dry_run(
         Programs::find(replication.version().major(), start.programs.as_deref())?;
     }
     Workspace::examine(&request.directory)?;
-    Ok(preflight(replication, sql, &request.slot, request.existing_slot).await?)
+    let found = preflight(replication, sql, &request.slot, request.existing_slot).await?;
+    if let Some(tablespaces) = &found.tablespaces {
+        let (target, owner) = (resolve(&request.directory)?, Workspace::owner_of(&request.directory)?);
+        let places = Places::decide(request, tablespaces, &target, &target, owner)?;
+        places.examine()?;
+        places.check_space()?;
+    }
+    Ok(found)
 }
 
 /// One run, with what it has to take back.
 struct Run {
     request: CreateRequest,
-    replication: Connection,
-    sql: Option<Connection>,
+    /// The one server that this run works with.
+    settings: Settings,
     progress: Arc<CopyProgress>,
     workspace: Workspace,
+    /// What an interrupted run left, until it has been taken away.
+    leftover: Option<Leftover>,
     slot: SlotOwnership,
-    finishing: Option<JoinHandle<Result<crate::backup::FinishedBackup, crate::backup::BackupError>>>,
+    finishing: Option<JoinHandle<Result<FinishedBackup, BackupError>>>,
+    may_use_sql: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SlotOwnership {
     /// It was there before, or is not there yet.
     NotOurs,
-    /// This run makes, or has made it.
+    /// This run has asked for it, and has no answer.
+    Unknown,
+    /// This run has made it.
     Ours,
 }
 
@@ -216,12 +235,14 @@ struct Made {
 }
 
 impl Run {
-    async fn make(&mut self, leftover: Option<Leftover>) -> Result<Made, CreateError> {
-        if let Some(leftover) = leftover {
-            self.discard(&leftover).await?;
-        }
+    async fn make(
+        &mut self,
+        mut replication: Connection,
+        mut sql: Option<Connection>,
+    ) -> Result<Made, CreateError> {
+        self.discard_leftover(&mut replication, sql.as_mut()).await?;
         self.progress.set_phase("looking at the primary");
-        let version = self.replication.version();
+        let version = replication.version();
         if version.is_newer_than_tested() {
             tracing::warn!("server version {version} is newer than any that pgwake has been tested with");
         }
@@ -229,83 +250,95 @@ impl Run {
             Some(start) => Some(Programs::find(version.major(), start.programs.as_deref())?),
             None => None,
         };
+        configuration::check(&self.request, self.workspace.target())?;
         let (slot, existing_slot) = (self.request.slot.clone(), self.request.existing_slot);
-        let preflight = preflight(&mut self.replication, self.sql.as_mut(), &slot, existing_slot).await?;
+        let preflight = preflight(&mut replication, sql.as_mut(), &slot, existing_slot).await?;
+        if let Some(tablespaces) = &preflight.tablespaces {
+            // seen before the primary makes a slot and a checkpoint for nothing
+            let (target, path) = (self.workspace.target().to_owned(), self.workspace.path().to_owned());
+            let places = Places::decide(&self.request, tablespaces, &target, &path, self.workspace.owner())?;
+            places.examine()?;
+            places.check_space()?;
+        }
         let identifier = preflight.system.system_identifier;
         self.workspace.record(|journal| journal.system_identifier = identifier.to_string())?;
         if !preflight.slot_exists {
-            self.create_slot().await?;
+            self.create_slot(&mut replication, sql.as_mut()).await?;
+        }
+        if let Some(sql) = sql {
+            // it would be idle for as long as the copy takes
+            sql.close().await;
         }
         let copied = copy::copy(CopyRequest {
             request: &self.request,
             preflight: &preflight,
-            replication: &mut self.replication,
+            replication: &mut replication,
             workspace: &mut self.workspace,
             progress: &self.progress,
             finishing: &mut self.finishing,
         })
         .await?;
+        replication.close().await;
         self.progress.set_phase("writing the standby's configuration");
         configuration::write(&self.request, &preflight, &self.workspace)?;
         let directory_mode = if preflight.group_access { 0o750 } else { 0o700 };
         Ok(Made { preflight, copied, programs, directory_mode })
     }
 
+    /// Takes away what an interrupted run left: its slot on the primary, then its directories.
+    async fn discard_leftover(
+        &mut self,
+        replication: &mut Connection,
+        sql: Option<&mut Connection>,
+    ) -> Result<(), CreateError> {
+        if let Some(leftover) = &self.leftover {
+            let directory = self.workspace.target().display();
+            tracing::warn!("an earlier run on \"{directory}\" was interrupted; removing what it left behind");
+            slot::drop_leftover(replication, sql, &leftover.journal).await?;
+            self.workspace.discard_leftover(leftover)?;
+        }
+        self.leftover = None;
+        Ok(())
+    }
+
     /// Made before the copy, so that the primary keeps all WAL that the standby will need.
-    async fn create_slot(&mut self) -> Result<(), CreateError> {
+    async fn create_slot(
+        &mut self,
+        replication: &mut Connection,
+        sql: Option<&mut Connection>,
+    ) -> Result<(), CreateError> {
         let slot = self.request.slot.clone();
         self.workspace.record(|journal| journal.slot = Some(slot.to_string()))?;
         // an interruption may come before the answer: where the slot was seen to be absent, it can only be ours then
-        if self.sql.is_some() || self.replication.version().has_read_replication_slot() {
-            self.slot = SlotOwnership::Ours;
+        if sql.is_some() || replication.version().has_read_replication_slot() {
+            self.slot = SlotOwnership::Unknown;
         }
         let reserve = WalReservation::Immediate;
-        let created = self.replication.create_physical_slot(&slot, SlotPersistence::Permanent, reserve).await;
-        match created {
-            Ok(()) => {
-                self.slot = SlotOwnership::Ours;
-                tracing::info!("created replication slot \"{slot}\"");
-                Ok(())
-            }
+        match replication.create_physical_slot(&slot, SlotPersistence::Permanent, reserve).await {
+            Ok(()) => self.slot = SlotOwnership::Ours,
             // made by somebody else since the preflight, or not seen by it: to be used only where that is allowed
             Err(error) if error.sqlstate() == Some(SqlState::DUPLICATE_OBJECT) => {
                 self.slot = SlotOwnership::NotOurs;
                 self.workspace.record(|journal| journal.slot = None)?;
-                match self.request.existing_slot {
+                return match self.request.existing_slot {
                     ExistingSlot::Use => Ok(()),
                     ExistingSlot::Refuse => Err(CreateError::SlotExists(slot)),
-                }
+                };
             }
             Err(source) => {
                 // a refusal made nothing; of a broken connection nobody knows
                 if source.server_error().is_some() {
                     self.slot = SlotOwnership::NotOurs;
                 }
-                Err(CreateError::CreateSlot { slot, source })
+                return Err(CreateError::CreateSlot { slot, source });
             }
         }
-    }
-
-    /// Takes away what an interrupted run left: its slot on the primary, then its directories.
-    async fn discard(&mut self, leftover: &Leftover) -> Result<(), CreateError> {
-        let directory = self.workspace.target().display().to_string();
-        tracing::warn!("an earlier run on \"{directory}\" was interrupted; removing what it left behind");
-        if let Some(slot) = leftover.journal.slot_name() {
-            let system = self.replication.identify_system().await;
-            let system = system.map_err(|source| CreateError::Identify { source })?;
-            let is_same = leftover.journal.system_identifier == system.system_identifier.to_string();
-            if is_same {
-                drop_slot_if_there(&mut self.replication, &slot, DropWhenActive::Fail)
-                    .await
-                    .map_err(|source| CreateError::DropSlot { slot: slot.clone(), source })?;
-            } else {
-                tracing::warn!(
-                    "replication slot \"{slot}\" of the interrupted run is on another cluster ({}): drop it there",
-                    leftover.journal.system_identifier
-                );
-            }
-        }
-        Ok(self.workspace.discard_leftover(leftover)?)
+        tracing::info!("created replication slot \"{slot}\"");
+        let restart_lsn = slot::restart_lsn(replication, sql, &slot).await;
+        let restart_lsn = restart_lsn.map_err(|source| CreateError::Identify { source })?;
+        Ok(self
+            .workspace
+            .record(|journal| journal.slot_restart_lsn = restart_lsn.map(|lsn| lsn.to_string()))?)
     }
 
     /// Takes everything back, and reports what could not be.
@@ -315,45 +348,81 @@ impl Run {
             // a thread still writes below the workspace
             let _ = finishing.await;
         }
-        if self.slot == SlotOwnership::Ours {
+        let directory = self.workspace.target().to_owned();
+        if self.leftover.is_some() {
+            // what the interrupted run left is still there: its journal is for the next run
+            let _ = self.workspace.abandon_files();
+            return error;
+        }
+        if self.slot != SlotOwnership::NotOurs {
             let slot = self.request.slot.clone();
-            match self.drop_own_slot(&slot).await {
+            let presence =
+                if self.slot == SlotOwnership::Ours { Presence::Certain } else { Presence::Possible };
+            match slot::drop_own(&self.settings, &slot, presence).await {
                 Ok(()) => tracing::info!("dropped replication slot \"{slot}\""),
                 Err(cause) => {
                     // the journal stays, so that the next run drops it
-                    let cause = Box::new(cause);
-                    let directory = self.workspace.target().to_owned();
                     let _ = self.workspace.abandon_files();
-                    return CreateError::SlotLeft { slot, directory, cause, source: Box::new(error) };
+                    return CreateError::SlotLeft {
+                        slot,
+                        directory,
+                        cause: Box::new(cause),
+                        source: Box::new(error),
+                    };
                 }
             }
         }
-        let directory = self.workspace.target().to_owned();
         match self.workspace.abandon() {
             Ok(()) => error,
             Err(cause) => CreateError::FilesLeft { directory, cause, source: Box::new(error) },
         }
     }
 
-    /// On a new connection: the old one is in the middle of something.
-    async fn drop_own_slot(&self, slot: &SlotName) -> Result<(), CreateError> {
-        let dropped = async {
-            let mut connection = open(&self.request.settings, Purpose::PhysicalReplication).await?;
-            let dropped = drop_slot_if_there(&mut connection, slot, DropWhenActive::Wait).await;
-            dropped.map_err(|source| CreateError::DropSlot { slot: slot.clone(), source })
-        };
-        let dropped = tokio::time::timeout(DROP_SLOT_TIMEOUT, dropped).await;
-        dropped.unwrap_or_else(|_| Err(CreateError::DropSlotTimeout { slot: slot.clone() }))
+    /// Starts the standby, and waits until the primary sees it. All of it within one time limit.
+    async fn start(
+        &self,
+        start: &StartRequest,
+        programs: Programs,
+    ) -> Result<StreamingEvidence, CreateError> {
+        let deadline = Instant::now() + start.timeout;
+        self.progress.set_phase("starting the standby");
+        let (directory, owner) = (self.workspace.target().to_owned(), self.workspace.owner());
+        let (timeout, data_directory) = (start.timeout, directory.clone());
+        let server =
+            tokio::task::spawn_blocking(move || start_server(&programs, &data_directory, owner, timeout));
+        server.await.map_err(CreateError::Panicked)??;
+        self.progress.set_phase("waiting until the standby streams");
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let seen =
+                tokio::time::timeout(left.min(QUESTION_TIMEOUT), self.ask_whether_streaming(left)).await;
+            match seen {
+                Ok(Ok(Some(evidence))) => return Ok(evidence),
+                Ok(Err(error)) if Instant::now() >= deadline => return Err(error),
+                _ if Instant::now() >= deadline => {
+                    return Err(CreateError::NotStreaming { directory, seconds: start.timeout.as_secs() });
+                }
+                // a connection was lost, or an answer: asked again on new ones
+                Ok(Err(error)) => {
+                    tracing::debug!("could not ask whether the standby streams: {error}");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Ok(Ok(None)) | Err(_) => {}
+            }
+        }
     }
-}
 
-async fn drop_slot_if_there(
-    connection: &mut Connection,
-    slot: &SlotName,
-    when_active: DropWhenActive,
-) -> Result<(), ClientError> {
-    match connection.drop_slot(slot, when_active).await {
-        Err(error) if error.sqlstate() == Some(SqlState::UNDEFINED_OBJECT) => Ok(()),
-        other => other,
+    /// On connections of its own: those from before the copy have been idle for too long.
+    async fn ask_whether_streaming(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<StreamingEvidence>, CreateError> {
+        let settings = &self.settings;
+        let mut replication = open(settings, Purpose::PhysicalReplication).await?;
+        let mut sql = if self.may_use_sql { open(settings, Purpose::Sql).await.ok() } else { None };
+        let slot = &self.request.slot;
+        let seen =
+            wait_until_streaming(&mut replication, sql.as_mut(), slot, timeout.min(QUESTION_TIMEOUT)).await;
+        seen.map_err(CreateError::AskWhetherStreaming)
     }
 }

@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
 
-use crate::backup::FileOwner;
+use crate::FileOwner;
 
 /// Why a workspace could not be had, used or given up.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,12 @@ pub enum WorkspaceError {
     /// The target has no name of its own, such as `/` or `..`.
     #[error("\"{}\" cannot be a data directory", .0.display())]
     NoName(PathBuf),
+    /// `..` behind something that does not exist.
+    #[error("\"{}\" goes through a directory that does not exist", .0.display())]
+    Unresolvable(PathBuf),
+    /// It belongs to somebody else, who could do anything with it meanwhile.
+    #[error("\"{}\" belongs to another user", .0.display())]
+    NotOwned(PathBuf),
     /// Another run holds the lock.
     #[error("another pgwake is working on \"{}\"", .0.display())]
     Locked(PathBuf),
@@ -142,4 +148,44 @@ pub(super) fn remove_tree(path: &Path) -> Result<(), WorkspaceError> {
 
 pub(super) fn sync_directory(path: &Path) -> Result<(), WorkspaceError> {
     fs::File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("fsync directory", path))
+}
+
+/// An absolute path without `..`.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf, WorkspaceError> {
+    let absolute = std::path::absolute(path).map_err(io_error("resolve", path))?;
+    if !absolute.components().any(|component| component == Component::ParentDir) {
+        return Ok(absolute);
+    }
+    let name = absolute.file_name().ok_or_else(|| WorkspaceError::NoName(path.to_owned()))?;
+    let parent = absolute.parent().unwrap_or(Path::new("/"));
+    match parent.canonicalize() {
+        Ok(parent) => Ok(parent.join(name)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(WorkspaceError::Unresolvable(path.to_owned()))
+        }
+        Err(error) => Err(io_error("resolve", parent)(error)),
+    }
+}
+
+/// Where a path really lies: links in what exists of it are followed, the rest is appended.
+pub(super) fn real_place(path: &Path) -> Result<PathBuf, WorkspaceError> {
+    let path = resolve(path)?;
+    let existing = nearest_existing(&path)?;
+    let real = existing.canonicalize().map_err(io_error("resolve", existing))?;
+    Ok(match path.strip_prefix(existing) {
+        Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+        _ => real,
+    })
+}
+
+/// Opens, or makes, a file for this user alone; a link in its place is an error.
+pub(super) fn open_private(path: &Path) -> io::Result<fs::File> {
+    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(no_follow)
+        .open(path)
 }

@@ -45,6 +45,27 @@ pub enum CreateError {
         /// Where it is on the primary.
         location: String,
     },
+    /// A location that no PostgreSQL server would have.
+    #[error("the server announces a tablespace in \"{0}\", which is not a plain path")]
+    TablespaceLocation(String),
+    /// Two directories of the copy lie in one another.
+    #[error("directory \"{}\" is within another one of this standby's, or around it", .0.display())]
+    Overlap(PathBuf),
+    /// The WAL directory is not fit.
+    #[error("could not use the WAL directory")]
+    WalDirectory(#[source] WorkspaceError),
+    /// The passfile's path cannot stand in a connection string.
+    #[error("the path of the data directory is not valid UTF-8, and the standby needs a password file in it")]
+    UnprintablePath,
+    /// The data directory is in its place, but what comes after failed.
+    #[error("the standby in \"{}\" is complete, but may not survive a power failure yet", .directory.display())]
+    Committed {
+        /// Its data directory.
+        directory: PathBuf,
+        /// What failed.
+        #[source]
+        source: WorkspaceError,
+    },
     /// A mapping for a tablespace that is not there.
     #[error("there is no tablespace in \"{}\" on the server", .0.display())]
     UnusedMapping(PathBuf),
@@ -197,6 +218,7 @@ impl CreateError {
             | Self::DropSlot { source, .. }
             | Self::AskWhetherStreaming(source) => source.class(),
             Self::Archive(_)
+            | Self::TablespaceLocation(_)
             | Self::ControlFile(_)
             | Self::OtherSystem { .. }
             | Self::ManifestRange { .. } => ErrorClass::Integrity,

@@ -3,14 +3,17 @@
 //! [`create`] puts the verbs of the other modules in order; [`workspace`] sees to it that nothing half-made ever passes
 //! for a data directory, and that nothing is left behind.
 
+mod account;
 pub mod configuration;
 mod copy;
 pub mod create;
 mod directories;
 pub mod error;
 pub mod journal;
+mod places;
 pub mod preflight;
 pub mod programs;
+mod slot;
 pub mod space;
 pub mod start;
 pub mod streaming;

@@ -3,7 +3,10 @@
 //! Asked before anything is made. What can only be known by doing it (a free walsender, a free slot) is done by the
 //! caller for real right after; where ordinary SQL is allowed, it is counted here first, so that `--dry-run` can tell.
 
-use crate::client::{ClientError, Connection, SystemIdentity};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::client::{ClientError, Connection, SystemIdentity, Tablespace};
 use crate::pg::{ServerVersion, SlotName, WalSegmentSize};
 use crate::wire::command::quote_string;
 
@@ -20,6 +23,8 @@ pub struct Preflight {
     pub group_access: bool,
     /// Its size in bytes, all tablespaces together, as far as this role may know.
     pub size: Option<u64>,
+    /// The tablespaces, the data directory last; `None` where nobody could be asked.
+    pub tablespaces: Option<Vec<Tablespace>>,
     /// Whether the slot is there already.
     pub slot_exists: bool,
 }
@@ -31,7 +36,7 @@ pub enum PreflightError {
     #[error("server version {0} is too old: pgwake supports PostgreSQL 13 and newer")]
     TooOld(ServerVersion),
     /// A setting under which no standby can follow.
-    #[error("wal_level is \"{0}\" on the server, which does not suffice for a standby")]
+    #[error("wal_level is \"{}\" on the server, which does not suffice for a standby", .0.escape_debug())]
     WalLevel(String),
     /// All connections for replication are taken.
     #[error(
@@ -55,7 +60,7 @@ pub enum PreflightError {
     #[error("replication slot \"{0}\" already exists on the server")]
     SlotExists(SlotName),
     /// Somebody is streaming from the slot.
-    #[error("replication slot \"{slot}\" is in use on the server by process {pid}")]
+    #[error("replication slot \"{slot}\" is in use on the server by process {}", .pid.escape_debug())]
     SlotActive {
         /// The slot.
         slot: SlotName,
@@ -63,7 +68,7 @@ pub enum PreflightError {
         pid: String,
     },
     /// The slot is there, but cannot be used for a standby.
-    #[error("replication slot \"{slot}\" cannot be used: it is {state}")]
+    #[error("replication slot \"{slot}\" cannot be used: it is {}", .state.escape_debug())]
     SlotUnusable {
         /// The slot.
         slot: SlotName,
@@ -93,6 +98,9 @@ pub enum ExistingSlot {
 /// How many replication connections a run needs beyond the one that asks: the WAL stream's.
 const MORE_WAL_SENDERS: u64 = 1;
 
+/// How long the question for the size may take: less than a connection is waited for.
+const SIZE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Asks. `replication` is a physical replication connection, `sql` an ordinary one where the role may have it.
 pub async fn preflight(
     replication: &mut Connection,
@@ -116,6 +124,7 @@ pub async fn preflight(
         segment_size: replication.wal_segment_size().await.map_err(query("wal_segment_size"))?,
         group_access: mode == "0750",
         size: None,
+        tablespaces: None,
         slot_exists: false,
     };
     match sql {
@@ -150,7 +159,7 @@ async fn ask_by_sql(
                   current_setting('max_replication_slots'), (SELECT count(*) FROM pg_replication_slots)";
     let counts = numbers(sql, counts, "free replication connections and slots").await?;
     if let [Some(max), Some(used), Some(max_slots), Some(slots)] = counts[..] {
-        if used + MORE_WAL_SENDERS > max {
+        if used.saturating_add(MORE_WAL_SENDERS) > max {
             return Err(PreflightError::NoFreeWalSenders { max, used, needed: MORE_WAL_SENDERS });
         }
         inspect_slot(sql, slot, found).await?;
@@ -159,10 +168,48 @@ async fn ask_by_sql(
             return Err(PreflightError::NoFreeSlots { max: max_slots });
         }
     }
-    // not every role may know the size; that is no reason to refuse
-    let size = "SELECT sum(pg_tablespace_size(oid)) FROM pg_tablespace";
-    found.size = numbers(sql, size, "the cluster's size").await.ok().and_then(|row| *row.first()?);
+    // a large cluster's size may take long to find out; that is no reason to wait, or to refuse
+    let timeout = format!("SET statement_timeout = '{}s'", SIZE_TIMEOUT.as_secs());
+    let query = |source| PreflightError::Query { what: "the cluster's size", source };
+    sql.query(&timeout, "SET").await.map_err(query)?;
+    let sizes = sizes(sql).await;
+    found.size = sizes.as_ref().map(|sizes| sizes.values().fold(0u64, |sum, size| sum.saturating_add(*size)));
+    found.tablespaces = Some(tablespaces(sql, &sizes.unwrap_or_default()).await?);
     Ok(())
+}
+
+/// Bytes in each tablespace, by its object id. Not every role may know; that is no reason to refuse.
+async fn sizes(sql: &mut Connection) -> Option<BTreeMap<u32, u64>> {
+    let sets = sql.query("SELECT oid, pg_tablespace_size(oid) FROM pg_tablespace", "SELECT").await.ok()?;
+    let rows = &sets.first()?.rows;
+    rows.iter().map(|row| Some((row.text(0)?.parse().ok()?, row.text(1)?.parse().ok()?))).collect()
+}
+
+/// The tablespaces as `BASE_BACKUP` is going to announce them.
+async fn tablespaces(
+    sql: &mut Connection,
+    sizes: &BTreeMap<u32, u64>,
+) -> Result<Vec<Tablespace>, PreflightError> {
+    let text = "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace ORDER BY oid";
+    let sets = sql.query(text, "SELECT").await;
+    let sets = sets.map_err(|source| PreflightError::Query { what: "its tablespaces", source })?;
+    let (mut tablespaces, mut rest) = (Vec::new(), 0u64);
+    for row in sets.first().iter().flat_map(|set| &set.rows) {
+        let Some(oid) = row.text(0).and_then(|oid| oid.parse().ok()) else { continue };
+        let bytes = sizes.get(&oid).copied().unwrap_or(0);
+        match row.values.get(1).cloned().flatten().filter(|location| !location.is_empty()) {
+            Some(location) => {
+                tablespaces.push(Tablespace {
+                    oid: Some(oid),
+                    location: Some(location),
+                    size_kb: Some(bytes / 1024),
+                });
+            }
+            None => rest = rest.saturating_add(bytes),
+        }
+    }
+    tablespaces.push(Tablespace { oid: None, location: None, size_kb: Some(rest / 1024) });
+    Ok(tablespaces)
 }
 
 async fn inspect_slot(

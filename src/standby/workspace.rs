@@ -5,24 +5,27 @@
 //! mount point, say) it is a hidden directory inside, and the commit moves one entry after the other, `PG_VERSION` last:
 //! without that file no server starts.
 //!
-//! Invariant: as long as the journal does not say `committing`, everything that it names, and the workspace itself, may
-//! be taken away. A later run that finds the lock free does so.
+//! Invariant: until the commit has happened (the sibling's `data` has gone to the target, or `PG_VERSION` is in it),
+//! everything that the journal names, and the workspace itself, may be taken away, and a later run that gets the lock
+//! does so. After it nothing may but the workspace itself. As root, only `data` is given to the target's owner.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 pub use super::directories::{WorkspaceError, chown};
 use super::directories::{
-    exists, io_error, is_empty, make_directories, missing_ancestors, nearest_existing, read_directory,
-    remove_tree, require_directory, set_mode, sync_directory, wanted_owner,
+    exists, io_error, is_empty, make_directories, missing_ancestors, nearest_existing, open_private,
+    read_directory, remove_tree, require_directory, resolve, set_mode, sync_directory, wanted_owner,
 };
-use super::journal::Journal;
-pub use crate::backup::FileOwner as Owner;
+use super::journal::{self, Journal};
+pub use crate::FileOwner as Owner;
 
 /// The place where one run works.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub struct Workspace {
     placement: Placement,
     journal: Journal,
     owner: Option<Owner>,
+    committed: Committed,
     _lock: fs::File,
 }
 
@@ -44,6 +48,13 @@ enum Placement {
     Inside,
 }
 
+/// Whether the data directory is where it belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Committed {
+    NotYet,
+    Done,
+}
+
 /// What an interrupted run left behind.
 #[derive(Debug)]
 pub struct Leftover {
@@ -52,7 +63,7 @@ pub struct Leftover {
 }
 
 /// The workspace's name inside the target, and the end of its name beside it.
-const INSIDE_NAME: &str = ".pgwake";
+pub(super) const INSIDE_NAME: &str = ".pgwake";
 const LOCK_NAME: &str = "lock";
 const DATA_NAME: &str = "data";
 /// Marks a directory outside the workspace as filled by an unfinished run; holds the run's nonce.
@@ -61,16 +72,18 @@ pub const MARK_NAME: &str = ".pgwake-unfinished";
 const LAST_NAME: &str = "PG_VERSION";
 
 impl Workspace {
-    /// Looks whether `target` could be claimed, without making anything.
+    /// Looks whether `target` could be claimed, without making or removing anything.
     pub fn examine(target: &Path) -> Result<(), WorkspaceError> {
-        let target = std::path::absolute(target).map_err(io_error("resolve", target))?;
-        wanted_owner(nearest_existing(&target)?)?;
-        let workspace = target.join(INSIDE_NAME);
-        if exists(&target)? {
-            require_directory(&target)?;
-            check_fillable(&target, &workspace, !exists(&workspace)?)?;
+        let place = Place::find(target)?;
+        if place.exists && state_of(&place)? == TargetState::Taken {
+            return Err(WorkspaceError::NotEmpty(place.target));
         }
         Ok(())
+    }
+
+    /// Whom files in `target` would be given to; `None` when they would belong to the right user already.
+    pub fn owner_of(target: &Path) -> Result<Option<Owner>, WorkspaceError> {
+        Ok(Place::find(target)?.owner)
     }
 
     /// Claims `target`, and takes over what an interrupted run left there.
@@ -78,13 +91,10 @@ impl Workspace {
     /// What was left inside the workspace is removed at once; what the leftover journal names elsewhere is for the
     /// caller to take away with [`Workspace::discard_leftover`] once it can (a slot needs a connection).
     pub fn claim(target: &Path) -> Result<(Self, Option<Leftover>), WorkspaceError> {
-        let target = std::path::absolute(target).map_err(io_error("resolve", target))?;
-        let name = target.file_name().ok_or_else(|| WorkspaceError::NoName(target.clone()))?.to_owned();
-        let parent = target.parent().ok_or_else(|| WorkspaceError::NoName(target.clone()))?.to_owned();
-        let made_parents = missing_ancestors(&parent)?;
-        let owner = wanted_owner(nearest_existing(&target)?)?;
-        let claimed = make_directories(&made_parents, owner)
-            .and_then(|()| Self::claim_below(target.clone(), &parent, name, &made_parents, owner));
+        let place = Place::find(target)?;
+        let made_parents = missing_ancestors(&place.parent)?;
+        let claimed = make_directories(&made_parents, place.owner)
+            .and_then(|()| Self::claim_place(place, &made_parents));
         if claimed.is_err() {
             for directory in made_parents.iter().rev() {
                 let _ = fs::remove_dir(directory);
@@ -93,47 +103,64 @@ impl Workspace {
         claimed
     }
 
-    fn claim_below(
-        target: PathBuf,
-        parent: &Path,
-        name: OsString,
+    fn claim_place(
+        place: Place,
         made_parents: &[PathBuf],
-        owner: Option<Owner>,
     ) -> Result<(Self, Option<Leftover>), WorkspaceError> {
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(INSIDE_NAME);
-        let sibling = parent.join(hidden);
-        let existing = exists(&target)?;
-        if existing {
-            require_directory(&target)?;
-        }
-        let stale_sibling = if existing { reclaim_sibling_of_existing(&sibling, &target)? } else { None };
-        let (path, placement) = match existing {
-            true => (target.join(INSIDE_NAME), Placement::Inside),
-            false => (sibling.clone(), Placement::Sibling),
+        let (path, placement) = match place.exists {
+            true => (place.inside(), Placement::Inside),
+            false => (place.sibling(), Placement::Sibling),
         };
-        let fresh = !exists(&path)?;
-        if existing {
-            check_fillable(&target, &path, fresh)?;
+        if place.exists && state_of(&place)? == TargetState::Taken {
+            // perhaps only the last step of a finished run was cut off: tidy up after it
+            for workspace in [place.inside(), place.sibling()] {
+                if exists(&workspace)? {
+                    tidy_up(&workspace, &place.target)?;
+                }
+            }
+            return Err(WorkspaceError::NotEmpty(place.target));
         }
+        let fresh = !exists(&path)?;
         if fresh {
             fs::DirBuilder::new().mode(0o700).create(&path).map_err(io_error("create directory", &path))?;
-            chown(&path, owner)?;
         }
-        let lock = lock(&path, &target)?;
-        let leftover = match &stale_sibling {
-            Some(journal) => {
-                journal.store(&path).map_err(io_error("write journal of", &path))?;
-                remove_tree(&sibling)?;
-                stale_sibling
-            }
-            None => Journal::load(&path).map_err(io_error("read journal of", &path))?,
+        let claimed = Self::occupy(&place, path.clone(), placement, made_parents);
+        if fresh && claimed.is_err() {
+            let _ = remove_workspace(&path);
+        }
+        claimed
+    }
+
+    /// Locks the workspace, looks who was here before, and clears it.
+    fn occupy(
+        place: &Place,
+        path: PathBuf,
+        placement: Placement,
+        made_parents: &[PathBuf],
+    ) -> Result<(Self, Option<Leftover>), WorkspaceError> {
+        let lock = lock(&path, &place.target)?;
+        let mut leftover = load_journal(&path)?;
+        if placement == Placement::Sibling && leftover.as_ref().is_some_and(|left| is_finished(left, &path)) {
+            // a whole data directory went from here to the target, which has been moved away since
+            remove_marks(&leftover.take().unwrap_or_default())?;
+        }
+        if placement == Placement::Inside && leftover.is_none() && exists(&place.sibling())? {
+            leftover = adopt_sibling(place, &path)?;
+        }
+        let workspace = Workspace {
+            target: place.target.clone(),
+            path,
+            placement,
+            journal: Journal {
+                nonce: format!("{:032x}", fastrand::u128(..)),
+                made_directories: made_parents.to_vec(),
+                ..Journal::default()
+            },
+            owner: place.owner,
+            committed: Committed::NotYet,
+            _lock: lock,
         };
-        let nonce = format!("{:032x}", fastrand::u128(..));
-        let journal = Journal { nonce, made_directories: made_parents.to_vec(), ..Journal::default() };
-        let workspace = Workspace { target, path, placement, journal, owner, _lock: lock };
-        workspace.clear_inside()?;
+        workspace.clear(leftover.as_ref())?;
         if leftover.is_none() {
             workspace.store_journal()?;
         }
@@ -157,14 +184,19 @@ impl Workspace {
         &self.target
     }
 
+    /// The workspace itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whom files must be given to; `None` when they belong to the right user already.
     pub fn owner(&self) -> Option<Owner> {
         self.owner
     }
 
-    /// What this run has made so far.
-    pub fn journal(&self) -> &Journal {
-        &self.journal
+    /// Whether the data directory is in its place, whatever came after.
+    pub fn is_committed(&self) -> bool {
+        self.committed == Committed::Done
     }
 
     /// Writes something down, durably, before it is done.
@@ -177,29 +209,36 @@ impl Workspace {
         self.journal.store(&self.path).map_err(io_error("write journal of", &self.path))
     }
 
-    /// Makes a directory outside the workspace ready to be filled: made with its parents when it does not exist, else
-    /// it must be empty. Written down first.
-    pub fn claim_directory(&mut self, directory: &Path) -> Result<(), WorkspaceError> {
-        if exists(directory)? {
-            if !is_empty(directory)? {
-                return Err(WorkspaceError::NotEmpty(directory.to_owned()));
+    /// Makes directories outside the workspace ready to be filled: made with their parents when they do not exist, else
+    /// they must be empty. Written down first. The error names the directory's place in `directories`.
+    pub fn claim_directories(&mut self, directories: &[PathBuf]) -> Result<(), (usize, WorkspaceError)> {
+        let mut missing = Vec::new();
+        for (index, directory) in directories.iter().enumerate() {
+            let looked = require_fillable(directory).and_then(|()| missing_ancestors(directory));
+            for path in looked.map_err(|error| (index, error))? {
+                if !missing.contains(&path) {
+                    missing.push(path);
+                }
             }
-            self.record(|journal| journal.filled_directories.push(directory.to_owned()))?;
-            return self.mark(directory);
         }
-        let missing = missing_ancestors(directory)?;
-        self.record(|journal| {
+        let recorded = self.record(|journal| {
             journal.made_directories.extend(missing.iter().cloned());
-            journal.filled_directories.push(directory.to_owned());
-        })?;
-        make_directories(&missing, self.owner)?;
-        self.mark(directory)
+            journal.filled_directories.extend(directories.iter().cloned());
+        });
+        recorded.and_then(|()| make_directories(&missing, self.owner)).map_err(|error| (0, error))?;
+        for (index, directory) in directories.iter().enumerate() {
+            self.mark(directory).map_err(|error| (index, error))?;
+        }
+        Ok(())
     }
 
     /// Leaves a mark by which a later run knows that what is in the directory came from this one.
     fn mark(&self, directory: &Path) -> Result<(), WorkspaceError> {
         let path = directory.join(MARK_NAME);
-        let written = fs::write(&path, &self.journal.nonce).and_then(|()| fs::File::open(&path)?.sync_all());
+        let written = fs::File::create_new(&path).and_then(|mut file| {
+            file.write_all(self.journal.nonce.as_bytes())?;
+            file.sync_all()
+        });
         written.map_err(io_error("write", &path))?;
         chown(&path, self.owner)?;
         sync_directory(directory)
@@ -211,49 +250,57 @@ impl Workspace {
         self.store_journal()
     }
 
-    /// Moves what was built to its place. After this nothing is taken away any more.
+    /// Moves what was built to its place. The caller has made the data durable.
     ///
-    /// The caller has made the data durable. `0700` or `0750` is the mode of the data directory itself.
-    pub fn commit(mut self, mode: u32) -> Result<(), WorkspaceError> {
+    /// `0700` or `0750` is the mode of the data directory itself. After an error [`Workspace::is_committed`] says whether
+    /// it is there: then only the last steps failed, and nothing may be taken away any more.
+    pub fn commit(&mut self, mode: u32) -> Result<(), WorkspaceError> {
+        let committed = self.commit_steps(mode);
+        if committed.is_err() && !self.is_committed() {
+            // without the data this would otherwise look like a run that has finished
+            self.record(|journal| journal.committing = false)?;
+        }
+        committed
+    }
+
+    fn commit_steps(&mut self, mode: u32) -> Result<(), WorkspaceError> {
         let data = self.data();
-        self.record(|journal| journal.committing = true)?;
         match self.placement {
             Placement::Sibling => {
+                self.record(|journal| journal.committing = true)?;
                 set_mode(&data, mode)?;
                 sync_directory(&data)?;
-                // the target must still not exist: a rename over an empty directory would succeed
-                rustix::fs::renameat_with(
-                    rustix::fs::CWD,
-                    &data,
-                    rustix::fs::CWD,
-                    &self.target,
-                    rustix::fs::RenameFlags::NOREPLACE,
-                )
-                .map_err(|error| io_error("rename data directory to", &self.target)(error.into()))?;
+                rename_to_new(&data, &self.target)?;
             }
             Placement::Inside => {
-                move_entries(&data, &self.target)?;
+                let names = entry_names(&data)?;
+                self.record(|journal| {
+                    journal.committing = true;
+                    journal.moved_entries = names;
+                })?;
                 set_mode(&self.target, mode)?;
+                move_entries(&data, &self.target)?;
             }
         }
+        self.committed = Committed::Done;
         let parent = self.target.parent().unwrap_or(Path::new("/"));
         sync_directory(parent)?;
         remove_marks(&self.journal)?;
-        remove_tree(&self.path)?;
+        remove_workspace(&self.path)?;
         sync_directory(if self.placement == Placement::Sibling { parent } else { &self.target })
     }
 
     /// Takes away all that this run made on this machine but the workspace and its journal, for a later run to go on
     /// with.
     pub fn abandon_files(&self) -> Result<(), WorkspaceError> {
-        self.clear_inside()?;
+        self.clear(Some(&self.journal))?;
         remove_recorded(&self.journal)
     }
 
     /// Takes everything away again that this run made on this machine. The slot is the caller's.
     pub fn abandon(self) -> Result<(), WorkspaceError> {
         self.abandon_files()?;
-        remove_tree(&self.path)?;
+        remove_workspace(&self.path)?;
         // what was made for the target to lie in could not go while the workspace was in it
         for directory in self.journal.made_directories.iter().rev() {
             let _ = fs::remove_dir(directory);
@@ -261,16 +308,17 @@ impl Workspace {
         Ok(())
     }
 
-    /// Empties the workspace but for lock and journal, and, inside a target, what an interrupted commit moved up.
-    fn clear_inside(&self) -> Result<(), WorkspaceError> {
+    /// Empties the workspace but for lock and journal, and, inside a target, what a commit had moved up.
+    fn clear(&self, journal: Option<&Journal>) -> Result<(), WorkspaceError> {
         let data = self.data();
         if exists(&data)? {
             remove_tree(&data)?;
         }
         if self.placement == Placement::Inside {
-            for entry in read_directory(&self.target)? {
-                if entry != self.path {
-                    remove_tree(&entry)?;
+            for name in journal.iter().flat_map(|journal| &journal.moved_entries) {
+                let moved = self.target.join(OsStr::from_bytes(name));
+                if moved.parent() == Some(&self.target) && moved != self.path && exists(&moved)? {
+                    remove_tree(&moved)?;
                 }
             }
         }
@@ -278,53 +326,159 @@ impl Workspace {
     }
 }
 
-/// A workspace beside a target that exists: the last step of a finished run was cut off, and is made up for; or someone
-/// made the target while an interrupted run's workspace lay beside it: then its journal counts.
-fn reclaim_sibling_of_existing(sibling: &Path, target: &Path) -> Result<Option<Journal>, WorkspaceError> {
-    if !exists(sibling)? {
-        return Ok(None);
-    }
-    let _lock = lock(sibling, target)?;
-    let journal = Journal::load(sibling).map_err(io_error("read journal of", sibling))?.unwrap_or_default();
-    if journal.committing && !exists(&sibling.join(DATA_NAME))? {
-        remove_marks(&journal)?;
-        remove_tree(sibling)?;
-        return Ok(None);
-    }
-    Ok(Some(journal))
+/// A target, and what can be said of it without touching anything.
+#[derive(Debug)]
+struct Place {
+    target: PathBuf,
+    parent: PathBuf,
+    name: OsString,
+    exists: bool,
+    owner: Option<Owner>,
 }
 
-/// An existing target may be filled when it is empty, or holds only what an interrupted run put there: in that case a
-/// workspace is inside, and `PG_VERSION`, which is moved last, is not.
-fn check_fillable(target: &Path, workspace: &Path, fresh: bool) -> Result<(), WorkspaceError> {
-    if fresh {
-        return if is_empty(target)? { Ok(()) } else { Err(WorkspaceError::NotEmpty(target.to_owned())) };
-    }
-    let journal = Journal::load(workspace).map_err(io_error("read journal of", workspace))?;
-    let alone = read_directory(target)?.len() == 1;
-    if exists(&target.join(LAST_NAME))? {
-        if let Some(journal) = journal.filter(|journal| journal.committing) {
-            // whole, and only not tidied up
-            remove_marks(&journal)?;
-            remove_tree(workspace)?;
+impl Place {
+    fn find(target: &Path) -> Result<Self, WorkspaceError> {
+        let target = resolve(target)?;
+        let name = target.file_name().ok_or_else(|| WorkspaceError::NoName(target.clone()))?.to_owned();
+        let parent = target.parent().ok_or_else(|| WorkspaceError::NoName(target.clone()))?.to_owned();
+        let owner = wanted_owner(nearest_existing(&target)?)?;
+        let exists = exists(&target)?;
+        if exists {
+            require_directory(&target)?;
+            let metadata = fs::metadata(&target).map_err(io_error("examine", &target))?;
+            let expected = owner.map_or(rustix::process::geteuid().as_raw(), |owner| owner.uid);
+            if metadata.uid() != expected {
+                return Err(WorkspaceError::NotOwned(target));
+            }
         }
-        return Err(WorkspaceError::NotEmpty(target.to_owned()));
+        Ok(Place { target, parent, name, exists, owner })
     }
-    if alone || journal.is_some_and(|journal| journal.committing) {
-        return Ok(());
+
+    fn inside(&self) -> PathBuf {
+        self.target.join(INSIDE_NAME)
     }
-    Err(WorkspaceError::NotEmpty(target.to_owned()))
+
+    fn sibling(&self) -> PathBuf {
+        let mut hidden = OsString::from(".");
+        hidden.push(&self.name);
+        hidden.push(INSIDE_NAME);
+        self.parent.join(hidden)
+    }
 }
 
-fn lock(workspace: &Path, target: &Path) -> Result<fs::File, WorkspaceError> {
-    let path = workspace.join(LOCK_NAME);
-    let open = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    let file = open.map_err(io_error("open", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(WorkspaceError::Locked(target.to_owned())),
-        Err(error) => Err(io_error("lock", &path)(error.into())),
+/// What an existing target holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TargetState {
+    /// Nothing, or only what an interrupted run put there.
+    Fillable,
+    /// Something.
+    Taken,
+}
+
+/// In a target that an interrupted run was filling there is a workspace, `PG_VERSION`, which is moved last, is not, and
+/// everything else is in the journal.
+fn state_of(place: &Place) -> Result<TargetState, WorkspaceError> {
+    let workspace = place.inside();
+    let entries = read_directory(&place.target)?;
+    if entries.is_empty() {
+        return Ok(TargetState::Fillable);
     }
+    if !entries.contains(&workspace) || entries.contains(&place.target.join(LAST_NAME)) {
+        return Ok(TargetState::Taken);
+    }
+    let moved = load_journal(&workspace)?.unwrap_or_default().moved_entries;
+    let is_ours = |entry: &PathBuf| {
+        *entry == workspace
+            || entry.file_name().is_some_and(|name| moved.iter().any(|moved| moved == name.as_bytes()))
+    };
+    Ok(if entries.iter().all(is_ours) { TargetState::Fillable } else { TargetState::Taken })
+}
+
+/// Whether the journal's run had moved the data directory to its place when it was cut off.
+fn is_finished(journal: &Journal, sibling: &Path) -> bool {
+    journal.committing && matches!(exists(&sibling.join(DATA_NAME)), Ok(false))
+}
+
+/// After a commit whose last step was cut off: takes away the marks and the workspace, under its lock. Anything else is
+/// left as it is: a later run on its own target takes care of it.
+fn tidy_up(workspace: &Path, target: &Path) -> Result<(), WorkspaceError> {
+    let _lock = lock(workspace, target)?;
+    let Some(journal) = load_journal(workspace)? else { return Ok(()) };
+    let inside = workspace.parent() == Some(target);
+    let finished = match inside {
+        true => journal.committing && exists(&target.join(LAST_NAME))?,
+        false => is_finished(&journal, workspace),
+    };
+    if finished {
+        remove_marks(&journal)?;
+        remove_workspace(workspace)?;
+    }
+    Ok(())
+}
+
+/// Somebody made the target while an interrupted run's workspace lay beside it: its journal counts here too.
+fn adopt_sibling(place: &Place, path: &Path) -> Result<Option<Journal>, WorkspaceError> {
+    let sibling = place.sibling();
+    let _lock = lock(&sibling, &place.target)?;
+    let journal = load_journal(&sibling)?;
+    match &journal {
+        Some(finished) if is_finished(finished, &sibling) => remove_marks(finished)?,
+        Some(journal) => journal.store(path).map_err(io_error("write journal of", path))?,
+        None => {}
+    }
+    let left = journal.filter(|journal| !is_finished(journal, &sibling));
+    remove_workspace(&sibling)?;
+    Ok(left)
+}
+
+fn load_journal(workspace: &Path) -> Result<Option<Journal>, WorkspaceError> {
+    Journal::load(workspace).map_err(io_error("read journal of", workspace))
+}
+
+/// Takes the lock of a workspace, which must be a directory that nobody else can write to.
+fn lock(workspace: &Path, target: &Path) -> Result<fs::File, WorkspaceError> {
+    let metadata = fs::symlink_metadata(workspace).map_err(io_error("examine", workspace))?;
+    let ours = metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw();
+    if !ours || metadata.mode() & 0o077 != 0 {
+        return Err(WorkspaceError::NotOwned(workspace.to_owned()));
+    }
+    let path = workspace.join(LOCK_NAME);
+    let file = open_private(&path).map_err(io_error("open", &path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Err(WorkspaceError::Locked(target.to_owned())),
+        Err(error) => return Err(io_error("lock", &path)(error.into())),
+    }
+    // whoever held it may have removed the file between our opening it and locking it
+    let locked = file.metadata().map_err(io_error("examine", &path))?.ino();
+    match fs::symlink_metadata(&path) {
+        Ok(metadata) if metadata.ino() == locked => Ok(file),
+        _ => Err(WorkspaceError::Locked(target.to_owned())),
+    }
+}
+
+/// Renames a directory to a name that must not exist: a plain rename would replace an empty directory.
+fn rename_to_new(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
+    let renamed = rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        from,
+        rustix::fs::CWD,
+        to,
+        rustix::fs::RenameFlags::NOREPLACE,
+    );
+    match renamed {
+        Ok(()) => Ok(()),
+        // network and stacked file systems do not all know the flag
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if !exists(to)? => {
+            fs::rename(from, to).map_err(io_error("rename data directory to", to))
+        }
+        Err(error) => Err(io_error("rename data directory to", to)(error.into())),
+    }
+}
+
+fn entry_names(directory: &Path) -> Result<Vec<Vec<u8>>, WorkspaceError> {
+    let names = read_directory(directory)?;
+    Ok(names.iter().filter_map(|path| Some(path.file_name()?.as_bytes().to_owned())).collect())
 }
 
 /// Moves all entries up, `PG_VERSION` last and only after everything else is durably there.
@@ -338,6 +492,24 @@ fn move_entries(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
             fs::rename(&path, to.join(name)).map_err(io_error("move up", &path))?;
         }
         sync_directory(to)?;
+    }
+    Ok(())
+}
+
+/// Removes a workspace, its journal last: as long as anything is left, a later run knows what to make of it.
+fn remove_workspace(path: &Path) -> Result<(), WorkspaceError> {
+    let journal = path.join(journal::FILE_NAME);
+    for entry in read_directory(path)? {
+        if entry != journal {
+            remove_tree(&entry)?;
+        }
+    }
+    remove_tree(path)
+}
+
+fn require_fillable(directory: &Path) -> Result<(), WorkspaceError> {
+    if exists(directory)? && !is_empty(directory)? {
+        return Err(WorkspaceError::NotEmpty(directory.to_owned()));
     }
     Ok(())
 }

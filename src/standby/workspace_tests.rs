@@ -25,7 +25,7 @@ fn names(directory: &Path) -> Vec<String> {
 fn fill(workspace: &mut Workspace, outside: &Path) {
     fs::write(workspace.data().join("PG_VERSION"), "15").unwrap();
     fs::create_dir(workspace.data().join("base")).unwrap();
-    workspace.claim_directory(outside).unwrap();
+    workspace.claim_directories(&[outside.to_owned()]).unwrap();
     fs::write(outside.join("1259"), "rows").unwrap();
 }
 
@@ -130,4 +130,91 @@ fn a_run_cut_off_after_its_commit_is_only_tidied_up() {
     assert!(matches!(Workspace::claim(&target), Err(WorkspaceError::NotEmpty(_))));
     assert_eq!(names(sandbox.path()), ["standby", "ts"]);
     assert_eq!(names(&outside), ["1259"]);
+}
+
+#[test]
+fn after_a_finished_run_was_cut_off_and_its_result_moved_away_nothing_of_it_is_touched() {
+    let sandbox = sandbox();
+    let (target, outside) = (sandbox.path().join("standby"), sandbox.path().join("ts"));
+    let (mut killed, _) = Workspace::claim(&target).unwrap();
+    fill(&mut killed, &outside);
+    killed.record(|journal| journal.slot = Some("in_use".to_owned())).unwrap();
+    killed.record(|journal| journal.committing = true).unwrap();
+    fs::rename(killed.data(), sandbox.path().join("moved away")).unwrap();
+    drop(killed);
+    let (workspace, leftover) = Workspace::claim(&target).unwrap();
+    assert!(leftover.is_none(), "{leftover:?}");
+    assert_eq!(names(&outside), ["1259"]);
+    workspace.abandon().unwrap();
+    assert_eq!(names(&outside), ["1259"]);
+}
+
+#[test]
+fn a_commit_that_fails_can_be_taken_back() {
+    let sandbox = sandbox();
+    let (target, outside) = (sandbox.path().join("standby"), sandbox.path().join("ts"));
+    let (mut workspace, _) = Workspace::claim(&target).unwrap();
+    fill(&mut workspace, &outside);
+    fs::create_dir(&target).unwrap();
+    assert!(workspace.commit(0o700).is_err());
+    assert!(!workspace.is_committed());
+    workspace.abandon().unwrap();
+    assert_eq!(names(sandbox.path()), ["standby"]);
+    assert_eq!(names(&target), Vec::<String>::new());
+}
+
+#[test]
+fn what_others_put_into_a_target_meanwhile_is_not_taken_away() {
+    let sandbox = sandbox();
+    let target = sandbox.path().join("mnt");
+    fs::create_dir(&target).unwrap();
+    let place = fs::metadata(sandbox.path()).unwrap();
+    std::os::unix::fs::chown(&target, Some(place.uid()), Some(place.gid())).unwrap();
+    let (mut killed, _) = Workspace::claim(&target).unwrap();
+    fill(&mut killed, &sandbox.path().join("ts"));
+    killed
+        .record(|journal| {
+            journal.committing = true;
+            journal.moved_entries = vec![b"base".to_vec(), b"PG_VERSION".to_vec()];
+        })
+        .unwrap();
+    fs::rename(killed.data().join("base"), target.join("base")).unwrap();
+    drop(killed);
+    fs::write(target.join("precious"), "x").unwrap();
+    assert!(matches!(Workspace::claim(&target), Err(WorkspaceError::NotEmpty(_))));
+    fs::remove_file(target.join("precious")).unwrap();
+    let (workspace, leftover) = Workspace::claim(&target).unwrap();
+    assert!(leftover.is_some());
+    workspace.abandon().unwrap();
+    assert_eq!(names(&target), Vec::<String>::new());
+}
+
+#[test]
+fn looking_changes_nothing() {
+    let sandbox = sandbox();
+    let target = sandbox.path().join("a/b/standby");
+    Workspace::examine(&target).unwrap();
+    assert_eq!(names(sandbox.path()), Vec::<String>::new());
+    assert!(matches!(
+        Workspace::examine(&sandbox.path().join("x/../y")),
+        Err(WorkspaceError::Unresolvable(_))
+    ));
+    let (killed, _) = Workspace::claim(&target).unwrap();
+    drop(killed);
+    Workspace::examine(&target).unwrap();
+    assert_eq!(names(&sandbox.path().join("a/b")), [".standby.pgwake"]);
+}
+
+#[test]
+fn somebody_elses_directory_is_not_used_as_a_workspace() {
+    let sandbox = sandbox();
+    let workspace = sandbox.path().join(".standby.pgwake");
+    fs::create_dir(&workspace).unwrap();
+    set_mode(&workspace, 0o777).unwrap();
+    let claimed = Workspace::claim(&sandbox.path().join("standby"));
+    assert!(matches!(claimed, Err(WorkspaceError::NotOwned(_))), "{claimed:?}");
+    fs::remove_dir(&workspace).unwrap();
+    std::os::unix::fs::symlink("/", &workspace).unwrap();
+    let claimed = Workspace::claim(&sandbox.path().join("standby"));
+    assert!(matches!(claimed, Err(WorkspaceError::NotOwned(_))), "{claimed:?}");
 }

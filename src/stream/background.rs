@@ -14,8 +14,9 @@ use super::error::ReceiveError;
 use super::receive::{ReceiveOutcome, open_sink};
 use super::session::{Session, StreamFrom, StreamOptions};
 use super::upstream::Connector;
+use crate::FileOwner;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
-use crate::sink::{Layout, Operation, Sink, SinkError};
+use crate::sink::{Layout, Operation, RealDisk, Sink, SinkError};
 
 /// What to receive, and where to.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct BackgroundRequest {
     pub directory: PathBuf,
     /// The mode of new files.
     pub file_mode: u32,
+    /// Whom new files shall belong to, when that is not who runs this.
+    pub owner: Option<FileOwner>,
 }
 
 /// A stream into `pg_wal` on a thread of its own. Dropping it stops it, and waits until nothing more is written.
@@ -136,8 +139,8 @@ async fn receive<C: Connector>(
     until: watch::Receiver<Until>,
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut sink =
-        open_sink(&request.directory, Layout::PgWal, request.file_mode, request.stream.record_check)?;
+    let disk = RealDisk::new(&request.directory).with_file_mode(request.file_mode).with_owner(request.owner);
+    let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check)?;
     let mut upstream = connector.connect().await?;
     let mut session = Session {
         options: &request.stream,
@@ -154,7 +157,9 @@ async fn receive<C: Connector>(
     let from = StreamFrom {
         timeline: request.timeline,
         start_lsn: server.segment_size.segment_at(request.start_lsn).start_lsn(),
-        flush_floor: request.start_lsn,
+        // nothing is acknowledged as durable: the directory goes away again when the backup fails, and a commit must
+        // not have waited for WAL in it
+        flush_floor: Lsn::MAX,
     };
     session.stream(&mut upstream, server.segment_size, from).await?;
     sink.settle().await?;
@@ -172,6 +177,7 @@ mod tests {
     fn request(directory: &std::path::Path) -> BackgroundRequest {
         std::fs::create_dir(directory.join("archive_status")).unwrap();
         BackgroundRequest {
+            owner: None,
             stream: unchecked(),
             system_identifier: SystemIdentifier::new(1),
             timeline: TimelineId::FIRST,

@@ -106,17 +106,15 @@ pub async fn receive_into<C: Connector>(
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut sink = open_sink(directory, Layout::Archive, 0o600, options.stream.record_check)?;
+    let mut sink = open_sink(RealDisk::new(directory), Layout::Archive, options.stream.record_check)?;
     receive(options, connector, &mut sink, progress, shutdown).await
 }
 
 pub(super) fn open_sink(
-    directory: &Path,
+    disk: RealDisk,
     layout: Layout,
-    file_mode: u32,
     record_check: RecordCheck,
 ) -> Result<SinkThread<RealDisk>, SinkError> {
-    let disk = RealDisk::new(directory).with_file_mode(file_mode);
     let writer = SegmentWriter::open(disk, layout)?.with_record_check(record_check);
     SinkThread::spawn(writer, SinkLimits::default())
 }
@@ -252,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn a_second_receiver_is_refused_before_it_connects() {
         let directory = tempfile::tempdir().unwrap();
-        let _first = open_sink(directory.path(), Layout::Archive, 0o600, RecordCheck::Off).unwrap();
+        let _first = open_sink(RealDisk::new(directory.path()), Layout::Archive, RecordCheck::Off).unwrap();
         let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
         let result = run(options(0), directory.path(), &script).await;
         assert!(matches!(result, Err(ReceiveError::Sink(SinkError::Locked { .. }))));

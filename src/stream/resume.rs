@@ -124,6 +124,14 @@ pub enum ResumeError {
         /// Where the server's WAL ends.
         flush_lsn: Lsn,
     },
+    /// Somebody said where to begin, and the server's WAL does not reach it.
+    #[error("cannot start at {start_lsn}: the server's WAL ends at {flush_lsn}")]
+    StartBeyondServer {
+        /// The segment's start of the position that was asked for.
+        start_lsn: Lsn,
+        /// Where the server's WAL ends.
+        flush_lsn: Lsn,
+    },
     /// The directory has a later timeline than the server: this is a server from before a promotion.
     #[error("directory holds WAL of timeline {found}, but the server is on timeline {current}")]
     TimelineAheadOfServer {
@@ -324,7 +332,12 @@ fn start_empty(
     };
     let start_lsn = start_of(lsn);
     if timeline == current && start_lsn > server.flush_lsn {
-        return Err(ResumeError::AheadOfServer { start_lsn, flush_lsn: server.flush_lsn });
+        let flush_lsn = server.flush_lsn;
+        return Err(match server.slot.position() {
+            Some(_) => ResumeError::AheadOfServer { start_lsn, flush_lsn },
+            // nothing says that there ever was such WAL: waiting for it would look like receiving
+            None => ResumeError::StartBeyondServer { start_lsn, flush_lsn },
+        });
     }
     let flush_floor = match server.slot {
         SlotHold::Nothing => Lsn::INVALID,

@@ -48,15 +48,33 @@ const HEADER_LEN: usize = 5;
 /// Cuts a stream of bytes into [`Frame`]s, however it was split on its way.
 ///
 /// Bytes are received into [`FrameDecoder::buffer_mut`]; bodies are handed out as slices of the same memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameDecoder {
     buffer: BytesMut,
+    max_body_len: usize,
+}
+
+impl Default for FrameDecoder {
+    fn default() -> Self {
+        FrameDecoder { buffer: BytesMut::new(), max_body_len: MAX_BODY_LEN }
+    }
 }
 
 impl FrameDecoder {
     /// A decoder that has received nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A decoder for a server that has proved nothing yet: no message is long, as for libpq up to the first
+    /// ReadyForQuery.
+    pub fn for_startup() -> Self {
+        FrameDecoder { max_body_len: MAX_SHORT_BODY_LEN, ..Self::default() }
+    }
+
+    /// The startup is over: from now on messages with data may be long.
+    pub fn allow_long_messages(&mut self) {
+        self.max_body_len = MAX_BODY_LEN;
     }
 
     /// Where received bytes are appended.
@@ -89,7 +107,7 @@ impl FrameDecoder {
             return Err(FrameError::InvalidLength { tag, length });
         };
         let max_len = match tag {
-            b'D' | b'd' | b'E' | b'N' | b'T' => MAX_BODY_LEN,
+            b'D' | b'd' | b'E' | b'N' | b'T' => self.max_body_len,
             _ => MAX_SHORT_BODY_LEN,
         };
         if body_len > max_len {
@@ -129,6 +147,15 @@ mod tests {
         assert_eq!(feed(b"Z\0\x01\0\0"), Err(FrameError::TooLong { tag: b'Z', body_len: 65_532 }));
         assert_eq!(feed(b"d\xFF\xFF\xFF\xFF"), Err(FrameError::TooLong { tag: b'd', body_len: 0xFFFF_FFFB }));
         assert_eq!(feed(b"d\0\x01\0\0"), Ok(None));
+    }
+
+    #[test]
+    fn nothing_is_long_before_the_server_is_ready() {
+        let mut decoder = FrameDecoder::for_startup();
+        decoder.buffer_mut().extend_from_slice(b"E\0\x01\0\0");
+        assert_eq!(decoder.next_frame(), Err(FrameError::TooLong { tag: b'E', body_len: 65_532 }));
+        decoder.allow_long_messages();
+        assert_eq!(decoder.next_frame(), Ok(None));
     }
 
     proptest! {

@@ -55,7 +55,7 @@ pub struct WalData {
 impl WalData {
     /// The first byte after this piece.
     pub fn end_lsn(&self) -> Lsn {
-        // parse() refused data that would go past the last LSN
+        // parse() refused data that would go past the limit
         self.start_lsn + self.data.len() as u64
     }
 }
@@ -93,7 +93,7 @@ pub enum ReplicationMessageError {
     /// A type that no supported version sends.
     #[error("unexpected replication message of type {:?}", char::from(*.0))]
     UnknownType(u8),
-    /// No WAL, or more than a server ever sends, or beyond the last LSN.
+    /// No WAL, or more than a server ever sends, or beyond [`Lsn::LIMIT`].
     #[error("WAL data at {start_lsn} has an invalid length of {len}")]
     WalLength {
         /// Where it would have begun.
@@ -113,7 +113,8 @@ impl ReplicationMessage {
                 let wal_end_lsn = Lsn::new(reader.u64()?);
                 let sent_at = PgTimestamp(reader.i64()?);
                 let data = reader.take_rest();
-                let fits = start_lsn.checked_add(data.len() as u64).is_some();
+                let end_lsn = start_lsn.checked_add(data.len() as u64);
+                let fits = end_lsn.is_some_and(|end_lsn| end_lsn <= Lsn::LIMIT);
                 if data.is_empty() || data.len() > MAX_WAL_DATA_LEN || !fits {
                     return Err(ReplicationMessageError::WalLength { start_lsn, len: data.len() });
                 }
@@ -223,7 +224,12 @@ mod tests {
 
     #[test]
     fn refuses_wal_of_impossible_length() {
-        for payload in [wal_data(5, b""), wal_data(u64::MAX, b"x"), wal_data(5, &[0; MAX_WAL_DATA_LEN + 1])] {
+        for payload in [
+            wal_data(5, b""),
+            wal_data(u64::MAX, b"x"),
+            wal_data(0xFFFF_FFFF_FF00_0000, b"x"),
+            wal_data(5, &[0; MAX_WAL_DATA_LEN + 1]),
+        ] {
             let error = ReplicationMessage::parse(payload).unwrap_err();
             assert!(matches!(error, ReplicationMessageError::WalLength { .. }), "{error:?}");
         }

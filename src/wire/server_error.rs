@@ -80,8 +80,13 @@ impl fmt::Debug for SqlState {
 /// How many fields are read at the most; the protocol names 18.
 const MAX_FIELDS: usize = 64;
 
+/// How much is kept of a field's text, in bytes.
+const MAX_TEXT_LEN: usize = 8 << 10;
+
 impl ServerError {
     /// Reads the body of an ErrorResponse or NoticeResponse. Unknown fields are skipped, as the manual asks.
+    ///
+    /// The texts are made fit for a terminal: they may come from somebody who has proved nothing yet.
     pub fn parse(body: Bytes) -> Result<Self, MalformedMessage> {
         let mut reader = Reader::new(body);
         let mut error = ServerError::default();
@@ -91,12 +96,12 @@ impl ServerError {
                     reader.finish()?;
                     return Ok(error);
                 }
-                b'V' => error.severity = reader.c_string_lossy()?,
-                b'S' if error.severity.is_empty() => error.severity = reader.c_string_lossy()?,
+                b'V' => error.severity = read_text(&mut reader)?,
+                b'S' if error.severity.is_empty() => error.severity = read_text(&mut reader)?,
                 b'C' => error.sqlstate = SqlState::new(&reader.c_string_bytes()?).unwrap_or_default(),
-                b'M' => error.message = reader.c_string_lossy()?,
-                b'D' => error.detail = Some(reader.c_string_lossy()?),
-                b'H' => error.hint = Some(reader.c_string_lossy()?),
+                b'M' => error.message = read_text(&mut reader)?,
+                b'D' => error.detail = Some(read_text(&mut reader)?),
+                b'H' => error.hint = Some(read_text(&mut reader)?),
                 _ => drop(reader.c_string_bytes()?),
             }
         }
@@ -107,6 +112,19 @@ impl ServerError {
     pub fn is_fatal(&self) -> bool {
         matches!(self.severity.as_str(), "FATAL" | "PANIC")
     }
+}
+
+/// A text without control characters, other than line breaks and tabs, and of a length that somebody may read.
+fn read_text(reader: &mut Reader) -> Result<String, MalformedMessage> {
+    let bytes = reader.c_string_bytes()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let short = text.char_indices().take_while(|(at, character)| at + character.len_utf8() <= MAX_TEXT_LEN);
+    let fit = |character: char| match character {
+        '\n' | '\t' => character,
+        _ if character.is_control() => char::REPLACEMENT_CHARACTER,
+        _ => character,
+    };
+    Ok(short.map(|(_, character)| fit(character)).collect())
 }
 
 impl fmt::Display for ServerError {
@@ -138,6 +156,24 @@ mod tests {
             "ERROR:  replication slot \"a\" already exists\nDETAIL:  Some detail.\nHINT:  Do this."
         );
         assert!(!error.is_fatal());
+    }
+
+    #[test]
+    fn no_text_commands_a_terminal() {
+        let body = b"SERROR\x1b[2J\0C42710\0M\x1b]0;owned\x07a\r\tb\x7f\nc\xc2\x9b5n\0D\x08\0H\x1b[1m\0\0";
+        let error = ServerError::parse(Bytes::from_static(body)).unwrap();
+        assert_eq!(
+            error.to_string(),
+            "ERROR\u{fffd}[2J:  \u{fffd}]0;owned\u{fffd}a\u{fffd}\tb\u{fffd}\nc\u{fffd}5n\n\
+             DETAIL:  \u{fffd}\nHINT:  \u{fffd}[1m"
+        );
+    }
+
+    #[test]
+    fn no_text_is_longer_than_anybody_reads() {
+        let body = [b"M", "é".repeat(MAX_TEXT_LEN).as_bytes(), b"x\0\0"].concat();
+        let error = ServerError::parse(Bytes::from(body)).unwrap();
+        assert_eq!(error.message, "é".repeat(MAX_TEXT_LEN / 2));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use crate::require_server;
 use crate::support::{Cluster, Outcome, Port, Tool, tree, wait_until};
+use crate::{require_root, require_server};
 
 /// `pgwake standby create` on a cluster, as its server's user, with a directory and a slot.
 pub(crate) fn create(primary: &Cluster, directory: &Path) -> Tool {
@@ -181,7 +181,7 @@ fn a_tablespace_without_a_place_of_its_own_is_refused_and_nothing_is_left() {
         .args(["-T", &inside])
         .run()
         .exited(1)
-        .complains("needs a directory of its own");
+        .complains("is within another one of this standby");
     assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots"), "0");
     assert_eq!(beside_the_primary(&primary), before);
 }
@@ -191,13 +191,13 @@ fn files_that_come_and_go_under_the_copy_do_no_harm() {
     require_server!();
     let primary = Cluster::new();
     primary.pgbench(&["-i", "-s", "3"]).run().succeeded();
-    for number in 0..40 {
+    for number in 0..15 {
         primary.psql(&format!("CREATE TABLE doomed{number} AS SELECT generate_series(1, 2000) i"));
     }
     let directory = primary.dir().join("standby");
     // slowed down, so that much happens under it
     let copy = create(&primary, &directory).args(["--max-rate", "16M"]).spawn();
-    for number in 0..40 {
+    for number in 0..15 {
         primary.psql(&format!(
             "DROP TABLE doomed{number}; CREATE TABLE born{number} AS SELECT generate_series(1, 500) i; \
              TRUNCATE pgbench_history; UPDATE pgbench_branches SET bbalance = {number}"
@@ -246,6 +246,20 @@ fn the_password_goes_to_a_private_file_and_nowhere_else() {
 }
 
 #[test]
+fn a_role_without_a_database_of_its_own_is_asked_in_another() {
+    require_server!();
+    let primary = Cluster::builder().setting("max_replication_slots", "1").start();
+    primary.create_role("rose", "REPLICATION", None);
+    primary.psql("SELECT pg_create_physical_replication_slot('other')");
+    let conninfo = format!("host={} port={} user=rose", primary.socket_dir().display(), primary.port());
+    let tool =
+        Tool::pgwake().args(["standby", "create", "-d", &conninfo, "--slot", "standby1", "--dry-run", "-D"]);
+    // only SQL tells how many slots are taken
+    let outcome = tool.arg(primary.dir().join("standby")).by_server_user().run().exited(1);
+    assert!(outcome.stderr.contains("no replication slot is free"), "{outcome}");
+}
+
+#[test]
 fn a_role_that_may_only_replicate_suffices() {
     require_server!();
     let primary = Cluster::builder().hba("local replication rose trust").hba("local all rose reject").start();
@@ -266,6 +280,65 @@ fn a_role_that_may_only_replicate_suffices() {
         .run()
         .succeeded();
     assert!(outcome.stdout.contains("its slot in use"), "{outcome}");
+}
+
+#[test]
+fn as_root_everything_belongs_to_the_directorys_owner_and_the_server_runs_as_that_user() {
+    require_server!();
+    require_root!();
+    let primary = Cluster::new();
+    let there = primary.dir().subdir("socket_ts", 0o700);
+    primary.psql(&format!("CREATE TABLESPACE far LOCATION '{}'", there.display()));
+    primary.psql("CREATE TABLE distant TABLESPACE far AS SELECT generate_series(1, 1000) i");
+    let (directory, port) = (primary.dir().join("standby"), Port::reserve());
+    let mapping = format!("{}={}", there.display(), primary.dir().join("ts").display());
+    let conninfo = primary.conninfo();
+    let outcome = Tool::pgwake()
+        .args(["standby", "create", "-d", &conninfo, "--slot", "standby1", "--start", "-T", &mapping])
+        .args([
+            "--bindir",
+            &primary.bin_dir().display().to_string(),
+            "--set",
+            &format!("port={}", port.number()),
+        ])
+        .args(["--set", &format!("unix_socket_directories={}", primary.socket_dir().display()), "-D"])
+        .arg(&directory)
+        .arg("--waldir")
+        .arg(primary.dir().join("wal"))
+        .run()
+        .succeeded();
+    assert!(outcome.stdout.contains("the primary shows it streaming"), "{outcome}");
+    let owner = std::fs::metadata(primary.data_dir()).unwrap().uid();
+    for place in ["standby", "ts", "wal"] {
+        let place = primary.dir().join(place);
+        for line in tree(&place).lines().filter(|line| !line.starts_with("l ")) {
+            let name = line.splitn(if line.starts_with("f ") { 4 } else { 3 }, ' ').last().unwrap();
+            let metadata = std::fs::symlink_metadata(place.join(name)).unwrap();
+            assert_eq!(metadata.uid(), owner, "{line} in {}", place.display());
+        }
+    }
+}
+
+#[test]
+fn root_is_not_sent_anywhere_by_a_server() {
+    require_server!();
+    require_root!();
+    let primary = Cluster::new();
+    let there = primary.dir().subdir("socket_ts", 0o700);
+    primary.psql(&format!("CREATE TABLESPACE far LOCATION '{}'", there.display()));
+    // the same path on another machine would lie in a directory of root's
+    let elsewhere = primary.dir().join("socket_roots");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::remove_dir_all(&there).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &there).unwrap();
+    let outcome = Tool::pgwake()
+        .args(["standby", "create", "-d", &primary.conninfo(), "--slot", "standby1", "-D"])
+        .arg(primary.dir().join("standby"))
+        .run()
+        .exited(1);
+    assert!(outcome.stderr.contains("--tablespace-mapping"), "{outcome}");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+    assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots"), "0");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The integration tests: one binary, a module for each promise. `support` has what they stand on.
 
 mod cloning;
+mod command_line;
 mod connecting;
+mod hostile_server;
+mod one_server;
 mod receiving;
 mod refusals;
 mod speaking;

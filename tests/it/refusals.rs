@@ -145,6 +145,9 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["standby", "create", "-D", "/x", "--slot", "a", "--max-rate", "1"],
         &["standby", "create", "-D", "/x", "--slot", "a", "--set", "no value"],
         &["standby", "create", "-D", "/x", "--slot", "a", "--set", "a b=c"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--set", "a=b\nc=d"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--label", "a\nSTART TIMELINE: 7"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--application-name", "Größe"],
         &["standby", "create", "-D", "/x", "--slot", "a", "-d", "hots=typo"],
         &["standby", "create", "-D", "/x", "--slot", "a", "-d", "sslmode=maybe"],
         &["standby", "create", "-D", "/x", "--slot", "a", "-d", "gssencmode=require"],
@@ -158,6 +161,27 @@ fn what_makes_no_sense_is_a_usage_error() {
         assert_eq!(outcome.code, Some(2), "{args:?}: {outcome}");
         assert!(outcome.stdout.is_empty() && !outcome.stderr.is_empty(), "{args:?}: {outcome}");
     }
+}
+
+#[test]
+fn a_position_that_cannot_be_had_is_told_and_not_waited_for() {
+    require_server!();
+    let primary = Cluster::new();
+    let directory = primary.dir().subdir("socket_wal", 0o700);
+    let receive = |more: &[&str]| {
+        let tool = Tool::pgwake().args(["receive", "-d", &primary.conninfo(), "-D"]).arg(&directory);
+        tool.args(more).by_server_user().run()
+    };
+    assert_refused(receive(&["--start", "F/0"]), "cannot start at F/0", "--start current");
+    let outcome = receive(&["--start", "current", "--endpos", "0/100", "--json"]).exited(0);
+    let outcome = outcome.complains("nothing was received: the end position 0/100 lies before");
+    assert!(!outcome.stderr.contains("durable"), "{outcome}");
+    let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert!(report["warning"].as_str().unwrap().starts_with("nothing was received"), "{outcome}");
+    // the same end, reached, is worth no warning
+    let end = primary.psql("SELECT pg_current_wal_flush_lsn()");
+    let outcome = receive(&["--start", "current", "--endpos", &end]).exited(0);
+    outcome.complains("all of it is durable");
 }
 
 #[test]

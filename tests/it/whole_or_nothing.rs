@@ -102,6 +102,18 @@ fn after_kill_9_the_next_run_begins_afresh() {
 #[test]
 fn a_cut_connection_takes_everything_back() {
     require_server!();
+    cut_and_look(7);
+}
+
+#[test]
+#[ignore = "takes minutes; run by make torture"]
+fn a_connection_cut_at_a_hundred_places_takes_everything_back() {
+    require_server!();
+    cut_and_look(101);
+}
+
+/// Cuts at `steps - 1` places all over the stream.
+fn cut_and_look(steps: u64) {
     let primary = primary();
     let directory = primary.dir().join("standby");
     let before = beside_the_primary(&primary);
@@ -125,18 +137,18 @@ fn a_cut_connection_takes_everything_back() {
     };
     let total = {
         run("whole").succeeded();
-        std::fs::remove_dir_all(&directory).unwrap();
-        std::fs::remove_dir_all(primary.dir().join("ts")).unwrap();
+        std::fs::remove_dir_all(&directory).expect("the copy can be removed");
+        std::fs::remove_dir_all(primary.dir().join("ts")).expect("the copy can be removed");
         primary.psql("SELECT pg_drop_replication_slot('whole')");
         proxy.bytes(Direction::ToClient)
     };
-    for step in 1..12 {
+    for step in 1..steps {
         let ending = if step % 2 == 0 { Ending::Close } else { Ending::Reset };
-        proxy.cut_after(Direction::ToClient, total * step / 12, ending);
+        proxy.cut_after(Direction::ToClient, total * step / steps, ending);
         let outcome = run("standby1");
-        assert_eq!(outcome.code, Some(1), "cut after {} of {total}: {outcome}", total * step / 12);
-        assert_eq!(beside_the_primary(&primary), before, "cut after {} of {total}", total * step / 12);
-        assert_eq!(primary.psql(SLOTS), "0", "cut after {} of {total}: {outcome}", total * step / 12);
+        assert_eq!(outcome.code, Some(1), "cut after {} of {total}: {outcome}", total * step / steps);
+        assert_eq!(beside_the_primary(&primary), before, "cut after {} of {total}", total * step / steps);
+        assert_eq!(primary.psql(SLOTS), "0", "cut after {} of {total}: {outcome}", total * step / steps);
     }
     run("standby1").succeeded();
 }
@@ -207,6 +219,57 @@ fn a_failed_fsync_fails_the_copy() {
         assert_eq!(primary.psql(SLOTS), "0", "{fault}");
         assert_eq!(beside_the_primary(&primary), before, "{fault}");
     }
+}
+
+#[test]
+fn a_target_that_appears_under_the_copy_is_left_alone() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let mut run = sprawling(&primary, &directory, "16M").spawn();
+    run.wait_for_stderr("base backup starts");
+    primary.dir().subdir("standby", 0o700);
+    run.wait().exited(1).complains("could not rename data directory");
+    assert_eq!(primary.psql(SLOTS), "0");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    std::fs::remove_dir(&directory).unwrap();
+    assert_eq!(beside_the_primary(&primary), Vec::<String>::new());
+}
+
+#[test]
+fn directories_within_one_another_are_refused() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    for wal in [directory.clone(), directory.join("wal"), primary.dir().path().to_owned()] {
+        let outcome = create(&primary, &directory).arg("--waldir").arg(&wal).arg("--dry-run").run().exited(1);
+        assert!(
+            outcome.stderr.contains("standby's, or around it") || outcome.stderr.contains("tablespace"),
+            "{outcome}"
+        );
+        create(&primary, &directory).arg("--waldir").arg(&wal).run().exited(1);
+        assert_eq!(primary.psql(SLOTS), "0");
+    }
+}
+
+#[test]
+fn a_leftover_slot_that_somebody_uses_is_not_dropped() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let mut run = sprawling(&primary, &directory, "8M").spawn();
+    run.wait_for_stderr("base backup starts");
+    run.kill9();
+    let _ = run.wait();
+    primary.wait_for("SELECT count(*) FROM pg_stat_replication", "0");
+    // dropped by hand, and made anew for another standby that has moved on
+    primary.psql("SELECT pg_drop_replication_slot('standby1')");
+    primary.psql(
+        "SELECT pg_switch_wal(); CHECKPOINT; SELECT pg_create_physical_replication_slot('standby1', true)",
+    );
+    let outcome = sprawling(&primary, &directory, "1024M").run().exited(1);
+    assert!(outcome.stderr.contains("has been used since"), "{outcome}");
+    assert_eq!(primary.psql(SLOTS), "1");
 }
 
 #[test]

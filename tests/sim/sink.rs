@@ -62,7 +62,7 @@ impl SimSink {
 
 impl Sink for SimSink {
     fn push(&mut self, command: SinkCommand) {
-        self.queued_bytes += command.len();
+        self.queued_bytes += command.weight();
         self.queue.push_back(command);
     }
 

@@ -62,7 +62,7 @@ pub struct Connected {
     pub backend_key: Option<BackendKey>,
     /// What the server said on the way.
     pub notices: Vec<ServerError>,
-    /// Which of the hosts it is.
+    /// Which of the hosts it is, and which of its addresses.
     pub host: HostSpec,
     /// Its place, as messages name it.
     pub peer: Peer,
@@ -71,7 +71,7 @@ pub struct Connected {
 impl Connected {
     /// The connection with its commands.
     pub fn into_connection(self) -> Result<Connection, ClientError> {
-        Connection::new(Box::new(self.stream), self.decoder, self.parameters)
+        Connection::new(Box::new(self.stream), self.decoder, self.parameters, self.host)
     }
 }
 
@@ -251,7 +251,7 @@ impl Attempts<'_> {
 
     fn connected(&self, session: Session, address: &Address) -> Box<Connected> {
         let Parts { stream, decoder, parameters, backend_key, notices } = session.into_parts();
-        let (host, peer) = (self.host.clone(), address.peer(self.host));
+        let (host, peer) = (address.pin(self.host), address.peer(self.host));
         Box::new(Connected { stream, decoder, parameters, backend_key, notices, host, peer })
     }
 

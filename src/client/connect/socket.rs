@@ -41,6 +41,24 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The host with this address as its only one. Its name stays: certificates and password files know it by that.
+    pub(super) fn pin(&self, host: &HostSpec) -> HostSpec {
+        let address = match self {
+            Address::Socket(_) => return host.clone(),
+            Address::Tcp(SocketAddr::V6(address)) if address.scope_id() != 0 => {
+                format!("{}%{}", address.ip(), address.scope_id())
+            }
+            Address::Tcp(address) => address.ip().to_string(),
+        };
+        let name = match &host.address {
+            HostAddress::Name(name) => Some(name.clone()),
+            _ => host.name.clone(),
+        };
+        HostSpec { name, address: HostAddress::Address(address), port: host.port }
+    }
+}
+
 /// Every address of a host, in the resolver's order; at least one.
 pub(super) async fn resolve(host: &HostSpec) -> Result<Vec<Address>, AttemptError> {
     let (HostAddress::Name(name) | HostAddress::Address(name)) = &host.address else {
@@ -119,4 +137,23 @@ fn check_peer(stream: &UnixStream, settings: &Settings) -> Result<(), AttemptErr
     }
     let actual = name.unwrap_or_else(|| uid.to_string());
     Err(AttemptError::PeerMismatch { required: required.clone(), actual })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_host_keeps_its_name_and_has_one_address() {
+        let host = |name: Option<&str>, address| HostSpec { name: name.map(str::to_owned), address, port: 7 };
+        let tcp = |text: &str| Address::Tcp(text.parse().unwrap());
+        let by_name = host(Some("db"), HostAddress::Name("db".to_owned()));
+        let pinned = host(Some("db"), HostAddress::Address("10.0.0.2".to_owned()));
+        assert_eq!(tcp("10.0.0.2:7").pin(&by_name), pinned);
+        let scoped = host(None, HostAddress::Address("fe80::1%eth0".to_owned()));
+        let pinned = host(None, HostAddress::Address("fe80::1%3".to_owned()));
+        assert_eq!(tcp("[fe80::1%3]:7").pin(&scoped), pinned);
+        let socket = host(None, HostAddress::DefaultSocketDir);
+        assert_eq!(Address::Socket("/tmp/.s.PGSQL.7".to_owned()).pin(&socket), socket);
+    }
 }

@@ -53,7 +53,7 @@ impl From<AttemptError> for StartupError {
 /// How many settings a server may report before it is ready.
 const MAX_PARAMETERS: usize = 256;
 /// How many notices are kept.
-const MAX_NOTICES: usize = 32;
+const MAX_NOTICES: usize = 4;
 /// How much is received at once.
 const RECEIVE_LEN: usize = 8 << 10;
 
@@ -103,7 +103,7 @@ pub(super) async fn start(
         Authenticator::new(settings.user.clone(), password, channel, settings.channel_binding, require_auth);
     let mut session = Session {
         stream,
-        decoder: FrameDecoder::new(),
+        decoder: FrameDecoder::for_startup(),
         parameters: BTreeMap::new(),
         backend_key: None,
         notices: Vec::new(),
@@ -164,7 +164,8 @@ fn startup_packet(settings: &Settings, purpose: Purpose, out: &mut BytesMut) -> 
 
 impl Session {
     pub(super) fn into_parts(self) -> Parts {
-        let Session { stream, decoder, parameters, backend_key, notices } = self;
+        let Session { stream, mut decoder, parameters, backend_key, notices } = self;
+        decoder.allow_long_messages();
         Parts { stream, decoder, parameters, backend_key, notices }
     }
 

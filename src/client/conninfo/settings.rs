@@ -67,6 +67,9 @@ pub struct Settings {
 }
 
 /// TCP keepalives; `None` leaves the system's default.
+///
+/// Departure from libpq: where no option says anything of them they begin after a minute, come every 10 seconds, and
+/// the sixth that is lost ends the connection. The system's default would be two hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalives {
     /// Whether they are sent at all.
@@ -206,6 +209,17 @@ impl Settings {
         self.passfile = passfile;
         self.warnings.clear();
         self.warnings.extend(warning);
+    }
+
+    /// The same, but for the one host that a connection was made to: the further connections of a run must lead to the
+    /// same server, whatever it has become and whatever else is in the list.
+    pub fn pinned_to(&self, host: &HostSpec) -> Settings {
+        Settings {
+            hosts: vec![host.clone()],
+            load_balance_hosts: LoadBalanceHosts::Disable,
+            target_session_attrs: TargetSessionAttrs::Any,
+            ..self.clone()
+        }
     }
 
     /// The password for one host and database; `replication` is the database of a physical connection.
@@ -370,6 +384,15 @@ fn keepalives(resolved: &ConnInfo) -> Result<Keepalives, ConnInfoError> {
         Some(value) => parse_integer("keepalives", value)? != 0,
         None => true,
     };
+    let keywords = ["keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"];
+    if keywords.iter().all(|keyword| resolved.value(keyword).is_none()) {
+        return Ok(Keepalives {
+            enabled,
+            idle: Some(Duration::from_secs(60)),
+            interval: Some(Duration::from_secs(10)),
+            count: Some(6),
+        });
+    }
     Ok(Keepalives {
         enabled,
         idle: seconds(resolved, "keepalives_idle")?,

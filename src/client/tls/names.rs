@@ -48,9 +48,9 @@ pub(super) fn check_host(certificate: &Certificate, host: &str) -> Result<(), Ce
     }
     let Some((first, others)) = seen.split_first() else { return Err(CertificateProblem::NoName) };
     let shown = match others.len() {
-        0 => format!("\"{first}\""),
-        1 => format!("\"{first}\" (and 1 other name)"),
-        count => format!("\"{first}\" (and {count} other names)"),
+        0 => format!("\"{}\"", first.escape_debug()),
+        1 => format!("\"{}\" (and 1 other name)", first.escape_debug()),
+        count => format!("\"{}\" (and {count} other names)", first.escape_debug()),
     };
     Err(CertificateProblem::WrongHost { shown, host: host.to_owned() })
 }
@@ -152,6 +152,8 @@ mod tests {
             check_host(&certificate(Some("cn"), &["a", "b", "c"]), "host").unwrap_err().to_string(),
             "server certificate for \"a\" (and 2 other names) does not match host name \"host\""
         );
+        let commanding = check_host(&certificate(Some("\x1b[2J"), &[]), "host").unwrap_err().to_string();
+        assert!(commanding.contains("\"\\u{1b}[2J\""), "{commanding}");
         assert_eq!(check_host(&certificate(None, &[]), "host"), Err(CertificateProblem::NoName));
         let zero = check_host(&certificate(Some("host\0.evil"), &[]), "host");
         assert_eq!(zero, Err(CertificateProblem::ZeroByteInName));

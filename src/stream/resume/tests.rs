@@ -142,6 +142,9 @@ fn an_empty_directory_begins_at_the_slot_or_where_somebody_said() {
     assert_eq!(begin(&state, StartChoice::Refuse), Err(ResumeError::NoStart));
     assert_eq!(begin(&state, StartChoice::Current), Ok((2, at(20, 0), Lsn::INVALID)));
     assert_eq!(begin(&state, StartChoice::At(at(4, 7))), Ok((1, at(4, 0), Lsn::INVALID)));
+    let beyond = begin(&state, StartChoice::At(at(21, 7))).unwrap_err();
+    assert_eq!(beyond, ResumeError::StartBeyondServer { start_lsn: at(21, 0), flush_lsn: at(20, 0) });
+    assert_eq!(beyond.class(), ErrorClass::Operator);
     state.slot = SlotHold::Unknown;
     assert_eq!(begin(&state, StartChoice::At(at(4, 7))), Ok((1, at(4, 0), at(20, 0))));
     state.slot = SlotHold::From(SlotPosition { restart_lsn: at(7, 300), timeline: tli(2) });
@@ -175,4 +178,16 @@ fn the_floor_is_what_may_have_been_acknowledged() {
     // never begun at: the WAL from 5.4 on would be missing
     state.slot = SlotHold::From(SlotPosition { restart_lsn: at(7, 0), timeline: tli(1) });
     assert_eq!(floor(&state), (at(7, 0), true));
+}
+
+#[test]
+fn a_name_beyond_every_log_is_no_wal_file() {
+    let one = history(1, &[]);
+    let mut entries = directory(&["1/3"]);
+    entries.extend(
+        ["00000001FFFFFFFF00000FFF.partial", "00000001FFFFFFFF00000FFF"]
+            .map(|name| DiskEntry { name: name.to_owned(), len: MIB }),
+    );
+    let point = find_start(&entries, &server(&one), StartChoice::Refuse).unwrap();
+    assert_eq!((point.start_lsn, point.strays), (at(4, 0), Vec::new()));
 }

@@ -99,6 +99,8 @@ async fn nonsense_is_not_the_protocol() {
         (&[b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice()][..], "received invalid response from server"),
         (&[b"R\xff\xff\xff\xff".as_slice()], "is too long"),
         (&[b"R\0\0\0\x03".as_slice()], "invalid length"),
+        (&[b"E\0\x01\0\0".as_slice()], "is too long"),
+        (&[b"N\0\x01\0\0".as_slice()], "is too long"),
         (&[b"Z\0\0\0\x05I".as_slice()], "unexpected ReadyForQuery message"),
         (&[b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0".as_slice()], "downgrade to a higher-numbered version"),
         (&[b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0".as_slice()], "asks for no changes"),

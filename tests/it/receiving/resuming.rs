@@ -60,7 +60,7 @@ fn killed_at_any_moment_it_loses_nothing_acknowledged() {
 #[ignore = "two minutes; run by make torture"]
 fn killed_a_hundred_times_it_loses_nothing_acknowledged() {
     require_server!();
-    kill_again_and_again(100, 1000);
+    kill_again_and_again(100, 400);
 }
 
 fn kill_again_and_again(times: usize, longest_ms: u64) {

@@ -1,6 +1,8 @@
 //! What can break on the way, and what then holds: cut and silent connections, disks that fail, fill up or are slow.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use super::harness::{
     make_wal, peak_memory, receive, streaming, wal_files, without_slot,
 };
 use crate::support::faults::{SmallDisk, injecting};
-use crate::support::{Direction, Ending, Proxy};
+use crate::support::{Direction, Ending, Proxy, TestDir};
 use crate::{require_program, require_root, require_server};
 
 #[test]
@@ -226,7 +228,7 @@ fn memory_stays_small_over_a_gigabyte() {
     require_program!("strace");
     let primary = keeping_wal(16).start();
     let received = directory(&primary);
-    catch_up_slowly(&primary, &received, 1024, "fdatasync:delay_exit=1000000");
+    catch_up_slowly(&primary, &received, 1024, "fdatasync:delay_exit=200000");
 }
 
 fn catch_up_slowly(primary: &crate::support::Cluster, received: &Path, megabytes: u32, fault: &str) {
@@ -243,4 +245,27 @@ fn catch_up_slowly(primary: &crate::support::Cluster, received: &Path, megabytes
     receiver.wait().succeeded();
     assert!(peak > 1 << 20 && peak < 64 << 20, "{} MiB", peak >> 20);
     assert_same_as(&[primary], received);
+}
+
+#[test]
+fn a_server_that_lets_us_in_and_says_no_more_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut received = [0; 4096];
+            let _ = stream.read(&mut received);
+            let _ = stream.write_all(b"R\0\0\0\x08\0\0\0\0S\0\0\0\x18server_version\x0017.0\0Z\0\0\0\x05I");
+            while stream.read(&mut received).is_ok_and(|len| len > 0) {}
+        }
+    });
+    let directory = TestDir::new();
+    let received = directory.subdir("received", 0o700);
+    let conninfo = format!("host=127.0.0.1 port={port} user=u sslmode=disable");
+    for (more, doing) in [(&["--create-slot"][..], "create replication slot"), (&[], "identify the server")] {
+        let tool = without_slot(&conninfo, &received).args(["--slot", "s"]);
+        let outcome = tool.args(["--receive-timeout", "1", "-n"]).args(more).run().exited(1);
+        assert!(outcome.stderr.contains(doing), "{outcome}");
+        assert!(outcome.stderr.contains("server was silent for 1 s"), "{outcome}");
+    }
 }

@@ -11,6 +11,7 @@ pub(crate) mod faults;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod rewriting;
+pub(crate) mod scripted;
 pub(crate) mod servers;
 pub(crate) mod tls;
 pub(crate) mod tool;

@@ -159,6 +159,33 @@ fn passwords_come_from_the_string_or_the_file() {
 }
 
 #[test]
+fn keepalives_have_a_default_of_our_own_unless_anything_is_said_of_them() {
+    let seconds = |seconds| Some(std::time::Duration::from_secs(seconds));
+    let of = |string: &str| settings(string).keepalives;
+    let ours = Keepalives { enabled: true, idle: seconds(60), interval: seconds(10), count: Some(6) };
+    assert_eq!(of("host=h"), ours);
+    let said = Keepalives { enabled: true, idle: seconds(5), interval: None, count: None };
+    assert_eq!(of("host=h keepalives_idle=5"), said);
+    assert!(!of("host=h keepalives=0").enabled);
+}
+
+#[test]
+fn pinned_settings_know_one_host_and_ask_no_more_than_that() {
+    let file = "b:2:*:u:second\n*:*:*:u:other\n";
+    let environment = FakeEnvironment::default().with_file("/home/me/.pgpass", 0o600, file);
+    let string = "host=a,b port=1,2 user=u target_session_attrs=standby load_balance_hosts=random";
+    let settings = resolve(string, &environment).unwrap();
+    let address = HostAddress::Address("10.0.0.2".to_owned());
+    let host = HostSpec { address, ..settings.hosts[1].clone() };
+    let pinned = settings.pinned_to(&host);
+    assert_eq!(pinned.hosts, [host]);
+    assert_eq!(pinned.target_session_attrs, TargetSessionAttrs::Any);
+    assert_eq!(pinned.load_balance_hosts, LoadBalanceHosts::Disable);
+    let password = pinned.password_for(&pinned.hosts[0], "d").unwrap();
+    assert_eq!(password.expose(), "second");
+}
+
+#[test]
 fn a_password_file_that_others_can_read_is_told_of_and_not_used() {
     let environment = FakeEnvironment::default().with_file("/home/me/.pgpass", 0o644, "*:*:*:*:p");
     let settings = resolve("host=h", &environment).unwrap();

@@ -1,0 +1,106 @@
+use tokio::io::AsyncWriteExt;
+
+use super::*;
+use crate::client::BackupStep;
+use crate::client::conninfo::HostAddress;
+use crate::pg::SlotName;
+use crate::wire::command::{BaseBackup, CheckpointMode, DropWhenActive};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn connected() -> (Connection, tokio::io::DuplexStream) {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let parameters = BTreeMap::from([("server_version".to_owned(), "17.0".to_owned())]);
+    let host = HostSpec { name: None, address: HostAddress::DefaultSocketDir, port: 5432 };
+    (Connection::new(Box::new(ours), FrameDecoder::new(), parameters, host).unwrap(), theirs)
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    [&[tag], &(body.len() as u32 + 4).to_be_bytes()[..], body].concat()
+}
+
+fn row(values: &[Option<&str>]) -> Vec<u8> {
+    let mut body = (values.len() as u16).to_be_bytes().to_vec();
+    for value in values {
+        body.extend(value.map_or(-1, |value| value.len() as i32).to_be_bytes());
+        body.extend(value.unwrap_or_default().as_bytes());
+    }
+    message(b'D', &body)
+}
+
+fn is_silent<T>(result: &Result<T, ClientError>) -> bool {
+    matches!(result, Err(ClientError::Silent { .. }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_is_given_up() {
+    let (mut connection, theirs) = connected();
+    connection.set_answer_timeout(Some(MINUTE));
+    let begun = Instant::now();
+    assert!(is_silent(&connection.identify_system().await));
+    assert_eq!(begun.elapsed(), MINUTE);
+    drop(theirs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_is_not_silence() {
+    let (mut connection, mut theirs) = connected();
+    connection.set_answer_timeout(Some(MINUTE));
+    let answer = [message(b'T', b"\0\0"), message(b'Z', b"I")].concat();
+    let slowly = async {
+        for byte in answer {
+            tokio::time::sleep(MINUTE / 2).await;
+            theirs.write_all(&[byte]).await.unwrap();
+        }
+    };
+    let (result, ()) = tokio::join!(connection.query("SHOW x", "SHOW"), slowly);
+    assert_eq!(result.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_take_long_is_waited_for() {
+    let (mut connection, theirs) = connected();
+    connection.set_answer_timeout(Some(MINUTE));
+    let slot: SlotName = "s".parse().unwrap();
+    let drop_slot = connection.drop_slot(&slot, DropWhenActive::Wait);
+    assert!(tokio::time::timeout(100 * MINUTE, drop_slot).await.is_err());
+    drop(theirs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_may_begin_late_and_then_be_silent_for_some_minutes() {
+    let (mut connection, mut theirs) = connected();
+    connection.set_answer_timeout(Some(MINUTE));
+    let answer = async {
+        tokio::time::sleep(30 * MINUTE).await;
+        let done = message(b'C', b"SELECT\0");
+        let set = |row| [message(b'T', b"\0\0"), row, done.clone()].concat();
+        theirs.write_all(&set(row(&[Some("0/1"), Some("1")]))).await.unwrap();
+        theirs.write_all(&set(row(&[None, None, None]))).await.unwrap();
+        theirs.write_all(&message(b'H', b"\0\0\0")).await.unwrap();
+        tokio::time::sleep(4 * MINUTE).await;
+        theirs.write_all(&message(b'd', b"x")).await.unwrap();
+        theirs
+    };
+    let request = BaseBackup {
+        label: String::new(),
+        estimate_size: false,
+        checkpoint: CheckpointMode::Spread,
+        include_wal: false,
+        wait_for_archive: false,
+        max_rate_kb: None,
+        tablespace_map: false,
+        verify_checksums: true,
+        manifest: None,
+        incremental: false,
+    };
+    let backup = async {
+        let mut backup = connection.base_backup(&request).await.unwrap();
+        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyBegin));
+        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyData(_)));
+        let begun = Instant::now();
+        assert!(is_silent(&backup.next().await));
+        assert_eq!(begun.elapsed(), 5 * MINUTE);
+    };
+    tokio::join!(backup, answer);
+}

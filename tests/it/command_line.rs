@@ -1,0 +1,211 @@
+//! What a shell, a terminal or a script may do to the program, and what it can rely on.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::cloning::{beside_the_primary, create};
+use crate::support::servers::{find_program, open_to_all};
+use crate::support::{Cluster, Tool, wait_until};
+use crate::{require_program, require_server};
+
+const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
+
+/// A primary whose copy takes some seconds with [`slowly`].
+fn primary() -> Cluster {
+    let cluster = Cluster::new();
+    cluster.psql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 200000) i; CHECKPOINT");
+    cluster
+}
+
+fn slowly(primary: &Cluster, directory: &Path) -> Tool {
+    create(primary, directory).args(["--max-rate", "8M"])
+}
+
+#[test]
+fn a_hangup_and_a_quit_take_everything_back() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let before = beside_the_primary(&primary);
+    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::QUIT, "SIGQUIT")] {
+        let mut run = slowly(&primary, &directory).spawn();
+        run.wait_for_stderr("base backup starts");
+        run.signal(signal);
+        run.wait().exited(1).complains(&format!("interrupted by {name}"));
+        assert_eq!(primary.psql(SLOTS), "0", "{name}");
+        assert_eq!(beside_the_primary(&primary), before, "{name}");
+    }
+}
+
+#[test]
+fn a_terminal_that_goes_away_takes_everything_back() {
+    require_server!();
+    require_program!("python3");
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let before = beside_the_primary(&primary);
+    // the terminal is closed under the program; its end is waited for, and shown
+    let script = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+shown = b""
+while b"base backup starts" not in shown:
+    shown += os.read(terminal, 1024)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+    let outcome = under_python(slowly(&primary, &directory), script).run().succeeded();
+    assert_eq!(outcome.stdout.trim(), "1", "{outcome}");
+    assert_eq!(primary.psql(SLOTS), "0");
+    assert_eq!(beside_the_primary(&primary), before);
+}
+
+#[test]
+fn nohup_is_heeded() {
+    require_server!();
+    require_program!("nohup");
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let mut run = slowly(&primary, &directory).under(find_program("nohup").unwrap(), []).spawn();
+    run.wait_for_stderr("base backup starts");
+    run.signal(Signal::HUP);
+    run.wait().succeeded();
+    assert!(directory.join("PG_VERSION").exists());
+}
+
+#[test]
+fn an_interruption_does_not_wait_for_pg_ctl() {
+    require_server!();
+    let primary = Cluster::new();
+    let directory = primary.dir().join("standby");
+    let programs = primary.dir().subdir("socket_bin", 0o755);
+    std::os::unix::fs::symlink(primary.bin_dir().join("postgres"), programs.join("postgres")).unwrap();
+    primary.dir().file("socket_bin/pg_ctl", 0o755, "#!/bin/sh\ntouch $0.began\nexec sleep 20\n");
+    let run = create(&primary, &directory).args(["--start", "--bindir"]).arg(&programs).spawn();
+    let began = programs.join("pg_ctl.began");
+    wait_until("pg_ctl runs", || began.exists());
+    let asked = std::time::Instant::now();
+    run.interrupt();
+    run.wait().exited(1).complains("interrupted by SIGINT; the standby in");
+    assert!(asked.elapsed().as_secs() < 10, "it took {:?}", asked.elapsed());
+    assert!(directory.join("PG_VERSION").exists());
+}
+
+#[test]
+fn a_password_prompt_can_be_answered_and_left() {
+    require_server!();
+    require_program!("python3");
+    let primary = Cluster::builder()
+        .hba("host replication rose 127.0.0.1/32 scram-sha-256")
+        .hba("host all rose 127.0.0.1/32 reject")
+        .start();
+    primary.create_role("rose", "REPLICATION", Some("right"));
+    let conninfo = format!("host=127.0.0.1 port={} user=rose", primary.port());
+    let clone = |more: &[&str]| {
+        let tool = Tool::pgwake().args(["standby", "create", "-d", &conninfo, "--slot", "standby1", "-D"]);
+        tool.arg(primary.dir().join("standby")).args(more).by_server_user()
+    };
+    let receive = |more: &[&str]| {
+        let tool = Tool::pgwake().args(["receive", "-d", &conninfo, "-D"]);
+        tool.arg(primary.dir().join("received")).args(more).by_server_user()
+    };
+    // how it ended, and whether the terminal shows again what is typed
+    for (tool, typed, ended) in [
+        (clone(&["--dry-run"]), "right\\n", "0 True"),
+        (clone(&["--dry-run", "-W"]), "right\\n", "0 True"),
+        (clone(&["--dry-run"]), "\\x03", "1 True"),
+        (clone(&["-W"]), "hal\\x03", "1 True"),
+        (clone(&["-W"]), "\\x1c", "1 True"),
+        (clone(&["-W"]), "\\x04", "1 True"),
+        (receive(&[]), "\\x03", "1 True"),
+        (receive(&["-W"]), "\\x03", "1 True"),
+    ] {
+        let script = r#"
+import fcntl, os, sys, termios
+terminal, kept = os.openpty()
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    fcntl.ioctl(kept, termios.TIOCSCTTY, 0)
+    for fd in range(3):
+        os.dup2(kept, fd)
+    os.execv(sys.argv[1], sys.argv[1:])
+shown = b""
+while b"Password for user rose: " not in shown:
+    shown += os.read(terminal, 1024)
+while termios.tcgetattr(kept)[3] & termios.ECHO:
+    pass
+os.write(terminal, b"TYPED")
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(code, bool(termios.tcgetattr(kept)[3] & termios.ECHO))
+sys.stderr.buffer.write(os.read(terminal, 65536))
+"#;
+        let outcome = under_python(tool, &script.replace("TYPED", typed)).run().succeeded();
+        assert_eq!(outcome.stdout.trim(), ended, "{typed}: {outcome}");
+        let interrupted = typed.ends_with("x03") || typed.ends_with("x1c");
+        assert_eq!(outcome.stderr.contains("while a password was asked for"), interrupted, "{outcome}");
+        assert!(!outcome.stderr.contains("hal") && !outcome.stderr.contains("right"), "{outcome}");
+    }
+}
+
+#[test]
+fn nobody_need_read_what_it_says() {
+    require_server!();
+    require_program!("sh");
+    let primary = Cluster::new();
+    for more in [&["--dry-run"][..], &["--dry-run", "--json"], &[]] {
+        let closed = ["-c", "exec 9>&1; { \"$@\"; echo $? >&9; } | true", "sh"].map(Into::into);
+        let tool = create(&primary, &primary.dir().join("standby")).args(more);
+        let outcome = tool.under(find_program("sh").unwrap(), closed).run();
+        assert_eq!(outcome.stdout.trim(), "0", "{more:?}: {outcome}");
+        assert!(!outcome.stderr.contains("panicked"), "{more:?}: {outcome}");
+    }
+    // no log line is worth more than the work
+    std::fs::remove_dir_all(primary.dir().join("standby")).unwrap();
+    let deaf = ["-c", "exec 2>/dev/full; exec \"$@\"", "sh"].map(Into::into);
+    let tool = create(&primary, &primary.dir().join("standby")).arg("--use-existing-slot");
+    tool.under(find_program("sh").unwrap(), deaf).run().succeeded();
+}
+
+#[test]
+fn a_path_that_is_not_utf_8_is_told_as_json() {
+    require_server!();
+    let primary = Cluster::new();
+    let directory = primary.dir().path().join(OsStr::from_bytes(b"n\xff"));
+    for more in [&["--dry-run"][..], &[]] {
+        let outcome = create(&primary, &directory).arg("--json").args(more).run().succeeded();
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+        assert!(report["directory"].as_str().unwrap().ends_with("n\u{fffd}"), "{outcome}");
+    }
+}
+
+#[test]
+fn a_program_hears_of_a_usage_error() {
+    for args in [
+        &["standby", "create", "--json"][..],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--waldir", "relative", "--json"],
+        &["standby", "create", "-D", "/x", "--slot", "a", "--json", "-d", "hots=typo"],
+        &["receive", "--json", "-D", "/x", "-d", "sslmode=maybe"],
+        &["receive", "-D", "/x", "--start", "yesterday", "--json"],
+    ] {
+        let outcome = Tool::pgwake().args(args).run().exited(2);
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+        assert_eq!(report["error"]["exit_code"], 2, "{outcome}");
+        let message = report["error"]["message"].as_str().unwrap();
+        assert!(outcome.stderr.starts_with(&format!("error: {message}\n")), "{outcome}");
+    }
+}
+
+/// A Python script with the program's command line as its arguments.
+fn under_python(tool: Tool, script: &str) -> Tool {
+    // one that the servers' user can run too
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let pythons = std::env::split_paths(&path).map(|directory| directory.join("python3"));
+    let python = pythons.filter(|python| python.is_file()).find(|python| open_to_all(python));
+    tool.under(python.unwrap_or_else(|| "python3".into()), ["-c".into(), script.into()])
+}
