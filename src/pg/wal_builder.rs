@@ -33,6 +33,12 @@ impl WalBuilder {
         WalBuilder { system_identifier, segment_size, format, timeline, start_lsn, bytes, previous_lsn }
     }
 
+    /// WAL of another format than the newest's.
+    pub fn with_format(mut self, format: WalFormat) -> Self {
+        self.format = format;
+        self
+    }
+
     /// What there is.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -70,7 +76,7 @@ impl WalBuilder {
         assert!(at < self.bytes.len() as u64, "a record that is broken off crosses into another page");
         self.bytes.truncate(at as usize);
         self.previous_lsn = whole.previous_lsn;
-        self.page_header(0x0008, 0);
+        self.page_header(self.format.broken_off_flag, 0);
         self.append_record(0, 0xd0, &[0xff, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 

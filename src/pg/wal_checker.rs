@@ -9,7 +9,7 @@
 //! * Where a crash broke a record off, the page must begin with the record that says so, and is taken only there.
 //!
 //! The verdict on a prefix of the bytes does not depend on how it was cut. Padding between records carries
-//! nothing and is not looked at, nor is the flag for full-page images in page headers.
+//! nothing and is not looked at, nor is, up to 18, the flag for full-page images in page headers.
 
 use super::version::WalFormat;
 use super::wal_page::{LONG_PAGE_HEADER_LEN, SHORT_PAGE_HEADER_LEN, WalPageHeader, WalSegmentHeader, take};
@@ -247,7 +247,7 @@ impl WalChecker {
             _ => None,
         };
         let found = page.remaining_len;
-        if page.breaks_record_off() {
+        if page.breaks_record_off(format) {
             if page.continues_record() || !(is_beginning || left.is_some()) {
                 return Err(WalErrorKind::BreakOff);
             }

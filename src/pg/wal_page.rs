@@ -18,11 +18,6 @@ pub const LONG_PAGE_HEADER_LEN: usize = 40;
 const FIRST_IS_CONTINUED: u16 = 0x0001;
 /// The header is a long one (`XLP_LONG_HEADER`).
 const LONG_HEADER: u16 = 0x0002;
-/// The page should have begun with the rest of a record, but that was lost in a crash
-/// (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
-const FIRST_IS_OVERWRITE: u16 = 0x0008;
-/// `XLP_ALL_FLAGS`; 0x0004 says something about full-page images, which nothing here depends on.
-const ALL_FLAGS: u16 = 0x000f;
 
 /// What every page's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +63,8 @@ impl WalPageHeader {
     }
 
     /// Whether the record that should go on here was broken off by a crash, and is void.
-    pub fn breaks_record_off(&self) -> bool {
-        self.info & FIRST_IS_OVERWRITE != 0
+    pub fn breaks_record_off(&self, format: WalFormat) -> bool {
+        self.info & format.broken_off_flag != 0
     }
 
     /// The checks that need no page before this one. `is_first`: the page is its segment's first.
@@ -81,7 +76,7 @@ impl WalPageHeader {
     ) -> Result<WalFormat, WalErrorKind> {
         let format = WalFormat::of_magic(self.magic).ok_or(WalErrorKind::Magic { found: self.magic })?;
         let is_long = self.info & LONG_HEADER != 0;
-        if self.info & !ALL_FLAGS != 0 || is_long != is_first {
+        if self.info & !format.page_flags != 0 || is_long != is_first {
             return Err(WalErrorKind::PageFlags { found: self.info });
         }
         if self.page_lsn != lsn {
@@ -146,8 +141,8 @@ mod tests {
     fn reads_a_servers_header() {
         let lsn = Lsn::new(1 << 24);
         let page = WalPageHeader::parse(&take(&LONG, 0));
-        assert!(page.check(lsn, true, TimelineId::FIRST).is_ok());
-        assert!(!page.continues_record() && !page.breaks_record_off());
+        let format = page.check(lsn, true, TimelineId::FIRST).unwrap();
+        assert!(!page.continues_record() && !page.breaks_record_off(format));
         let segment = WalSegmentHeader::parse(&LONG);
         assert_eq!((segment.segment_len, segment.page_len), (1 << 24, 8192));
         assert_eq!(segment.check(segment.system_identifier, WalSegmentSize::DEFAULT), Ok(()));

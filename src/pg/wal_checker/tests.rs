@@ -63,6 +63,12 @@ fn varied_with(extra: impl Fn(&mut WalBuilder)) -> WalBuilder {
 fn takes_what_servers_write() {
     let wal = varied();
     assert_eq!(check(wal.bytes()), Ok(wal.end_lsn()));
+    for format in WalFormat::ALL {
+        let mut wal = builder().with_format(format);
+        wal.broken_off_record(&vec![2; 30_000], 9_000);
+        wal.record(b"next");
+        assert_eq!(check(wal.bytes()), Ok(wal.end_lsn()), "{:04X}", format.magic);
+    }
 }
 
 #[test]
@@ -202,9 +208,9 @@ fn pages_must_continue_what_is_unfinished_and_nothing_else() {
     assert_eq!(damaged(8192 + 2, 0), WalErrorKind::NotContinued);
     assert!(matches!(damaged(8192 + 16, 0), WalErrorKind::ContinuationLen { .. }));
     assert_eq!(damaged(2 * 8192 + 2, 1), WalErrorKind::UnexpectedContinuation);
-    assert_eq!(damaged(2 * 8192 + 2, 8), WalErrorKind::BreakOff);
+    assert_eq!(damaged(2 * 8192 + 2, 4), WalErrorKind::BreakOff);
     // breaking off without the record that says so
-    assert_eq!(damaged(8192 + 2, 9), WalErrorKind::BreakOff);
+    assert_eq!(damaged(8192 + 2, 5), WalErrorKind::BreakOff);
     assert!(check(wal.bytes()).is_ok());
 }
 
@@ -231,7 +237,7 @@ fn every_flipped_bit_is_found() {
     let mut tried = 0;
     while tried < 3000 {
         let (offset, bit) = (random.usize(..bytes.len() - 50_000), random.u32(..8));
-        if !records[offset] || (offset % 8192 == 2 && bit == 2) {
+        if !records[offset] {
             continue;
         }
         tried += 1;
