@@ -5,6 +5,8 @@ use std::hint::black_box;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pgwake::backup::tar_stream::{TarEvent, TarStream};
+use pgwake::pg::wal_builder::WalBuilder;
+use pgwake::pg::{Lsn, SystemIdentifier, TimelineId, WalChecker, WalSegmentSize};
 use pgwake::wire::backend::BackendMessage;
 use pgwake::wire::frame::FrameDecoder;
 use pgwake::wire::replication::ReplicationMessage;
@@ -105,5 +107,41 @@ fn checksums(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, frames, tar_members, checksums);
+/// Records as OLTP makes them (mostly 60 to 200 bytes), and as a load with full-page images does.
+fn wal_records(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("WAL check");
+    let (system_identifier, size) = (SystemIdentifier::new(1), WalSegmentSize::DEFAULT);
+    let start_lsn = Lsn::new(size.as_u64());
+    let timeline = TimelineId::FIRST;
+    for (name, body_len, image_every) in
+        [("records of 60 to 200 bytes", 36..176, usize::MAX), ("with full-page images", 36..176, 6)]
+    {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut wal = WalBuilder::new(system_identifier, size, timeline, start_lsn);
+        for number in 1.. {
+            let image_len = if number % image_every == 0 { 8000 } else { 0 };
+            let body: Vec<u8> =
+                (0..random.usize(body_len.clone()) + image_len).map(|_| random.u8(..)).collect();
+            wal.record(&body);
+            if wal.bytes().len() > 15 << 20 {
+                break;
+            }
+        }
+        group.throughput(Throughput::Bytes(wal.bytes().len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut checker = WalChecker::new(system_identifier, size, timeline, start_lsn);
+                let mut lsn = start_lsn;
+                for piece in wal.bytes().chunks(128 << 10) {
+                    checker.push(lsn, piece).expect("the WAL is valid");
+                    lsn = lsn + piece.len() as u64;
+                }
+                black_box(checker.checked_lsn())
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, frames, tar_members, checksums, wal_records);
 criterion_main!(benches);

@@ -7,10 +7,11 @@
 //!           frames   decides, no I/O           makes durable   what is durable, and where
 //! ```
 //!
-//! Modules depend one way: `cli` → {`standby`, `backup`, `stream`} → {`client`, `sink`} → [`wire`] → [`pg`].
+//! Modules depend one way: `cli` → {`standby`, `backup`, `stream`, [`archive`]} → {`client`, `sink`} → [`wire`] → [`pg`].
 //! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
 //! thread: bytes and time are its arguments.
 
+pub mod archive;
 pub mod backup;
 #[doc(hidden)]
 pub mod cli;

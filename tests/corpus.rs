@@ -98,6 +98,11 @@ fn control_file() {
 }
 
 #[test]
+fn wal() {
+    replay("wal", pg::fuzzing::fuzz_wal);
+}
+
+#[test]
 fn no_target_is_forgotten() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
     let source = include_str!("corpus.rs");

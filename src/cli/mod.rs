@@ -11,6 +11,7 @@ mod report;
 mod signals;
 mod standby_create;
 mod values;
+mod wal_verify;
 
 use std::process::ExitCode;
 
@@ -51,11 +52,20 @@ enum Command {
     #[command(subcommand)]
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
+    /// Look after received WAL
+    #[command(subcommand)]
+    Wal(WalCommand),
 }
 
 #[derive(Debug, Subcommand)]
 enum StandbyCommand {
     Create(Box<standby_create::CreateArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+enum WalCommand {
+    /// Check a directory of received WAL: every file, every record, every timeline
+    Verify(wal_verify::VerifyArgs),
 }
 
 /// Runs the program with the process's arguments.
@@ -78,6 +88,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
         Command::Receive(args) => receive::run(&args).into(),
+        Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::ErrorClass;
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
 use crate::pg::{Lsn, SlotName};
+use crate::sink::RecordCheck;
 use crate::stream::{
     Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, ServerConnector, StartChoice, StreamOptions,
     receive_into,
@@ -25,6 +26,7 @@ use crate::wire::server_error::SqlState;
 /// Receive WAL into a directory, durably, and tell the primary how far
 ///
 /// Writes segments as the primary does, the one in progress with .partial behind its name, and timeline histories.
+/// Checks every WAL page header and record checksum first, and ends with exit code 3 when one is wrong.
 /// Reports as written what has arrived, as flushed what is durable here, and nothing as applied. Goes on after the loss
 /// of the connection, and after a failover on the new timeline. Ends with exit code 0 when a signal stops it.
 #[derive(Debug, Args)]
@@ -66,6 +68,10 @@ pub(super) struct ReceiveArgs {
     /// Take a primary for lost that is silent for so long (0: never)
     #[arg(help_heading = "More options", long, value_name = "SECONDS", default_value_t = 60)]
     receive_timeout: u32,
+
+    /// Write WAL without checking page headers and record checksums first
+    #[arg(long)]
+    no_verify_records: bool,
 
     /// Print the outcome as JSON
     #[arg(help_heading = "More options", long)]
@@ -286,6 +292,7 @@ impl ReceiveArgs {
                 slot: self.slot.clone(),
                 status_interval: Duration::from_secs(self.status_interval.into()),
                 receive_timeout: Duration::from_secs(self.receive_timeout.into()),
+                record_check: if self.no_verify_records { RecordCheck::Off } else { RecordCheck::On },
             },
             start: self.start.or(made).unwrap_or_default(),
             stop_lsn: self.endpos,

@@ -63,6 +63,12 @@ pub(super) fn print(text: &str) {
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
+/// Prints a result for people.
+pub(super) fn print_text(text: &str) {
+    // when standard output is closed there is nobody to tell
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 #[derive(Debug, Serialize)]
 struct Report {
     message: String,

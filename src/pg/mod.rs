@@ -13,6 +13,11 @@ mod segment;
 mod slot_name;
 mod timeline;
 pub mod version;
+#[doc(hidden)]
+pub mod wal_builder;
+mod wal_checker;
+pub mod wal_page;
+pub mod wal_record;
 
 pub use control_file::ControlFile;
 pub use identifier::{ParseSystemIdentifierError, SystemIdentifier};
@@ -26,3 +31,5 @@ pub use timeline::{
     ParseTimelineIdError, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, TimelineId,
 };
 pub use version::ServerVersion;
+pub use wal_checker::WalChecker;
+pub use wal_record::{WalError, WalErrorKind};

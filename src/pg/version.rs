@@ -83,6 +83,56 @@ impl ServerVersion {
     }
 }
 
+/// How WAL is written, by the magic number of its pages (`XLOG_PAGE_MAGIC`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalFormat {
+    /// The number.
+    pub magic: u16,
+    /// The longest record in bytes: `XLogRecordMaxSize` from 16 on, before that what the reader can allocate.
+    pub max_record_len: u32,
+    /// `XLP_FIRST_IS_OVERWRITE_CONTRECORD`: a crash has broken off the record that should go on in this page. 19 moved
+    /// it to where a flag about full-page images had been.
+    pub broken_off_flag: u16,
+    /// `XLP_ALL_FLAGS`.
+    pub page_flags: u16,
+}
+
+impl WalFormat {
+    /// One format for each major from 13 to 19.
+    pub const ALL: [WalFormat; 7] = [
+        Self::like_13(0xd106),
+        Self::like_13(0xd10d),
+        Self::like_13(0xd110),
+        Self::like_16(0xd113),
+        Self::like_16(0xd116),
+        Self::like_16(0xd118),
+        Self::like_19(0xd122),
+    ];
+
+    /// Numbers above the newest known one that a server may come with: it is tried as the newest one.
+    const NEWER: std::ops::RangeInclusive<u16> = 0xd123..=0xd1ff;
+
+    const fn like_13(magic: u16) -> Self {
+        WalFormat { magic, max_record_len: 0x3fff_ffff, broken_off_flag: 0x0008, page_flags: 0x000f }
+    }
+
+    const fn like_16(magic: u16) -> Self {
+        WalFormat { max_record_len: 1020 << 20, ..Self::like_13(magic) }
+    }
+
+    const fn like_19(magic: u16) -> Self {
+        WalFormat { broken_off_flag: 0x0004, page_flags: 0x0007, ..Self::like_16(magic) }
+    }
+
+    /// The format with this number, if servers have it.
+    pub fn of_magic(magic: u16) -> Option<Self> {
+        if Self::NEWER.contains(&magic) {
+            return Some(Self::like_19(magic));
+        }
+        Self::ALL.into_iter().find(|format| format.magic == magic)
+    }
+}
+
 impl fmt::Display for ServerVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
@@ -135,6 +185,15 @@ mod tests {
         }
         for text in ["", "devel", ".1", "99999"] {
             assert!(text.parse::<ServerVersion>().is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn newer_wal_formats_are_tried_and_unknown_ones_refused() {
+        assert!(WalFormat::ALL.iter().all(|format| WalFormat::of_magic(format.magic) == Some(*format)));
+        assert!(WalFormat::of_magic(0xd123).is_some());
+        for magic in [0, 0xd101, 0xd111, 0xd200, 0xffff] {
+            assert_eq!(WalFormat::of_magic(magic), None, "{magic:04X}");
         }
     }
 

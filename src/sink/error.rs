@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::ErrorClass;
-use crate::pg::{Lsn, SystemIdentifier, TimelineId};
+use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalError};
 
 /// The step that failed, as the words after "could not".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,9 @@ pub enum SinkError {
         /// The first byte that differs.
         lsn: Lsn,
     },
+    /// The stream is not what a server can have written.
+    #[error("the server sent WAL that is not valid")]
+    InvalidWal(#[source] WalError),
     /// A file has a length that it can never have here: a finished segment that is not one segment long, or an
     /// unfinished one that is longer.
     #[error("file \"{}\" has {len} bytes, where a segment has {segment_len}", path.display())]
@@ -153,6 +156,7 @@ impl SinkError {
             | SinkError::OtherSegmentSize { .. }
             | SinkError::DamagedStamp { .. }
             | SinkError::Diverged { .. }
+            | SinkError::InvalidWal(_)
             | SinkError::WrongLength { .. }
             | SinkError::HistoryDiffers { .. } => ErrorClass::Integrity,
             SinkError::ThreadEnded | SinkError::NotContiguous { .. } | SinkError::OutOfOrder { .. } => {

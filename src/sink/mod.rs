@@ -27,6 +27,6 @@ pub use error::{Operation, SinkError};
 pub use flushed::FlushedLsn;
 pub use queue::{Batch, SinkCommand, SinkLimits};
 pub use real_disk::RealDisk;
-pub use segment_writer::{Layout, SegmentWriter};
+pub use segment_writer::{Layout, RecordCheck, SegmentWriter};
 pub use stamp::ClusterStamp;
 pub use thread::{Sink, SinkEvent, SinkThread};

@@ -12,6 +12,12 @@
 //!   zero where a crash lost it; anything else means that two servers wrote one timeline, and is an error.
 //!   Equal bytes are written all the same, because after a failed fsync the page cache shows bytes that the
 //!   disk never got, as clean pages that no later fsync would write. Writing makes them dirty again.
+//! * WAL is checked before it is written (see [`WalChecker`]), when that is wanted. Here, because the bytes are
+//!   about to be copied by the write, which finds them in the processor's cache then; and because this is the
+//!   sink's thread, so that the socket's goes on meanwhile. What does not check fails the batch that it came in:
+//!   of that nothing is written, and nothing acknowledged. A record longer than a batch is written, and may be
+//!   acknowledged, piece by piece before its checksum comes at its end: a server that shuts down, or a standby
+//!   that stopped in the middle of a record, waits for all that it has sent.
 //! * Any failure poisons the writer. What is durable is then found out anew, from the disk, by the next one.
 
 use bytes::Bytes;
@@ -20,7 +26,7 @@ use super::disk::{Disk, DiskEntry, OpenMode};
 use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
 use super::stamp::ClusterStamp;
-use crate::pg::{Lsn, TimelineId, WalFileName, WalSegment, WalSegmentSize};
+use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalChecker, WalFileName, WalSegment, WalSegmentSize};
 
 /// What the files are called, and what lies beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,16 @@ pub enum Layout {
     /// `pg_wal` of a data directory that no server has started on yet, as `pg_basebackup -X stream` fills it:
     /// final names at once, full length, and `archive_status/*.done` for what need not be archived again.
     PgWal,
+}
+
+/// Whether WAL is checked before it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RecordCheck {
+    /// Page headers and the checksum of every record.
+    #[default]
+    On,
+    /// Nothing: whatever comes is written.
+    Off,
 }
 
 /// The synchronous heart of the sink: segments on a [`Disk`], and what of them is durable.
@@ -44,6 +60,9 @@ pub struct SegmentWriter<D: Disk> {
     directory_dirty: bool,
     poisoned: bool,
     comparison: Vec<u8>,
+    record_check: RecordCheck,
+    system_identifier: Option<SystemIdentifier>,
+    checker: Option<WalChecker>,
     _lock: Option<D::File>,
 }
 
@@ -79,7 +98,7 @@ const LOCK_FILE_NAME: &str = ".pgwake.lock";
 const ARCHIVE_STATUS: &str = "archive_status";
 
 impl<D: Disk> SegmentWriter<D> {
-    /// A writer for the directory. An archive is locked until the writer is dropped.
+    /// A writer for the directory, which checks no WAL. An archive is locked until the writer is dropped.
     pub fn open(disk: D, layout: Layout) -> Result<Self, SinkError> {
         let mut writer = SegmentWriter {
             disk,
@@ -89,6 +108,9 @@ impl<D: Disk> SegmentWriter<D> {
             directory_dirty: true,
             poisoned: false,
             comparison: Vec::new(),
+            record_check: RecordCheck::Off,
+            system_identifier: None,
+            checker: None,
             _lock: None,
         };
         if layout == Layout::Archive {
@@ -102,6 +124,12 @@ impl<D: Disk> SegmentWriter<D> {
         Ok(writer)
     }
 
+    /// Checks the WAL of every stream that begins from now on, or does not.
+    pub fn with_record_check(mut self, record_check: RecordCheck) -> Self {
+        self.record_check = record_check;
+        self
+    }
+
     /// The layout chosen at the beginning.
     pub fn layout(&self) -> Layout {
         self.layout
@@ -112,6 +140,7 @@ impl<D: Disk> SegmentWriter<D> {
         self.check_usable()?;
         self.finish_open_segment()?;
         self.position = None;
+        self.system_identifier = Some(stamp.system_identifier);
         if self.layout == Layout::Archive {
             self.check_stamp(stamp)?;
         }
@@ -134,6 +163,16 @@ impl<D: Disk> SegmentWriter<D> {
                 reason: "a stream begins at the start of a segment",
             });
         }
+        self.checker = match (self.record_check, self.system_identifier) {
+            (RecordCheck::On, Some(system)) => {
+                Some(WalChecker::new(system, segment_size, timeline, start_lsn))
+            }
+            (RecordCheck::On, None) => {
+                let reason = "the cluster is not known yet, and its WAL cannot be checked";
+                return Err(SinkError::OutOfOrder { lsn: start_lsn, reason });
+            }
+            (RecordCheck::Off, _) => None,
+        };
         self.position = Some(Position { timeline, segment_size, lsn: start_lsn });
         Ok(())
     }
@@ -149,6 +188,7 @@ impl<D: Disk> SegmentWriter<D> {
         let segment = position.segment_size.segment_at(lsn);
         let end_lsn = lsn.checked_add(len).filter(|end| *end <= segment.end_lsn());
         let end_lsn = end_lsn.ok_or(SinkError::OutOfOrder { lsn, reason: "it crosses a segment's end" })?;
+        self.check_records(lsn, chunks)?;
         if self.open.is_none() {
             self.open = Some(self.open_segment(position.timeline, segment)?);
         }
@@ -248,6 +288,18 @@ impl<D: Disk> SegmentWriter<D> {
         let result = self.disk.open(&name, OpenMode::ExistingOrNew);
         result.map_err(|error| self.failed(Operation::Open, &name, error))?;
         self.sync_directory(ARCHIVE_STATUS)
+    }
+
+    fn check_records(&mut self, mut lsn: Lsn, chunks: &[Bytes]) -> Result<(), SinkError> {
+        let Some(checker) = &mut self.checker else { return Ok(()) };
+        for chunk in chunks {
+            if let Err(error) = checker.push(lsn, chunk) {
+                self.poisoned = true;
+                return Err(SinkError::InvalidWal(error));
+            }
+            lsn = lsn + chunk.len() as u64;
+        }
+        Ok(())
     }
 
     fn sync_open_segment(&mut self) -> Result<(), SinkError> {

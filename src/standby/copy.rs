@@ -18,6 +18,7 @@ use crate::client::{BackupEnd, BackupStart, BackupStep, Connection, Tablespace};
 use crate::observe::progress::CopyProgress;
 use crate::pg::ControlFile;
 use crate::pg::version::BaseBackupSyntax;
+use crate::sink::RecordCheck;
 use crate::stream::{BackgroundReceive, BackgroundRequest, ServerConnector, StreamOptions};
 use crate::wire::command::{BaseBackup, ManifestChecksums};
 
@@ -64,7 +65,12 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
     let wal_directory = request.wal_directory.clone().unwrap_or_else(|| workspace.data().join("pg_wal"));
     let mut writer = BackupWriter::create(&target)?;
     let wal_request = BackgroundRequest {
-        stream: StreamOptions { slot: Some(request.slot.clone()), ..StreamOptions::default() },
+        stream: StreamOptions {
+            slot: Some(request.slot.clone()),
+            // a newer major may write its WAL in another way
+            record_check: if version.is_newer_than_tested() { RecordCheck::Off } else { RecordCheck::On },
+            ..StreamOptions::default()
+        },
         system_identifier: preflight.system.system_identifier,
         timeline: start.timeline,
         start_lsn: start.lsn,

@@ -140,7 +140,7 @@ async fn receive<C: Connector>(
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
     let disk = RealDisk::new(&request.directory).with_file_mode(request.file_mode).with_owner(request.owner);
-    let mut sink = open_sink(disk, Layout::PgWal)?;
+    let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check)?;
     let mut upstream = connector.connect().await?;
     let mut session = Session {
         options: &request.stream,
@@ -170,7 +170,7 @@ async fn receive<C: Connector>(
 mod tests {
     use std::time::Duration;
 
-    use super::super::scripted::{SEGMENT_LEN, Script, Then};
+    use super::super::scripted::{SEGMENT_LEN, Script, Then, unchecked};
     use super::*;
     use crate::client::ClientError;
 
@@ -178,7 +178,7 @@ mod tests {
         std::fs::create_dir(directory.join("archive_status")).unwrap();
         BackgroundRequest {
             owner: None,
-            stream: StreamOptions::default(),
+            stream: unchecked(),
             system_identifier: SystemIdentifier::new(1),
             timeline: TimelineId::FIRST,
             start_lsn: Lsn::new(2 * SEGMENT_LEN + 40),

@@ -15,7 +15,7 @@ use super::session::{Session, StreamOptions, unless_stopped};
 use super::upstream::Connector;
 use crate::ErrorClass;
 use crate::pg::Lsn;
-use crate::sink::{Layout, RealDisk, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
+use crate::sink::{Layout, RealDisk, RecordCheck, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
 
 /// What to do when a connection is lost, or cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -106,12 +106,17 @@ pub async fn receive_into<C: Connector>(
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut sink = open_sink(RealDisk::new(directory), Layout::Archive)?;
+    let mut sink = open_sink(RealDisk::new(directory), Layout::Archive, options.stream.record_check)?;
     receive(options, connector, &mut sink, progress, shutdown).await
 }
 
-pub(super) fn open_sink(disk: RealDisk, layout: Layout) -> Result<SinkThread<RealDisk>, SinkError> {
-    SinkThread::spawn(SegmentWriter::open(disk, layout)?, SinkLimits::default())
+pub(super) fn open_sink(
+    disk: RealDisk,
+    layout: Layout,
+    record_check: RecordCheck,
+) -> Result<SinkThread<RealDisk>, SinkError> {
+    let writer = SegmentWriter::open(disk, layout)?.with_record_check(record_check);
+    SinkThread::spawn(writer, SinkLimits::default())
 }
 
 async fn receive_until<C: Connector, K: Sink>(
@@ -186,11 +191,12 @@ impl std::fmt::Display for Chain<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scripted::{SEGMENT_LEN, Script, Then};
+    use super::super::scripted::{SEGMENT_LEN, Script, Then, unchecked};
     use super::*;
 
     fn options(stop: u64) -> ReceiveOptions {
         ReceiveOptions {
+            stream: unchecked(),
             start: StartChoice::At(Lsn::new(SEGMENT_LEN)),
             stop_lsn: Some(Lsn::new(stop)),
             first_wait: Duration::from_millis(1),
@@ -244,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn a_second_receiver_is_refused_before_it_connects() {
         let directory = tempfile::tempdir().unwrap();
-        let _first = open_sink(RealDisk::new(directory.path()), Layout::Archive).unwrap();
+        let _first = open_sink(RealDisk::new(directory.path()), Layout::Archive, RecordCheck::Off).unwrap();
         let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
         let result = run(options(0), directory.path(), &script).await;
         assert!(matches!(result, Err(ReceiveError::Sink(SinkError::Locked { .. }))));

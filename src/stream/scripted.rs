@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::error::ConnectFailure;
+use super::session::StreamOptions;
 use super::upstream::{Connector, ReplicationStream, StreamStart, Upstream};
 use crate::client::{ClientError, SlotState, StreamEnd, SystemIdentity, TimelineHistoryFile};
 use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineId, WalSegmentSize};
+use crate::sink::RecordCheck;
 use crate::wire::replication::{PgTimestamp, ReplicationMessage, StandbyStatusUpdate, WalData};
 
 /// The segment size of the scripted server.
@@ -25,6 +27,11 @@ pub(super) struct Script {
     pub(super) then: Then,
     /// The status updates, as they came.
     pub(super) updates: Arc<Mutex<Vec<StandbyStatusUpdate>>>,
+}
+
+/// Streams of what the scripted server sends, which is no WAL.
+pub(super) fn unchecked() -> StreamOptions {
+    StreamOptions { record_check: RecordCheck::Off, ..StreamOptions::default() }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::resume::{self, ServerState, SlotHold, SlotPosition, StartChoice};
 use super::upstream::{StreamStart, Upstream};
 use crate::client::{ClientError, NextTimeline, SystemIdentity};
 use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
-use crate::sink::{ClusterStamp, DiskEntry, Sink};
+use crate::sink::{ClusterStamp, DiskEntry, RecordCheck, Sink};
 
 /// What is wanted of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct StreamOptions {
     pub status_interval: Duration,
     /// The longest silence of the server's; zero: any.
     pub receive_timeout: Duration,
+    /// Whether WAL is checked before it is written and acknowledged.
+    pub record_check: RecordCheck,
 }
 
 impl Default for StreamOptions {
@@ -38,6 +40,7 @@ impl Default for StreamOptions {
             slot: None,
             status_interval: Duration::from_secs(10),
             receive_timeout: Duration::from_secs(60),
+            record_check: RecordCheck::On,
         }
     }
 }

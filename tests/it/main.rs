@@ -10,4 +10,5 @@ mod refusals;
 mod speaking;
 mod support;
 mod support_selftest;
+mod wal_verify;
 mod whole_or_nothing;

@@ -89,6 +89,11 @@ pub(super) fn sink(error: &SinkError) -> Option<&'static str> {
             "Two servers have written the same timeline, as after a failover when the old primary was started again: find \
              out which of them is right, and receive from the other one, if at all, into a new directory."
         }
+        SinkError::InvalidWal(_) => {
+            "Nothing from there on was acknowledged. Look at the same place on the server with pg_waldump: if it reads it, \
+             the WAL was damaged on the way, so try again; if it does not, the server's own WAL is damaged. \
+             --no-verify-records takes WAL of a format that is not known here."
+        }
         SinkError::WrongLength { .. } => {
             "Something else has changed this file. Move it away; the server still has it, if the slot does."
         }

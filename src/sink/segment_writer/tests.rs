@@ -4,6 +4,7 @@ use super::super::memory_disk::MemoryDisk;
 use super::super::{Batch, SinkCommand};
 use super::*;
 use crate::pg::SystemIdentifier;
+use crate::pg::wal_builder::WalBuilder;
 
 const ONE: TimelineId = TimelineId::FIRST;
 const MIB: u64 = 1 << 20;
@@ -211,4 +212,45 @@ fn preparing_again_leaves_the_open_segment_durable() {
     let listed = writer.prepare(stamp).unwrap();
     assert!(listed.contains(&DiskEntry { name: "000000010000000000000001.partial".into(), len: 10 }));
     assert!(disk.steps.borrow().iter().any(|step| step.starts_with("sync 0")));
+}
+
+#[test]
+fn wal_that_does_not_check_is_neither_written_nor_acknowledged() {
+    let stamp = ClusterStamp { system_identifier: SystemIdentifier::new(7), segment_size: size() };
+    let mut wal = WalBuilder::new(stamp.system_identifier, size(), ONE, Lsn::new(MIB));
+    for _ in 0..100 {
+        wal.record(&[1; 200]);
+    }
+    let good_len = wal.bytes().len();
+    let damaged_lsn = wal.record(&[2; 300]);
+    wal.record(&[3; 300]);
+    let mut bytes = wal.bytes().to_vec();
+    bytes[good_len + 100] ^= 1;
+    let (good, bad) = bytes.split_at(good_len);
+
+    let disk = MemoryDisk::default();
+    let name = "000000010000000000000001.partial";
+    let open =
+        || SegmentWriter::open(disk.clone(), Layout::Archive).unwrap().with_record_check(RecordCheck::On);
+    let mut writer = open();
+    assert!(writer.begin(ONE, size(), Lsn::new(MIB)).is_err(), "whose WAL it should be is not known yet");
+    writer.prepare(stamp).unwrap();
+    writer.begin(ONE, size(), Lsn::new(MIB)).unwrap();
+    writer.write(Lsn::new(MIB), &[Bytes::copy_from_slice(good)]).unwrap();
+    assert_eq!(writer.flush().unwrap().lsn(), Lsn::new(MIB + good_len as u64));
+    let result = writer.write(Lsn::new(MIB + good_len as u64), &[Bytes::copy_from_slice(bad)]);
+    let error = result.unwrap_err();
+    assert!(matches!(&error, SinkError::InvalidWal(error) if error.lsn == damaged_lsn), "{error:?}");
+    assert_eq!(error.class(), crate::ErrorClass::Integrity);
+    assert!(matches!(writer.flush(), Err(SinkError::Poisoned)));
+    drop(writer);
+    assert_eq!(disk.read(name).unwrap(), good);
+    // the next stream begins with the segment again, and so does the check
+    let mut writer = open();
+    writer.prepare(stamp).unwrap();
+    for _ in 0..2 {
+        writer.begin(ONE, size(), Lsn::new(MIB)).unwrap();
+        writer.write(Lsn::new(MIB), &[Bytes::copy_from_slice(wal.bytes())]).unwrap();
+    }
+    assert_eq!(writer.flush().unwrap().lsn(), wal.end_lsn());
 }

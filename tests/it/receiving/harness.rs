@@ -77,7 +77,7 @@ fn is_segment(name: &str) -> bool {
 
 /// Compares what was received with the primaries' own files, byte for byte; returns the finished segments.
 ///
-/// An unfinished segment must be how the primary's begins. No segment may be missing within a timeline.
+/// `pgwake wal verify` must find nothing wrong with it. An unfinished segment must be how the primary's begins. No segment may be missing within a timeline.
 #[track_caller]
 pub(super) fn assert_same_as(primaries: &[&Cluster], directory: &Path) -> BTreeSet<String> {
     let mut finished = BTreeSet::new();
@@ -104,6 +104,9 @@ pub(super) fn assert_same_as(primaries: &[&Cluster], directory: &Path) -> BTreeS
     for pair in numbers.windows(2) {
         let ((before_tli, before), (after_tli, after)) = (&pair[0], &pair[1]);
         assert!(before_tli != after_tli || before + 1 == *after, "segments are missing: {numbers:?}");
+    }
+    if !numbers.is_empty() {
+        Tool::pgwake().args(["wal", "verify"]).arg(directory).run().succeeded();
     }
     finished
 }

@@ -6,4 +6,5 @@ mod refusing;
 mod resuming;
 mod suffering;
 mod timelines;
+mod trusting;
 mod witnessing;

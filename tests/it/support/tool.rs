@@ -303,6 +303,13 @@ impl Outcome {
         self
     }
 
+    /// Panics unless `text` is on standard output.
+    #[track_caller]
+    pub(crate) fn says(self, text: &str) -> Outcome {
+        assert!(self.stdout.contains(text), "expected {text:?} on standard output\n{self}");
+        self
+    }
+
     /// Panics, showing all, unless standard error has `text`.
     #[track_caller]
     pub(crate) fn complains(self, text: &str) -> Outcome {
