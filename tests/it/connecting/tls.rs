@@ -80,7 +80,12 @@ fn modes_with_a_good_certificate() {
             "weak sslmode \"prefer\" may not be used with sslnegotiation=direct",
         )
         .newer(),
-        fails(with("sslnegotiation=direct sslmode=require"), "SSL").newer(),
+        // servers speak it from 17 on
+        if cluster.major() >= 17 {
+            connects(with("sslnegotiation=direct sslmode=require"), TLS).newer()
+        } else {
+            fails(with("sslnegotiation=direct sslmode=require"), "SSL").newer()
+        },
         connects(with("sslnegotiation=postgres sslmode=require"), TLS).newer(),
         fails(with("sslkeylogfile=/tmp/keys"), "\"sslkeylogfile\" is not supported")
             .newer_and_unlike("would give the session's keys away"),
