@@ -196,8 +196,9 @@ fn old_servers_are_asked_what_they_are() {
 
 #[test]
 fn protocol_versions() {
+    require_server!(15);
     require_server!(18);
-    let old = Cluster::builder().setting("cluster_name", "old").start();
+    let old = Cluster::builder().major(15).setting("cluster_name", "old").start();
     let new = Cluster::builder().major(18).setting("cluster_name", "new").start();
     let mut lab = Lab::new();
     let rows = [
