@@ -221,7 +221,7 @@ fn primary_conninfo_says_the_same_without_the_password() {
         line.conninfo,
         "user='the user' passfile='/data/.pgpass' channel_binding=require host='a,b' port='1,2' \
          options='-c a=\\'b\\'' keepalives_idle=5 sslmode='verify-full' sslcert='/c' \
-         sslrootcert='/work/ca/root.crt' require_auth='scram-sha-256' application_name='standby 1'"
+         sslrootcert='/srv/ca/root.crt' require_auth='scram-sha-256' application_name='standby 1'"
     );
     let again = resolve(&line.conninfo, &environment).unwrap();
     assert_eq!(again.hosts, original.hosts);
@@ -232,7 +232,7 @@ fn primary_conninfo_says_the_same_without_the_password() {
     assert_eq!(again.require_auth, original.require_auth);
 
     let files: Vec<_> = line.files().iter().map(|path| path.display().to_string()).collect();
-    assert_eq!(files, ["/c", "/work/ca/root.crt"]);
+    assert_eq!(files, ["/c", "/srv/ca/root.crt"]);
 }
 
 #[test]
