@@ -137,7 +137,7 @@ pub(crate) mod tests {
         }
 
         fn current_dir(&self) -> io::Result<PathBuf> {
-            Ok("/work".into())
+            Ok("/srv".into())
         }
     }
 
