@@ -4,55 +4,15 @@
 //! the machine's order, because that is what the server prints.
 
 use std::fmt;
-use std::str::FromStr;
 
 use sha2::Digest;
 
-/// Which checksum a manifest holds for each file (`MANIFEST_CHECKSUMS`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum ChecksumAlgorithm {
-    /// None.
-    None,
-    /// CRC-32C, the server's default.
-    #[default]
-    Crc32c,
-    /// SHA-224.
-    Sha224,
-    /// SHA-256.
-    Sha256,
-    /// SHA-384.
-    Sha384,
-    /// SHA-512.
-    Sha512,
-}
+pub use crate::pg::{ChecksumAlgorithm, ParseChecksumAlgorithmError};
 
 /// The longest checksum, in bytes.
 pub const MAX_CHECKSUM_LEN: usize = 64;
 
-/// Not the name of a checksum algorithm.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unrecognized checksum algorithm \"{}\"", .name.escape_debug())]
-pub struct ParseChecksumAlgorithmError {
-    name: String,
-}
-
 impl ChecksumAlgorithm {
-    /// All of them, in the order of the server's documentation.
-    pub const ALL: [ChecksumAlgorithm; 6] =
-        [Self::None, Self::Crc32c, Self::Sha224, Self::Sha256, Self::Sha384, Self::Sha512];
-
-    /// The name that commands and manifests use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::Crc32c => "CRC32C",
-            Self::Sha224 => "SHA224",
-            Self::Sha256 => "SHA256",
-            Self::Sha384 => "SHA384",
-            Self::Sha512 => "SHA512",
-        }
-    }
-
     /// A checksum over nothing yet.
     pub fn start(self) -> RunningChecksum {
         RunningChecksum(match self {
@@ -63,22 +23,6 @@ impl ChecksumAlgorithm {
             Self::Sha384 => Running::Sha384(Box::default()),
             Self::Sha512 => Running::Sha512(Box::default()),
         })
-    }
-}
-
-impl fmt::Display for ChecksumAlgorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for ChecksumAlgorithm {
-    type Err = ParseChecksumAlgorithmError;
-
-    /// In any case, as the server takes it.
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|algorithm| algorithm.name().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| ParseChecksumAlgorithmError { name: name.chars().take(64).collect() })
     }
 }
 

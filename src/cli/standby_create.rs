@@ -17,11 +17,12 @@ use crate::backup::standby_files::Setting;
 use crate::client::conninfo::Settings;
 use crate::client::{Connection, OpenError, Purpose};
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
+use crate::pg::ChecksumAlgorithm;
 use crate::pg::SlotName;
 use crate::standby::create::{CreateRequest, StartRequest, create, dry_run};
 use crate::standby::error::CreateError;
 use crate::standby::preflight::ExistingSlot;
-use crate::wire::command::{CheckpointMode, ManifestChecksums};
+use crate::wire::command::CheckpointMode;
 use crate::wire::server_error::SqlState;
 
 /// Clone a running primary into a standby that streams from it
@@ -286,12 +287,12 @@ impl CreateArgs {
             application_name: self.application_name.unwrap_or_else(|| self.slot.to_string()),
             slot: self.slot,
             manifest_checksums: match self.manifest_checksums {
-                ChecksumsArg::None => ManifestChecksums::None,
-                ChecksumsArg::Crc32c => ManifestChecksums::Crc32c,
-                ChecksumsArg::Sha224 => ManifestChecksums::Sha224,
-                ChecksumsArg::Sha256 => ManifestChecksums::Sha256,
-                ChecksumsArg::Sha384 => ManifestChecksums::Sha384,
-                ChecksumsArg::Sha512 => ManifestChecksums::Sha512,
+                ChecksumsArg::None => ChecksumAlgorithm::None,
+                ChecksumsArg::Crc32c => ChecksumAlgorithm::Crc32c,
+                ChecksumsArg::Sha224 => ChecksumAlgorithm::Sha224,
+                ChecksumsArg::Sha256 => ChecksumAlgorithm::Sha256,
+                ChecksumsArg::Sha384 => ChecksumAlgorithm::Sha384,
+                ChecksumsArg::Sha512 => ChecksumAlgorithm::Sha512,
             },
             standby_settings: self.settings,
             start,

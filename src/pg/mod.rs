@@ -4,6 +4,7 @@
 //! name the server will take, a [`WalSegmentSize`] is a power of two between 1 MB and 1 GB. What one server
 //! version does differently from another is data in [`version`], so that no other module compares versions.
 
+mod checksum_algorithm;
 pub mod control_file;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -19,6 +20,7 @@ mod wal_checker;
 pub mod wal_page;
 pub mod wal_record;
 
+pub use checksum_algorithm::{ChecksumAlgorithm, ParseChecksumAlgorithmError};
 pub use control_file::ControlFile;
 pub use identifier::{ParseSystemIdentifierError, SystemIdentifier};
 pub use lsn::{Lsn, ParseLsnError};

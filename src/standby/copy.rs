@@ -11,8 +11,8 @@ use super::places::{Places, shown};
 use super::preflight::Preflight;
 use super::workspace::Workspace;
 use crate::backup::{
-    ArchiveEnd, ArchiveName, ArchiveStream, BackupError, BackupTarget, BackupWriter, ChecksumAlgorithm,
-    DirectoryModes, FinishedBackup, ManifestPolicy, ManifestRequest, SyncMethod, WalMembers, WalRange,
+    ArchiveEnd, ArchiveName, ArchiveStream, BackupError, BackupTarget, BackupWriter, DirectoryModes,
+    FinishedBackup, ManifestPolicy, ManifestRequest, SyncMethod, WalMembers, WalRange,
 };
 use crate::client::{BackupEnd, BackupStart, BackupStep, Connection, Tablespace};
 use crate::observe::progress::CopyProgress;
@@ -20,7 +20,7 @@ use crate::pg::ControlFile;
 use crate::pg::version::BaseBackupSyntax;
 use crate::sink::RecordCheck;
 use crate::stream::{BackgroundReceive, BackgroundRequest, ServerConnector, StreamOptions};
-use crate::wire::command::{BaseBackup, ManifestChecksums};
+use crate::wire::command::BaseBackup;
 
 /// What the copy works with.
 pub(super) struct CopyRequest<'a> {
@@ -161,24 +161,13 @@ fn prepare_target(
         modes: if preflight.group_access { DirectoryModes::GroupRead } else { DirectoryModes::OwnerOnly },
         owner: workspace.owner(),
         sync: SyncMethod::Fsync,
-        manifest: ManifestPolicy::Required(checksum_algorithm(request.manifest_checksums)),
+        manifest: ManifestPolicy::Required(request.manifest_checksums),
         archive_end: match preflight.version.base_backup_syntax() {
             BaseBackupSyntax::Options => ArchiveEnd::Terminated,
             BaseBackupSyntax::Keywords => ArchiveEnd::Unterminated,
         },
         wal_members: WalMembers::Refused,
     })
-}
-
-fn checksum_algorithm(checksums: ManifestChecksums) -> ChecksumAlgorithm {
-    match checksums {
-        ManifestChecksums::None => ChecksumAlgorithm::None,
-        ManifestChecksums::Crc32c => ChecksumAlgorithm::Crc32c,
-        ManifestChecksums::Sha224 => ChecksumAlgorithm::Sha224,
-        ManifestChecksums::Sha256 => ChecksumAlgorithm::Sha256,
-        ManifestChecksums::Sha384 => ChecksumAlgorithm::Sha384,
-        ManifestChecksums::Sha512 => ChecksumAlgorithm::Sha512,
-    }
 }
 
 fn control_file(data: &Path) -> Result<ControlFile, CreateError> {

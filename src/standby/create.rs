@@ -33,8 +33,8 @@ use crate::backup::{BackupError, FinishedBackup};
 use crate::client::conninfo::Settings;
 use crate::client::{Connection, Purpose, open};
 use crate::observe::progress::CopyProgress;
-use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineId};
-use crate::wire::command::{CheckpointMode, ManifestChecksums, SlotPersistence, WalReservation};
+use crate::pg::{ChecksumAlgorithm, Lsn, SlotName, SystemIdentifier, TimelineId};
+use crate::wire::command::{CheckpointMode, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
 
 /// What standby to make, and how.
@@ -61,7 +61,7 @@ pub struct CreateRequest {
     /// The name by which the standby is known on the primary.
     pub application_name: String,
     /// The manifest's checksums.
-    pub manifest_checksums: ManifestChecksums,
+    pub manifest_checksums: ChecksumAlgorithm,
     /// Settings for the standby's `postgresql.auto.conf`.
     pub standby_settings: Vec<Setting>,
     /// Whether, and how, to start it.

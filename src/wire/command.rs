@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::pg::version::BaseBackupSyntax;
-use crate::pg::{Lsn, ServerVersion, SlotName, TimelineId};
+use crate::pg::{ChecksumAlgorithm, Lsn, ServerVersion, SlotName, TimelineId};
 
 /// `'text'`, as `repl_scanner.l` reads it: the quote doubled, a backslash nothing special.
 pub fn quote_string(text: &str) -> String {
@@ -96,37 +96,6 @@ pub enum CheckpointMode {
     Spread,
 }
 
-/// The checksum that the server writes into a manifest for each file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ManifestChecksums {
-    /// Sizes only.
-    None,
-    /// CRC-32C, the server's default.
-    Crc32c,
-    /// SHA-224.
-    Sha224,
-    /// SHA-256.
-    Sha256,
-    /// SHA-384.
-    Sha384,
-    /// SHA-512.
-    Sha512,
-}
-
-impl ManifestChecksums {
-    /// The name in `BASE_BACKUP`, in manifests and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::Crc32c => "CRC32C",
-            Self::Sha224 => "SHA224",
-            Self::Sha256 => "SHA256",
-            Self::Sha384 => "SHA384",
-            Self::Sha512 => "SHA512",
-        }
-    }
-}
-
 /// What is asked of `BASE_BACKUP`. Only what pgwake has a use for; server versions spell it differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseBackup {
@@ -147,7 +116,7 @@ pub struct BaseBackup {
     /// Whether the server checks data page checksums as it reads.
     pub verify_checksums: bool,
     /// The manifest's checksums, or no manifest.
-    pub manifest: Option<ManifestChecksums>,
+    pub manifest: Option<ChecksumAlgorithm>,
     /// Whether only what changed since the uploaded manifest is sent (17).
     pub incremental: bool,
 }
@@ -260,7 +229,7 @@ mod tests {
             max_rate_kb: Some(1024),
             tablespace_map: false,
             verify_checksums: true,
-            manifest: Some(ManifestChecksums::Crc32c),
+            manifest: Some(ChecksumAlgorithm::Crc32c),
             incremental: false,
         };
         assert_eq!(

@@ -2,10 +2,8 @@
 
 use pgwake::client::conninfo::{ConnInfo, Settings, SystemEnvironment};
 use pgwake::client::{BackupStep, Connection, Purpose, ReplicationStart, open};
-use pgwake::pg::{Lsn, ServerVersion, SlotName, SystemIdentifier, TimelineId};
-use pgwake::wire::command::{
-    BaseBackup, CheckpointMode, DropWhenActive, ManifestChecksums, SlotPersistence, WalReservation,
-};
+use pgwake::pg::{ChecksumAlgorithm, Lsn, ServerVersion, SlotName, SystemIdentifier, TimelineId};
+use pgwake::wire::command::{BaseBackup, CheckpointMode, DropWhenActive, SlotPersistence, WalReservation};
 use pgwake::wire::replication::{PgTimestamp, ReplicationMessage, StandbyStatusUpdate};
 use pgwake::wire::server_error::SqlState;
 
@@ -32,7 +30,7 @@ fn base_backup(incremental: bool) -> BaseBackup {
         max_rate_kb: None,
         tablespace_map: false,
         verify_checksums: true,
-        manifest: Some(ManifestChecksums::Sha256),
+        manifest: Some(ChecksumAlgorithm::Sha256),
         incremental,
     }
 }
