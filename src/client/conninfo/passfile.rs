@@ -76,13 +76,6 @@ impl Passfile {
             })
         })
     }
-
-    /// Writes a line that [`Self::password`] finds again: colons and backslashes are escaped. `*` as a port is any.
-    pub fn line(host: &str, port: &str, database: &str, user: &str, password: &Secret) -> String {
-        let escape = |field: &str| field.replace('\\', "\\\\").replace(':', "\\:");
-        let [host, database, user] = [host, database, user].map(escape);
-        format!("{host}:{port}:{database}:{user}:{}", password.expose().replace('\\', "\\\\"))
-    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Warning {
@@ -127,6 +120,8 @@ mod tests {
     use super::super::environment::tests::FakeEnvironment;
     use super::*;
     use proptest::prelude::*;
+
+    use crate::backup::standby_files::PassfileEntry;
 
     fn find(text: &str, host: &str, database: &str, user: &str) -> Option<String> {
         let passfile = Passfile::parse(Path::new("/p"), text);
@@ -176,7 +171,10 @@ mod tests {
             password in "[a-z:\\\\*]{1,8}",
         ) {
             prop_assume!(host != "*");
-            let line = Passfile::line(&host, "5432", &database, &user, &Secret::new(password.clone()));
+            // the lines that a standby is given
+            let (port, password_text) = ("5432", password.as_str());
+            let entry = PassfileEntry { host: &host, port, database: &database, user: &user, password: password_text };
+            let line = String::from_utf8(entry.render().unwrap()).unwrap();
             prop_assert_eq!(find(&line, &host, &database, &user), Some(password));
         }
 
