@@ -68,7 +68,7 @@ impl ConnectionArgs {
             tracing::warn!("{warning}");
         }
         if self.password {
-            settings.password = Some(prompt(&settings.user).map_err(ConnectionArgsError::Prompt)?);
+            settings.password = Some(prompt(&question(&settings)).map_err(ConnectionArgsError::Prompt)?);
         }
         Ok(settings)
     }
@@ -80,14 +80,16 @@ impl ConnectionArgs {
         purpose: Purpose,
     ) -> Result<Connection, OpenError> {
         match open(settings, purpose).await {
-            Err(error) if error.is_password_missing() && !self.no_password => match prompt(&settings.user) {
-                Ok(password) => {
-                    settings.password = Some(password);
-                    open(settings, purpose).await
+            Err(error) if error.is_password_missing() && !self.no_password => {
+                match prompt(&question(settings)) {
+                    Ok(password) => {
+                        settings.password = Some(password);
+                        open(settings, purpose).await
+                    }
+                    // there is no terminal to ask on
+                    Err(_) => Err(error),
                 }
-                // there is no terminal to ask on
-                Err(_) => Err(error),
-            },
+            }
             other => other,
         }
     }
@@ -102,13 +104,17 @@ impl ConnectionArgs {
     }
 }
 
+fn question(settings: &Settings) -> String {
+    format!("Password for user {}: ", settings.user)
+}
+
 /// The longest password read, in bytes.
 const MAX_PASSWORD_LEN: usize = 1024;
 
 /// Asks on the terminal, without echo.
-fn prompt(user: &str) -> io::Result<Secret> {
+pub(super) fn prompt(question: &str) -> io::Result<Secret> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty")?;
-    write!(terminal, "Password for user {user}: ")?;
+    write!(terminal, "{question}")?;
     let shown = tcgetattr(&terminal)?;
     let mut hidden = shown.clone();
     hidden.local_modes.remove(LocalModes::ECHO);

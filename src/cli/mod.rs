@@ -4,6 +4,8 @@ mod connection;
 mod exit;
 mod hints;
 mod logging;
+mod pg_receivewal;
+mod pg_tool;
 mod receive;
 mod report;
 mod signals;
@@ -50,6 +52,9 @@ enum StandbyCommand {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
+    if let Some(code) = pg_tool::main(std::env::args_os()) {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -194,6 +194,7 @@ impl ReceiveArgs {
                 slot: self.slot.clone(),
                 status_interval: Duration::from_secs(self.status_interval.into()),
                 receive_timeout: Duration::from_secs(self.receive_timeout.into()),
+                ..StreamOptions::default()
             },
             start: self.start.unwrap_or_default(),
             stop_lsn: self.endpos,

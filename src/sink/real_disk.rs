@@ -19,17 +19,25 @@ const MAX_IO_SLICES: usize = 256;
 pub struct RealDisk {
     directory: PathBuf,
     file_mode: u32,
+    syncs: bool,
 }
 
 impl RealDisk {
     /// The directory at `directory`, whose new files only their owner may read.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        RealDisk { directory: directory.into(), file_mode: 0o600 }
+        RealDisk { directory: directory.into(), file_mode: 0o600, syncs: true }
     }
 
     /// Creates files with `mode`, as `data_directory_mode` of the primary asks for.
     pub fn with_file_mode(mut self, mode: u32) -> Self {
         self.file_mode = mode;
+        self
+    }
+
+    /// Leaves it to the operating system when bytes and names reach the disk: a crash of the system may lose any of
+    /// them. Nothing that such a disk calls durable may be acknowledged.
+    pub fn without_sync(mut self) -> Self {
+        self.syncs = false;
         self
     }
 
@@ -114,7 +122,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_data(&mut self, file: &mut File) -> io::Result<()> {
-        file.sync_data()
+        if self.syncs { file.sync_data() } else { Ok(()) }
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -122,11 +130,14 @@ impl Disk for RealDisk {
     }
 
     fn sync_directory(&mut self, name: &str) -> io::Result<()> {
-        File::open(self.path(name))?.sync_all()
+        if self.syncs { File::open(self.path(name))?.sync_all() } else { Ok(()) }
     }
 
     fn lock(&mut self, name: &str) -> io::Result<Option<File>> {
-        let file = self.open(name, OpenMode::ExistingOrNew)?;
+        let file = match name {
+            "" => File::open(&self.directory)?,
+            name => self.open(name, OpenMode::ExistingOrNew)?,
+        };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(Errno::WOULDBLOCK) => Ok(None),
@@ -160,10 +171,11 @@ mod tests {
     fn a_lock_is_held_by_one() {
         let directory = tempfile::tempdir().unwrap();
         let mut disk = RealDisk::new(directory.path());
-        let held = disk.lock("l").unwrap();
+        let held = disk.lock("").unwrap();
         assert!(held.is_some());
-        assert!(disk.lock("l").unwrap().is_none());
+        assert!(disk.lock("").unwrap().is_none());
         drop(held);
-        assert!(disk.lock("l").unwrap().is_some());
+        assert!(disk.lock("").unwrap().is_some());
+        assert_eq!(disk.list().unwrap(), [], "a lock leaves nothing behind");
     }
 }

@@ -28,9 +28,22 @@ pub enum Layout {
     /// A directory of received WAL, as `pg_receivewal` keeps it: `.partial` until a segment is complete.
     /// One receiver at a time, always of the same cluster.
     Archive,
+    /// The same as `pg_receivewal` itself leaves it: an unfinished segment has full length, zeros behind its end,
+    /// so that the original and a server's `restore_command` take it. The zeros are a hole: nothing is written.
+    PaddedArchive,
     /// `pg_wal` of a data directory that no server has started on yet, as `pg_basebackup -X stream` fills it:
     /// final names at once, full length, and `archive_status/*.done` for what need not be archived again.
     PgWal,
+}
+
+impl Layout {
+    fn is_archive(self) -> bool {
+        self != Layout::PgWal
+    }
+
+    fn has_full_length(self) -> bool {
+        self != Layout::Archive
+    }
 }
 
 /// The synchronous heart of the sink: segments on a [`Disk`], and what of them is durable.
@@ -75,7 +88,8 @@ enum SegmentState {
 }
 
 const PARTIAL_SUFFIX: &str = ".partial";
-const LOCK_FILE_NAME: &str = ".pgwake.lock";
+/// The directory itself is locked: the lock leaves nothing behind.
+const LOCK_NAME: &str = "";
 const ARCHIVE_STATUS: &str = "archive_status";
 
 impl<D: Disk> SegmentWriter<D> {
@@ -91,11 +105,11 @@ impl<D: Disk> SegmentWriter<D> {
             comparison: Vec::new(),
             _lock: None,
         };
-        if layout == Layout::Archive {
-            let result = writer.disk.lock(LOCK_FILE_NAME);
-            let lock = result.map_err(|error| writer.failed(Operation::Lock, LOCK_FILE_NAME, error))?;
+        if layout.is_archive() {
+            let result = writer.disk.lock(LOCK_NAME);
+            let lock = result.map_err(|error| writer.failed(Operation::Lock, LOCK_NAME, error))?;
             if lock.is_none() {
-                return Err(SinkError::Locked { path: writer.disk.path(LOCK_FILE_NAME) });
+                return Err(SinkError::Locked { path: writer.disk.path(LOCK_NAME) });
             }
             writer._lock = lock;
         }
@@ -112,7 +126,7 @@ impl<D: Disk> SegmentWriter<D> {
         self.check_usable()?;
         self.finish_open_segment()?;
         self.position = None;
-        if self.layout == Layout::Archive {
+        if self.layout.is_archive() {
             self.check_stamp(stamp)?;
         }
         let result = self.disk.list();
@@ -277,10 +291,7 @@ impl<D: Disk> SegmentWriter<D> {
         let final_name = WalFileName { timeline, segment }.to_string();
         let segment_len = segment.size().as_u64();
         if self.layout == Layout::PgWal {
-            let mut open = self.open_unfinished(segment, final_name)?;
-            let result = self.disk.set_len(&mut open.file, segment_len);
-            result.map_err(|error| self.failed(Operation::SetLen, &open.file_name, error))?;
-            return Ok(open);
+            return self.open_unfinished(segment, final_name);
         }
         match self.disk.open(&final_name, OpenMode::Existing) {
             Ok(file) => {
@@ -313,13 +324,17 @@ impl<D: Disk> SegmentWriter<D> {
         file_name: String,
     ) -> Result<OpenSegment<D::File>, SinkError> {
         let result = self.disk.open(&file_name, OpenMode::ExistingOrNew);
-        let file = result.map_err(|error| self.failed(Operation::Open, &file_name, error))?;
+        let mut file = result.map_err(|error| self.failed(Operation::Open, &file_name, error))?;
         let len = self.disk.len(&file);
         let existing_len = len.map_err(|error| self.failed(Operation::Stat, &file_name, error))?;
         let segment_len = segment.size().as_u64();
         if existing_len > segment_len {
             let path = self.disk.path(&file_name);
             return Err(SinkError::WrongLength { path, len: existing_len, segment_len });
+        }
+        if self.layout.has_full_length() && existing_len < segment_len {
+            let result = self.disk.set_len(&mut file, segment_len);
+            result.map_err(|error| self.failed(Operation::SetLen, &file_name, error))?;
         }
         self.directory_dirty = true;
         let state = SegmentState::Unfinished;

@@ -11,11 +11,12 @@ use tokio::sync::{oneshot, watch};
 
 use super::driver::{Clock, Progress, Until};
 use super::error::ReceiveError;
+use super::observer::LogObserver;
 use super::receive::{ReceiveOutcome, open_sink};
 use super::session::{Session, StreamFrom, StreamOptions};
 use super::upstream::Connector;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
-use crate::sink::{Layout, Operation, Sink, SinkError};
+use crate::sink::{Layout, Operation, RealDisk, Sink, SinkError};
 
 /// What to receive, and where to.
 #[derive(Debug, Clone)]
@@ -136,13 +137,15 @@ async fn receive<C: Connector>(
     until: watch::Receiver<Until>,
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut sink = open_sink(&request.directory, Layout::PgWal, request.file_mode)?;
+    let mut sink =
+        open_sink(RealDisk::new(&request.directory).with_file_mode(request.file_mode), Layout::PgWal)?;
     let mut upstream = connector.connect().await?;
     let mut session = Session {
         options: &request.stream,
         sink: &mut sink,
         until,
         progress,
+        observer: &mut LogObserver,
         clock: Clock::start(),
         system_identifier: Some(request.system_identifier),
         acknowledged_lsn: Lsn::INVALID,

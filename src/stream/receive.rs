@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::backoff::Backoff;
 use super::driver::{Clock, Progress, Until};
 use super::error::ReceiveError;
+use super::observer::{LogObserver, Observer};
 use super::resume::StartChoice;
 use super::session::{Session, StreamOptions, unless_stopped};
 use super::upstream::Connector;
@@ -22,7 +23,8 @@ use crate::sink::{Layout, RealDisk, SegmentWriter, Sink, SinkError, SinkLimits, 
 pub enum Reconnect {
     /// Fail.
     Never,
-    /// Try again, but fail when the very first connection cannot be had.
+    /// Try again, but fail when the very first connection cannot be had. Later ones are tried for as long as it
+    /// takes, whatever the reason: what let us in once will do so again.
     AfterFirst,
     /// Try again.
     #[default]
@@ -87,8 +89,20 @@ pub async fn receive<C: Connector, K: Sink>(
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
+    receive_observed(options, connector, sink, progress, &mut LogObserver, shutdown).await
+}
+
+/// [`receive`], with `observer` told what happens instead of the log.
+pub async fn receive_observed<C: Connector, K: Sink>(
+    options: &ReceiveOptions,
+    connector: &mut C,
+    sink: &mut K,
+    progress: &watch::Sender<Progress>,
+    observer: &mut dyn Observer,
+    shutdown: impl Future<Output = ()>,
+) -> Result<ReceiveOutcome, ReceiveError> {
     let (sender, until) = watch::channel(options.stop_lsn.map_or(Until::Failure, Until::Lsn));
-    let mut work = pin!(receive_until(options, connector, sink, progress, until));
+    let mut work = pin!(receive_until(options, connector, sink, progress, observer, until));
     tokio::select! {
         biased;
         result = &mut work => return result,
@@ -106,16 +120,12 @@ pub async fn receive_into<C: Connector>(
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut sink = open_sink(directory, Layout::Archive, 0o600)?;
+    let mut sink = open_sink(RealDisk::new(directory), Layout::Archive)?;
     receive(options, connector, &mut sink, progress, shutdown).await
 }
 
-pub(super) fn open_sink(
-    directory: &Path,
-    layout: Layout,
-    file_mode: u32,
-) -> Result<SinkThread<RealDisk>, SinkError> {
-    let disk = RealDisk::new(directory).with_file_mode(file_mode);
+/// A sink on a thread of its own, for a directory that is locked as long as it lives.
+pub fn open_sink(disk: RealDisk, layout: Layout) -> Result<SinkThread<RealDisk>, SinkError> {
     SinkThread::spawn(SegmentWriter::open(disk, layout)?, SinkLimits::default())
 }
 
@@ -124,6 +134,7 @@ async fn receive_until<C: Connector, K: Sink>(
     connector: &mut C,
     sink: &mut K,
     progress: &watch::Sender<Progress>,
+    observer: &mut dyn Observer,
     until: watch::Receiver<Until>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
     let mut backoff = Backoff::new(options.first_wait, options.longest_wait, options.seed);
@@ -133,6 +144,7 @@ async fn receive_until<C: Connector, K: Sink>(
         sink,
         until,
         progress,
+        observer,
         clock: Clock::start(),
         system_identifier: None,
         acknowledged_lsn: Lsn::INVALID,
@@ -152,19 +164,22 @@ async fn receive_until<C: Connector, K: Sink>(
             session.sink.settle().await?;
             return Ok(ReceiveOutcome::all_durable(progress));
         };
+        let transient = error.class() == ErrorClass::Transient;
         let again = match options.reconnect {
             Reconnect::Never => false,
-            Reconnect::AfterFirst => connected_once,
-            Reconnect::Always => true,
+            Reconnect::AfterFirst => {
+                connected_once && (transient || matches!(error, ReceiveError::Connect { .. }))
+            }
+            Reconnect::Always => transient,
         };
-        if !again || error.class() != ErrorClass::Transient {
+        if !again {
             break error;
         }
         if std::mem::take(&mut session.made_progress) {
             backoff.reset();
         }
         let wait = backoff.next_wait();
-        tracing::warn!(error = %Chain(&error), ?wait, "disconnected; trying again");
+        session.observer.disconnected(&error, wait);
         // a wish to stop is seen at the loop's beginning
         let _ = unless_stopped(&mut stop, tokio::time::sleep(wait)).await;
     };
@@ -172,21 +187,6 @@ async fn receive_until<C: Connector, K: Sink>(
         session.sink.settle().await?;
     }
     Err(error)
-}
-
-/// An error with all its causes, on one line of the log.
-struct Chain<'a>(&'a ReceiveError);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -249,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_second_receiver_is_refused_before_it_connects() {
         let directory = tempfile::tempdir().unwrap();
-        let _first = open_sink(directory.path(), Layout::Archive, 0o600).unwrap();
+        let _first = open_sink(RealDisk::new(directory.path()), Layout::Archive).unwrap();
         let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
         let result = run(options(0), directory.path(), &script).await;
         assert!(matches!(result, Err(ReceiveError::Sink(SinkError::Locked { .. }))));

@@ -2,6 +2,7 @@
 
 mod cloning;
 mod connecting;
+mod pg_receivewal;
 mod refusals;
 mod support;
 mod support_selftest;
