@@ -105,7 +105,8 @@ impl Disk for RealDisk {
 
     fn write_at(&mut self, file: &mut File, mut offset: u64, chunks: &[Bytes]) -> io::Result<()> {
         for group in chunks.chunks(MAX_IO_SLICES) {
-            let mut slices: Vec<IoSlice<'_>> = group.iter().map(|chunk| IoSlice::new(chunk)).collect();
+            let filled = group.iter().filter(|chunk| !chunk.is_empty());
+            let mut slices: Vec<IoSlice<'_>> = filled.map(|chunk| IoSlice::new(chunk)).collect();
             let mut rest = &mut slices[..];
             while !rest.is_empty() {
                 let written = match rustix::io::pwritev(&*file, rest, offset) {
@@ -157,6 +158,7 @@ mod tests {
         let mut file = disk.open("a", OpenMode::ExistingOrNew).unwrap();
         let pieces: Vec<Bytes> = (0..600).map(|i| Bytes::from(vec![i as u8; i % 7])).collect();
         disk.write_at(&mut file, 3, &pieces).unwrap();
+        disk.write_at(&mut file, 0, &[Bytes::new()]).unwrap();
         disk.sync_data(&mut file).unwrap();
         disk.sync_directory("").unwrap();
         let expected: Vec<u8> = [0; 3].into_iter().chain(pieces.concat()).collect();

@@ -16,6 +16,8 @@
 
 use bytes::Bytes;
 
+use super::compressed_segment::CompressedSegment;
+use super::compression::Compression;
 use super::disk::{Disk, DiskEntry, OpenMode};
 use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
@@ -52,11 +54,12 @@ pub struct SegmentWriter<D: Disk> {
     pub(super) disk: D,
     layout: Layout,
     position: Option<Position>,
-    open: Option<OpenSegment<D::File>>,
+    pub(super) open: Option<OpenSegment<D::File>>,
     /// Names were made or changed since the directory was last synced, perhaps by a process before this one.
-    directory_dirty: bool,
+    pub(super) directory_dirty: bool,
     poisoned: bool,
     comparison: Vec<u8>,
+    pub(super) compression: Compression,
     _lock: Option<D::File>,
 }
 
@@ -69,25 +72,27 @@ struct Position {
 }
 
 #[derive(Debug)]
-struct OpenSegment<F> {
-    segment: WalSegment,
-    file: F,
-    file_name: String,
+pub(super) struct OpenSegment<F> {
+    pub(super) segment: WalSegment,
+    pub(super) file: F,
+    pub(super) file_name: String,
     /// How far an earlier stream got in this file; up to here bytes are compared.
-    existing_len: u64,
-    dirty: bool,
-    state: SegmentState,
+    pub(super) existing_len: u64,
+    pub(super) dirty: bool,
+    pub(super) state: SegmentState,
+    /// For a segment that is stored compressed.
+    pub(super) compressed: Option<CompressedSegment>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SegmentState {
+pub(super) enum SegmentState {
     /// To be written, and to get its final name when it is full.
     Unfinished,
     /// It had its final name before: the stream is compared with it, and nothing is written.
     Finished,
 }
 
-const PARTIAL_SUFFIX: &str = ".partial";
+pub(super) const PARTIAL_SUFFIX: &str = ".partial";
 /// The directory itself is locked: the lock leaves nothing behind.
 const LOCK_NAME: &str = "";
 const ARCHIVE_STATUS: &str = "archive_status";
@@ -103,6 +108,7 @@ impl<D: Disk> SegmentWriter<D> {
             directory_dirty: true,
             poisoned: false,
             comparison: Vec::new(),
+            compression: Compression::None,
             _lock: None,
         };
         if layout.is_archive() {
@@ -114,6 +120,12 @@ impl<D: Disk> SegmentWriter<D> {
             writer._lock = lock;
         }
         Ok(writer)
+    }
+
+    /// Stores segments from now on compressed. Not for a directory that a server is to start on.
+    pub fn with_compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
     }
 
     /// The layout chosen at the beginning.
@@ -177,7 +189,9 @@ impl<D: Disk> SegmentWriter<D> {
         let open = self.open.as_mut().expect("comparing closes nothing");
         if open.state == SegmentState::Unfinished {
             open.dirty = true;
-            if let Err(error) = self.disk.write_at(&mut open.file, offset, chunks) {
+            if open.compressed.is_some() {
+                self.write_compressed(offset, chunks)?;
+            } else if let Err(error) = self.disk.write_at(&mut open.file, offset, chunks) {
                 let name = open.file_name.clone();
                 return Err(self.failed(Operation::Write, &name, error));
             }
@@ -210,7 +224,9 @@ impl<D: Disk> SegmentWriter<D> {
             let lsn = self.position.map_or(Lsn::INVALID, |position| position.lsn);
             return Err(SinkError::OutOfOrder { lsn, reason: "only a full segment can be sealed" });
         }
+        self.complete_compressed()?;
         self.sync_open_segment()?;
+        self.verify_compressed()?;
         let open = self.open.take().expect("a full segment is open");
         if open.state == SegmentState::Unfinished {
             let final_name = open.file_name.strip_suffix(PARTIAL_SUFFIX).unwrap_or(&open.file_name);
@@ -229,7 +245,10 @@ impl<D: Disk> SegmentWriter<D> {
     /// Makes durable what is open, and the names of all that is not.
     pub fn settle(&mut self) -> Result<(), SinkError> {
         self.check_usable()?;
-        if self.open.is_some() {
+        if self.open.as_ref().is_some_and(|open| open.compressed.is_some()) {
+            // gets the format's end, so that everybody's tools can read it, and is begun anew by the next write
+            self.finish_open_segment()?;
+        } else if self.open.is_some() {
             self.flush()?;
         } else if self.directory_dirty {
             self.sync_directory("")?;
@@ -265,6 +284,7 @@ impl<D: Disk> SegmentWriter<D> {
     }
 
     fn sync_open_segment(&mut self) -> Result<(), SinkError> {
+        self.flush_compressed()?;
         let Some(open) = self.open.as_mut().filter(|open| open.dirty) else { return Ok(()) };
         if let Err(error) = self.disk.sync_data(&mut open.file) {
             let name = open.file_name.clone();
@@ -277,6 +297,7 @@ impl<D: Disk> SegmentWriter<D> {
     /// Leaves the open segment as it is, unfinished, and durable as far as it goes.
     fn finish_open_segment(&mut self) -> Result<(), SinkError> {
         if self.open.is_some() {
+            self.complete_compressed()?;
             self.flush()?;
             self.open = None;
         }
@@ -292,6 +313,11 @@ impl<D: Disk> SegmentWriter<D> {
         let segment_len = segment.size().as_u64();
         if self.layout == Layout::PgWal {
             return self.open_unfinished(segment, final_name);
+        }
+        if self.layout.is_archive()
+            && let Some(open) = self.open_compressed(segment, &final_name)?
+        {
+            return Ok(open);
         }
         match self.disk.open(&final_name, OpenMode::Existing) {
             Ok(file) => {
@@ -309,6 +335,7 @@ impl<D: Disk> SegmentWriter<D> {
                     existing_len: len,
                     dirty: false,
                     state,
+                    compressed: None,
                 })
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -338,7 +365,7 @@ impl<D: Disk> SegmentWriter<D> {
         }
         self.directory_dirty = true;
         let state = SegmentState::Unfinished;
-        Ok(OpenSegment { segment, file, file_name, existing_len, dirty: false, state })
+        Ok(OpenSegment { segment, file, file_name, existing_len, dirty: false, state, compressed: None })
     }
 
     /// Compares what the stream brings with what an earlier one left in the open segment.
@@ -349,7 +376,11 @@ impl<D: Disk> SegmentWriter<D> {
         for chunk in chunks {
             let common = open.existing_len.saturating_sub(offset).min(chunk.len() as u64) as usize;
             self.comparison.resize(common, 0);
-            let len = match self.disk.read_at(&open.file, offset, &mut self.comparison) {
+            let read = match &open.compressed {
+                Some(compressed) => Ok(compressed.read_existing(offset, &mut self.comparison)),
+                None => self.disk.read_at(&open.file, offset, &mut self.comparison),
+            };
+            let len = match read {
                 Ok(len) => len,
                 Err(error) => {
                     let name = open.file_name.clone();

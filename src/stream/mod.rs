@@ -30,7 +30,8 @@ pub use error::{ConnectFailure, ReceiveError, ReceiverError};
 pub use observer::{LogObserver, Observer};
 pub use positions::Positions;
 pub use receive::{
-    ReceiveOptions, ReceiveOutcome, Reconnect, open_sink, receive, receive_into, receive_observed,
+    ReceiveOptions, ReceiveOutcome, Reconnect, open_compressing_sink, open_sink, receive, receive_into,
+    receive_observed,
 };
 pub use receiver::{Action, FlushPolicy, Moment, Receiver, ReceiverConfig};
 pub use resume::StartChoice;

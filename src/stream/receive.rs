@@ -16,7 +16,7 @@ use super::session::{Session, StreamOptions, unless_stopped};
 use super::upstream::Connector;
 use crate::ErrorClass;
 use crate::pg::Lsn;
-use crate::sink::{Layout, RealDisk, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
+use crate::sink::{Compression, Layout, RealDisk, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
 
 /// What to do when a connection is lost, or cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,7 +126,16 @@ pub async fn receive_into<C: Connector>(
 
 /// A sink on a thread of its own, for a directory that is locked as long as it lives.
 pub fn open_sink(disk: RealDisk, layout: Layout) -> Result<SinkThread<RealDisk>, SinkError> {
-    SinkThread::spawn(SegmentWriter::open(disk, layout)?, SinkLimits::default())
+    open_compressing_sink(disk, layout, Compression::None)
+}
+
+/// [`open_sink`], storing segments compressed.
+pub fn open_compressing_sink(
+    disk: RealDisk,
+    layout: Layout,
+    compression: Compression,
+) -> Result<SinkThread<RealDisk>, SinkError> {
+    SinkThread::spawn(SegmentWriter::open(disk, layout)?.with_compression(compression), SinkLimits::default())
 }
 
 async fn receive_until<C: Connector, K: Sink>(

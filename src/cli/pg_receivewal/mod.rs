@@ -13,7 +13,6 @@ mod streaming;
 
 use options::{Job, Options, WhenItExists};
 
-use super::pg_tool::compression::Method;
 use super::pg_tool::connection::{command_failed, file_mode};
 use super::pg_tool::{Failed, Invocation};
 use crate::client::Connection;
@@ -27,11 +26,6 @@ pub(super) fn run(tool: &Invocation) -> Result<(), Failed> {
         return Ok(());
     }
     let options = Options::parse(tool)?;
-    if options.compression.method != Method::None {
-        return Err(
-            tool.error(format!("compression with {} is not yet supported", options.compression.method))
-        );
-    }
     if let Job::Receive(receive) = &options.job {
         check_directory(tool, receive)?;
     }

@@ -8,16 +8,17 @@ use super::options::{Durability, Options, Receive, WhenLost};
 use super::slot_name;
 use crate::ErrorClass;
 use crate::cli::hints;
+use crate::cli::pg_tool::compression::Method;
 use crate::cli::pg_tool::connection::{command_failed, libpq_text, with_causes};
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::cli::signals::Signals;
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Connection};
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegmentSize};
-use crate::sink::{Layout, RealDisk};
+use crate::sink::{Compression, Layout, RealDisk};
 use crate::stream::{
     ConnectFailure, Connector, FlushPolicy, Observer, Progress, ReceiveError, ReceiveOptions, Reconnect,
-    ServerConnector, StartChoice, StreamOptions, open_sink, receive_observed,
+    ServerConnector, StartChoice, StreamOptions, open_compressing_sink, receive_observed,
 };
 
 /// The waits between attempts.
@@ -47,9 +48,16 @@ pub(super) async fn receive(
     if receive.durability == Durability::None && receive.slot.is_none() {
         disk = disk.without_sync();
     }
-    let mut sink = open_sink(disk, Layout::PaddedArchive).map_err(|error| tool.error(with_causes(&error)))?;
+    let mut sink = open_compressing_sink(disk, Layout::PaddedArchive, compression(options))
+        .map_err(|error| tool.error(with_causes(&error)))?;
     let mut connector = FirstOpened { opened: Some(connection), then: ServerConnector::new(settings) };
-    let mut words = Words { tool, verbose: options.verbose, start_lsn: None, last: None };
+    let mut words = Words {
+        tool,
+        verbose: options.verbose,
+        suffix: compression(options).suffix(),
+        start_lsn: None,
+        last: None,
+    };
     let (sender, progress) = watch::channel(Progress::default());
     let mut interrupted = false;
     let shutdown = async {
@@ -106,6 +114,16 @@ fn receive_options(tool: &Invocation, receive: &Receive) -> Result<ReceiveOption
     })
 }
 
+fn compression(options: &Options) -> Compression {
+    let level = options.compression.level;
+    match options.compression.method {
+        Method::None => Compression::None,
+        Method::Gzip => Compression::Gzip { level: level.and_then(|level| level.try_into().ok()) },
+        Method::Lz4 => Compression::Lz4,
+        Method::Zstd => Compression::Zstd { level: level.unwrap_or(1) },
+    }
+}
+
 /// Hands out the connection that is open already, and opens the others.
 struct FirstOpened {
     opened: Option<Connection>,
@@ -127,6 +145,7 @@ impl Connector for FirstOpened {
 struct Words<'a> {
     tool: &'a Invocation,
     verbose: bool,
+    suffix: &'static str,
     start_lsn: Option<Lsn>,
     last: Option<TimelineId>,
 }
@@ -181,8 +200,9 @@ impl Words<'_> {
         }
         if segment_size.offset_of(end_lsn) != 0 {
             let segment = segment_size.segment_at(end_lsn);
+            let suffix = self.suffix;
             let name = WalFileName { timeline, segment };
-            self.tool.info(format!("not renaming \"{name}.partial\", segment is not complete"));
+            self.tool.info(format!("not renaming \"{name}{suffix}.partial\", segment is not complete"));
         }
         say_end();
     }

@@ -113,9 +113,13 @@ fn a_switch_point_on_a_boundary_is_passed() {
     cluster.start();
     cluster.promote();
     cluster.psql("SELECT txid_current(); SELECT pg_switch_wal()");
-    wait_until("a segment of the new timeline is finished", || {
-        tree(&directory).lines().any(|line| line.contains(" 00000002") && !line.contains('.'))
-    });
+    let finished = || tree(&directory).lines().any(|line| line.contains(" 00000002") && !line.contains('.'));
+    let started_at = std::time::Instant::now();
+    while !finished() {
+        let patient = started_at.elapsed() < Duration::from_secs(40);
+        assert!(patient, "no segment of the new timeline\n{}\n{}", running.stderr_so_far(), tree(&directory));
+        std::thread::sleep(Duration::from_millis(20));
+    }
     running.interrupt();
     running.wait().exited(0).complains("waiting");
     assert!(directory.join("00000002.history").exists(), "histories are plain, and there");

@@ -1,6 +1,7 @@
 //! Promise: a script that calls `pg_receivewal` cannot tell which one answers. The real one and ours get the same
 //! argv against the same server; exit code, both streams, directory listing, permissions and bytes are compared.
 
+mod compressed;
 mod faults;
 mod table;
 
