@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use clap::Args;
 
-use super::prompt::{PromptError, prompt};
+use super::prompt::{PromptError, prompt_for};
 use crate::ErrorClass;
 use crate::client::conninfo::{ConnInfo, ConnInfoError, ParseConnInfoError, Settings, SystemEnvironment};
 use crate::client::{Connection, OpenError, Purpose, open};
@@ -92,7 +92,7 @@ impl ConnectionArgs {
     /// Asks for the password if `-W` says so, whatever the server may want.
     pub(super) async fn ask_password_if_told(&self, settings: &mut Settings) -> Result<(), PromptError> {
         if self.password {
-            settings.password = Some(prompt(&settings.user).await?);
+            settings.password = Some(prompt_for(&settings.user).await?);
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ impl ConnectionArgs {
     ) -> Result<Connection, ConnectError> {
         match open(settings, purpose).await {
             Err(error) if error.is_password_missing() && !self.no_password => {
-                match prompt(&settings.user).await {
+                match prompt_for(&settings.user).await {
                     Ok(password) => settings.password = Some(password),
                     Err(prompt) if prompt.is_without_terminal() => return Err(error.into()),
                     Err(prompt) => return Err(prompt.into()),

@@ -5,6 +5,8 @@ mod exit;
 mod hints;
 mod logging;
 mod outcome;
+mod pg_receivewal;
+mod pg_tool;
 mod prompt;
 mod receive;
 mod report;
@@ -70,6 +72,9 @@ enum WalCommand {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
+    if let Some(code) = pg_tool::main(std::env::args_os()) {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -32,12 +32,17 @@ impl PromptError {
 /// The longest password read, in bytes.
 const MAX_PASSWORD_LEN: usize = 1024;
 
-/// Asks, without echo.
-pub(super) async fn prompt(user: &str) -> Result<Secret, PromptError> {
+/// Asks for the password of `user`, without echo.
+pub(super) async fn prompt_for(user: &str) -> Result<Secret, PromptError> {
+    prompt(&format!("Password for user {user}: ")).await
+}
+
+/// Asks `question`, without echo.
+pub(super) async fn prompt(question: &str) -> Result<Secret, PromptError> {
     let mut signals = Signals::listen()?;
     let mut terminal = File::options().read(true).write(true).open("/dev/tty")?;
     let reader = terminal.try_clone()?;
-    write!(terminal, "Password for user {user}: ")?;
+    terminal.write_all(question.as_bytes())?;
     let hidden = Hidden::new(terminal)?;
     let line = tokio::select! {
         biased;

@@ -293,6 +293,7 @@ impl ReceiveArgs {
                 status_interval: Duration::from_secs(self.status_interval.into()),
                 receive_timeout: Duration::from_secs(self.receive_timeout.into()),
                 record_check: if self.no_verify_records { RecordCheck::Off } else { RecordCheck::On },
+                ..StreamOptions::default()
             },
             start: self.start.or(made).unwrap_or_default(),
             stop_lsn: self.endpos,

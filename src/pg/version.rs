@@ -62,6 +62,11 @@ impl ServerVersion {
         self.major >= 15
     }
 
+    /// The setting `data_directory_mode` (11).
+    pub const fn has_data_directory_mode(self) -> bool {
+        self.major >= 11
+    }
+
     /// Whether `READ_REPLICATION_SLOT` exists (15).
     pub const fn has_read_replication_slot(self) -> bool {
         self.major >= 15

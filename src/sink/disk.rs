@@ -52,7 +52,7 @@ pub trait Disk {
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
     /// `fsync` of the directory itself (`""`) or of one below it.
     fn sync_directory(&mut self, name: &str) -> io::Result<()>;
-    /// Takes an exclusive lock on the file, creating it, and holds it as long as the file is open.
+    /// Takes an exclusive lock on the directory (`""`), or on a file, creating it, and holds it as long as the file is open.
     /// `None`: somebody else holds it.
     fn lock(&mut self, name: &str) -> io::Result<Option<Self::File>>;
 }

@@ -115,6 +115,12 @@ pub enum SinkError {
         /// The length of a segment.
         segment_len: u64,
     },
+    /// What was compressed cannot be read back as it was: the segment does not get its final name.
+    #[error("compressed segment \"{}\" cannot be read back", path.display())]
+    Compression {
+        /// The file.
+        path: PathBuf,
+    },
     /// Two servers tell different histories of one timeline.
     #[error("history of timeline {timeline} from the server differs from \"{}\"", path.display())]
     HistoryDiffers {
@@ -158,6 +164,7 @@ impl SinkError {
             | SinkError::Diverged { .. }
             | SinkError::InvalidWal(_)
             | SinkError::WrongLength { .. }
+            | SinkError::Compression { .. }
             | SinkError::HistoryDiffers { .. } => ErrorClass::Integrity,
             SinkError::ThreadEnded | SinkError::NotContiguous { .. } | SinkError::OutOfOrder { .. } => {
                 ErrorClass::Bug

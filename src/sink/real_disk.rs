@@ -22,12 +22,13 @@ pub struct RealDisk {
     directory: PathBuf,
     file_mode: u32,
     owner: Option<FileOwner>,
+    syncs: bool,
 }
 
 impl RealDisk {
     /// The directory at `directory`, whose new files only their owner may read.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        RealDisk { directory: directory.into(), file_mode: 0o600, owner: None }
+        RealDisk { directory: directory.into(), file_mode: 0o600, owner: None, syncs: true }
     }
 
     /// Creates files with `mode`, as `data_directory_mode` of the primary asks for.
@@ -52,6 +53,13 @@ impl RealDisk {
             file.set_permissions(Permissions::from_mode(self.file_mode))?;
         }
         Ok(file)
+    }
+
+    /// Leaves it to the operating system when bytes and names reach the disk: a crash of the system may lose any of
+    /// them. Nothing that such a disk calls durable may be acknowledged.
+    pub fn without_sync(mut self) -> Self {
+        self.syncs = false;
+        self
     }
 
     /// Where the directory is.
@@ -118,7 +126,8 @@ impl Disk for RealDisk {
 
     fn write_at(&mut self, file: &mut File, mut offset: u64, chunks: &[Bytes]) -> io::Result<()> {
         for group in chunks.chunks(MAX_IO_SLICES) {
-            let mut slices: Vec<IoSlice<'_>> = group.iter().map(|chunk| IoSlice::new(chunk)).collect();
+            let filled = group.iter().filter(|chunk| !chunk.is_empty());
+            let mut slices: Vec<IoSlice<'_>> = filled.map(|chunk| IoSlice::new(chunk)).collect();
             let mut rest = &mut slices[..];
             while !rest.is_empty() {
                 let written = match rustix::io::pwritev(&*file, rest, offset) {
@@ -135,7 +144,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_data(&mut self, file: &mut File) -> io::Result<()> {
-        file.sync_data()
+        if self.syncs { file.sync_data() } else { Ok(()) }
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -143,11 +152,14 @@ impl Disk for RealDisk {
     }
 
     fn sync_directory(&mut self, name: &str) -> io::Result<()> {
-        File::open(self.path(name))?.sync_all()
+        if self.syncs { File::open(self.path(name))?.sync_all() } else { Ok(()) }
     }
 
     fn lock(&mut self, name: &str) -> io::Result<Option<File>> {
-        let file = self.open(name, OpenMode::ExistingOrNew)?;
+        let file = match name {
+            "" => File::open(&self.directory)?,
+            name => self.open(name, OpenMode::ExistingOrNew)?,
+        };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(Errno::WOULDBLOCK) => Ok(None),
@@ -167,6 +179,7 @@ mod tests {
         let mut file = disk.open("a", OpenMode::ExistingOrNew).unwrap();
         let pieces: Vec<Bytes> = (0..600).map(|i| Bytes::from(vec![i as u8; i % 7])).collect();
         disk.write_at(&mut file, 3, &pieces).unwrap();
+        disk.write_at(&mut file, 0, &[Bytes::new()]).unwrap();
         disk.sync_data(&mut file).unwrap();
         disk.sync_directory("").unwrap();
         let expected: Vec<u8> = [0; 3].into_iter().chain(pieces.concat()).collect();
@@ -181,10 +194,11 @@ mod tests {
     fn a_lock_is_held_by_one() {
         let directory = tempfile::tempdir().unwrap();
         let mut disk = RealDisk::new(directory.path());
-        let held = disk.lock("l").unwrap();
+        let held = disk.lock("").unwrap();
         assert!(held.is_some());
-        assert!(disk.lock("l").unwrap().is_none());
+        assert!(disk.lock("").unwrap().is_none());
         drop(held);
-        assert!(disk.lock("l").unwrap().is_some());
+        assert!(disk.lock("").unwrap().is_some());
+        assert_eq!(disk.list().unwrap(), [], "a lock leaves nothing behind");
     }
 }

@@ -22,6 +22,8 @@
 
 use bytes::Bytes;
 
+use super::compressed_segment::CompressedSegment;
+use super::compression::Compression;
 use super::disk::{Disk, DiskEntry, OpenMode};
 use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
@@ -34,9 +36,22 @@ pub enum Layout {
     /// A directory of received WAL, as `pg_receivewal` keeps it: `.partial` until a segment is complete.
     /// One receiver at a time, always of the same cluster.
     Archive,
+    /// The same as `pg_receivewal` itself leaves it: an unfinished segment has full length, zeros behind its end,
+    /// so that the original and a server's `restore_command` take it. The zeros are a hole: nothing is written.
+    PaddedArchive,
     /// `pg_wal` of a data directory that no server has started on yet, as `pg_basebackup -X stream` fills it:
     /// final names at once, full length, and `archive_status/*.done` for what need not be archived again.
     PgWal,
+}
+
+impl Layout {
+    fn is_archive(self) -> bool {
+        self != Layout::PgWal
+    }
+
+    fn has_full_length(self) -> bool {
+        self != Layout::Archive
+    }
 }
 
 /// Whether WAL is checked before it is written.
@@ -55,14 +70,15 @@ pub struct SegmentWriter<D: Disk> {
     pub(super) disk: D,
     layout: Layout,
     position: Option<Position>,
-    open: Option<OpenSegment<D::File>>,
+    pub(super) open: Option<OpenSegment<D::File>>,
     /// Names were made or changed since the directory was last synced, perhaps by a process before this one.
-    directory_dirty: bool,
+    pub(super) directory_dirty: bool,
     poisoned: bool,
     comparison: Vec<u8>,
     record_check: RecordCheck,
     system_identifier: Option<SystemIdentifier>,
     checker: Option<WalChecker>,
+    pub(super) compression: Compression,
     _lock: Option<D::File>,
 }
 
@@ -75,26 +91,29 @@ struct Position {
 }
 
 #[derive(Debug)]
-struct OpenSegment<F> {
-    segment: WalSegment,
-    file: F,
-    file_name: String,
+pub(super) struct OpenSegment<F> {
+    pub(super) segment: WalSegment,
+    pub(super) file: F,
+    pub(super) file_name: String,
     /// How far an earlier stream got in this file; up to here bytes are compared.
-    existing_len: u64,
-    dirty: bool,
-    state: SegmentState,
+    pub(super) existing_len: u64,
+    pub(super) dirty: bool,
+    pub(super) state: SegmentState,
+    /// For a segment that is stored compressed.
+    pub(super) compressed: Option<CompressedSegment>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SegmentState {
+pub(super) enum SegmentState {
     /// To be written, and to get its final name when it is full.
     Unfinished,
     /// It had its final name before: the stream is compared with it, and nothing is written.
     Finished,
 }
 
-const PARTIAL_SUFFIX: &str = ".partial";
-const LOCK_FILE_NAME: &str = ".pgwake.lock";
+pub(super) const PARTIAL_SUFFIX: &str = ".partial";
+/// The directory itself is locked: the lock leaves nothing behind.
+const LOCK_NAME: &str = "";
 const ARCHIVE_STATUS: &str = "archive_status";
 
 impl<D: Disk> SegmentWriter<D> {
@@ -111,13 +130,14 @@ impl<D: Disk> SegmentWriter<D> {
             record_check: RecordCheck::Off,
             system_identifier: None,
             checker: None,
+            compression: Compression::None,
             _lock: None,
         };
-        if layout == Layout::Archive {
-            let result = writer.disk.lock(LOCK_FILE_NAME);
-            let lock = result.map_err(|error| writer.failed(Operation::Lock, LOCK_FILE_NAME, error))?;
+        if layout.is_archive() {
+            let result = writer.disk.lock(LOCK_NAME);
+            let lock = result.map_err(|error| writer.failed(Operation::Lock, LOCK_NAME, error))?;
             if lock.is_none() {
-                return Err(SinkError::Locked { path: writer.disk.path(LOCK_FILE_NAME) });
+                return Err(SinkError::Locked { path: writer.disk.path(LOCK_NAME) });
             }
             writer._lock = lock;
         }
@@ -127,6 +147,12 @@ impl<D: Disk> SegmentWriter<D> {
     /// Checks the WAL of every stream that begins from now on, or does not.
     pub fn with_record_check(mut self, record_check: RecordCheck) -> Self {
         self.record_check = record_check;
+        self
+    }
+
+    /// Stores segments from now on compressed. Not for a directory that a server is to start on.
+    pub fn with_compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
         self
     }
 
@@ -141,7 +167,7 @@ impl<D: Disk> SegmentWriter<D> {
         self.finish_open_segment()?;
         self.position = None;
         self.system_identifier = Some(stamp.system_identifier);
-        if self.layout == Layout::Archive {
+        if self.layout.is_archive() {
             self.check_stamp(stamp)?;
         }
         let result = self.disk.list();
@@ -203,7 +229,9 @@ impl<D: Disk> SegmentWriter<D> {
         let open = self.open.as_mut().expect("comparing closes nothing");
         if open.state == SegmentState::Unfinished {
             open.dirty = true;
-            if let Err(error) = self.disk.write_at(&mut open.file, offset, chunks) {
+            if open.compressed.is_some() {
+                self.write_compressed(offset, chunks)?;
+            } else if let Err(error) = self.disk.write_at(&mut open.file, offset, chunks) {
                 let name = open.file_name.clone();
                 return Err(self.failed(Operation::Write, &name, error));
             }
@@ -236,7 +264,9 @@ impl<D: Disk> SegmentWriter<D> {
             let lsn = self.position.map_or(Lsn::INVALID, |position| position.lsn);
             return Err(SinkError::OutOfOrder { lsn, reason: "only a full segment can be sealed" });
         }
+        self.complete_compressed()?;
         self.sync_open_segment()?;
+        self.verify_compressed()?;
         let open = self.open.take().expect("a full segment is open");
         if open.state == SegmentState::Unfinished {
             let final_name = open.file_name.strip_suffix(PARTIAL_SUFFIX).unwrap_or(&open.file_name);
@@ -255,7 +285,10 @@ impl<D: Disk> SegmentWriter<D> {
     /// Makes durable what is open, and the names of all that is not.
     pub fn settle(&mut self) -> Result<(), SinkError> {
         self.check_usable()?;
-        if self.open.is_some() {
+        if self.open.as_ref().is_some_and(|open| open.compressed.is_some()) {
+            // gets the format's end, so that everybody's tools can read it, and is begun anew by the next write
+            self.finish_open_segment()?;
+        } else if self.open.is_some() {
             self.flush()?;
         } else if self.directory_dirty {
             self.sync_directory("")?;
@@ -303,6 +336,7 @@ impl<D: Disk> SegmentWriter<D> {
     }
 
     fn sync_open_segment(&mut self) -> Result<(), SinkError> {
+        self.flush_compressed()?;
         let Some(open) = self.open.as_mut().filter(|open| open.dirty) else { return Ok(()) };
         if let Err(error) = self.disk.sync_data(&mut open.file) {
             let name = open.file_name.clone();
@@ -315,6 +349,7 @@ impl<D: Disk> SegmentWriter<D> {
     /// Leaves the open segment as it is, unfinished, and durable as far as it goes.
     fn finish_open_segment(&mut self) -> Result<(), SinkError> {
         if self.open.is_some() {
+            self.complete_compressed()?;
             self.flush()?;
             self.open = None;
         }
@@ -329,9 +364,11 @@ impl<D: Disk> SegmentWriter<D> {
         let final_name = WalFileName { timeline, segment }.to_string();
         let segment_len = segment.size().as_u64();
         if self.layout == Layout::PgWal {
-            let mut open = self.open_unfinished(segment, final_name)?;
-            let result = self.disk.set_len(&mut open.file, segment_len);
-            result.map_err(|error| self.failed(Operation::SetLen, &open.file_name, error))?;
+            return self.open_unfinished(segment, final_name);
+        }
+        if self.layout.is_archive()
+            && let Some(open) = self.open_compressed(segment, &final_name)?
+        {
             return Ok(open);
         }
         match self.disk.open(&final_name, OpenMode::Existing) {
@@ -350,6 +387,7 @@ impl<D: Disk> SegmentWriter<D> {
                     existing_len: len,
                     dirty: false,
                     state,
+                    compressed: None,
                 })
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -365,7 +403,7 @@ impl<D: Disk> SegmentWriter<D> {
         file_name: String,
     ) -> Result<OpenSegment<D::File>, SinkError> {
         let result = self.disk.open(&file_name, OpenMode::ExistingOrNew);
-        let file = result.map_err(|error| self.failed(Operation::Open, &file_name, error))?;
+        let mut file = result.map_err(|error| self.failed(Operation::Open, &file_name, error))?;
         let len = self.disk.len(&file);
         let existing_len = len.map_err(|error| self.failed(Operation::Stat, &file_name, error))?;
         let segment_len = segment.size().as_u64();
@@ -373,9 +411,13 @@ impl<D: Disk> SegmentWriter<D> {
             let path = self.disk.path(&file_name);
             return Err(SinkError::WrongLength { path, len: existing_len, segment_len });
         }
+        if self.layout.has_full_length() && existing_len < segment_len {
+            let result = self.disk.set_len(&mut file, segment_len);
+            result.map_err(|error| self.failed(Operation::SetLen, &file_name, error))?;
+        }
         self.directory_dirty = true;
         let state = SegmentState::Unfinished;
-        Ok(OpenSegment { segment, file, file_name, existing_len, dirty: false, state })
+        Ok(OpenSegment { segment, file, file_name, existing_len, dirty: false, state, compressed: None })
     }
 
     /// Compares what the stream brings with what an earlier one left in the open segment.
@@ -386,7 +428,11 @@ impl<D: Disk> SegmentWriter<D> {
         for chunk in chunks {
             let common = open.existing_len.saturating_sub(offset).min(chunk.len() as u64) as usize;
             self.comparison.resize(common, 0);
-            let len = match self.disk.read_at(&open.file, offset, &mut self.comparison) {
+            let read = match &open.compressed {
+                Some(compressed) => Ok(compressed.read_existing(offset, &mut self.comparison)),
+                None => self.disk.read_at(&open.file, offset, &mut self.comparison),
+            };
+            let len = match read {
                 Ok(len) => len,
                 Err(error) => {
                     let name = open.file_name.clone();

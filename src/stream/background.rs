@@ -11,12 +11,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::driver::{Clock, Progress, Until};
 use super::error::ReceiveError;
+use super::observer::LogObserver;
 use super::receive::{ReceiveOutcome, open_sink};
 use super::session::{Session, StreamFrom, StreamOptions};
 use super::upstream::Connector;
 use crate::FileOwner;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
-use crate::sink::{Layout, Operation, RealDisk, Sink, SinkError};
+use crate::sink::{Compression, Layout, Operation, RealDisk, Sink, SinkError};
 
 /// What to receive, and where to.
 #[derive(Debug, Clone)]
@@ -140,13 +141,14 @@ async fn receive<C: Connector>(
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
     let disk = RealDisk::new(&request.directory).with_file_mode(request.file_mode).with_owner(request.owner);
-    let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check)?;
+    let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check, Compression::None)?;
     let mut upstream = connector.connect().await?;
     let mut session = Session {
         options: &request.stream,
         sink: &mut sink,
         until,
         progress,
+        observer: &mut LogObserver,
         clock: Clock::start(),
         system_identifier: Some(request.system_identifier),
         acknowledged_lsn: Lsn::INVALID,

@@ -12,11 +12,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::ReceiveError;
+use super::observer::Observer;
 use super::receiver::{Action, Moment, Receiver};
 use super::upstream::ReplicationStream;
 use crate::client::{ClientError, NextTimeline, StreamEnd};
-use crate::pg::{Lsn, TimelineId};
-use crate::sink::{Sink, SinkCommand, SinkEvent};
+use crate::pg::{Lsn, TimelineId, WalSegmentSize};
+use crate::sink::{FlushedLsn, Sink, SinkCommand, SinkEvent};
 use crate::wire::replication::{PgTimestamp, ReplicationMessage};
 
 /// How long to go on.
@@ -95,6 +96,10 @@ pub(super) struct Driver<'a, K> {
     pub(super) sink: &'a mut K,
     pub(super) until: &'a mut watch::Receiver<Until>,
     pub(super) progress: &'a watch::Sender<Progress>,
+    pub(super) observer: &'a mut dyn Observer,
+    pub(super) segment_size: WalSegmentSize,
+    /// Up to where finished segments were told of.
+    pub(super) finished_lsn: Lsn,
     pub(super) clock: Clock,
 }
 
@@ -121,6 +126,7 @@ impl<K: Sink> Driver<'_, K> {
             match self.wait(&mut stream, receiver, listening).await? {
                 Wake::Message(message) => self.handle_batch(message, &mut stream, receiver).await?,
                 Wake::Sink(SinkEvent::Flushed(flushed)) => {
+                    self.tell_finished(flushed);
                     let result = receiver.handle_flushed(self.clock.now(), flushed);
                     result.map_err(|error| broken_off(receiver, error))?;
                 }
@@ -226,6 +232,17 @@ impl<K: Sink> Driver<'_, K> {
         }
         receiver.handle_batch_end(self.clock.now());
         Ok(())
+    }
+
+    fn tell_finished(&mut self, flushed: FlushedLsn) {
+        loop {
+            let end_lsn = self.segment_size.segment_at(self.finished_lsn).end_lsn();
+            if end_lsn > flushed.lsn() {
+                return;
+            }
+            self.finished_lsn = end_lsn;
+            self.observer.segment_finished(flushed.timeline(), end_lsn);
+        }
     }
 
     fn handle_until(&self, until: Until, receiver: &mut Receiver) {

@@ -12,6 +12,7 @@ mod driver;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+mod observer;
 mod positions;
 mod receive;
 mod receiver;
@@ -26,9 +27,12 @@ pub use backoff::Backoff;
 pub use connector::ServerConnector;
 pub use driver::{Progress, Until};
 pub use error::{ConnectFailure, ReceiveError, ReceiverError};
+pub use observer::{LogObserver, Observer};
 pub use positions::Positions;
-pub use receive::{ReceiveOptions, ReceiveOutcome, Reconnect, receive, receive_into};
-pub use receiver::{Action, Moment, Receiver, ReceiverConfig};
+pub use receive::{
+    ReceiveOptions, ReceiveOutcome, Reconnect, open_sink, receive, receive_into, receive_observed,
+};
+pub use receiver::{Action, FlushPolicy, Moment, Receiver, ReceiverConfig};
 pub use resume::StartChoice;
 pub use session::StreamOptions;
 pub use upstream::{Connector, ReplicationStream, StreamStart, Upstream};

@@ -10,19 +10,23 @@ use tokio::sync::watch;
 use super::backoff::Backoff;
 use super::driver::{Clock, Progress, Until};
 use super::error::ReceiveError;
+use super::observer::{LogObserver, Observer};
 use super::resume::StartChoice;
 use super::session::{Session, StreamOptions, unless_stopped};
 use super::upstream::Connector;
 use crate::ErrorClass;
 use crate::pg::Lsn;
-use crate::sink::{Layout, RealDisk, RecordCheck, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
+use crate::sink::{
+    Compression, Layout, RealDisk, RecordCheck, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread,
+};
 
 /// What to do when a connection is lost, or cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reconnect {
     /// Fail.
     Never,
-    /// Try again, but fail when the very first connection cannot be had.
+    /// Try again, but fail when the very first connection cannot be had. Later ones are tried for as long as it
+    /// takes, whatever the reason: what let us in once will do so again.
     AfterFirst,
     /// Try again.
     #[default]
@@ -87,8 +91,20 @@ pub async fn receive<C: Connector, K: Sink>(
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
+    receive_observed(options, connector, sink, progress, &mut LogObserver, shutdown).await
+}
+
+/// [`receive`], with `observer` told what happens instead of the log.
+pub async fn receive_observed<C: Connector, K: Sink>(
+    options: &ReceiveOptions,
+    connector: &mut C,
+    sink: &mut K,
+    progress: &watch::Sender<Progress>,
+    observer: &mut dyn Observer,
+    shutdown: impl Future<Output = ()>,
+) -> Result<ReceiveOutcome, ReceiveError> {
     let (sender, until) = watch::channel(options.stop_lsn.map_or(Until::Failure, Until::Lsn));
-    let mut work = pin!(receive_until(options, connector, sink, progress, until));
+    let mut work = pin!(receive_until(options, connector, sink, progress, observer, until));
     tokio::select! {
         biased;
         result = &mut work => return result,
@@ -106,16 +122,20 @@ pub async fn receive_into<C: Connector>(
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut sink = open_sink(RealDisk::new(directory), Layout::Archive, options.stream.record_check)?;
+    let disk = RealDisk::new(directory);
+    let mut sink = open_sink(disk, Layout::Archive, options.stream.record_check, Compression::None)?;
     receive(options, connector, &mut sink, progress, shutdown).await
 }
 
-pub(super) fn open_sink(
+/// A sink on a thread of its own, for a directory that is locked as long as it lives.
+pub fn open_sink(
     disk: RealDisk,
     layout: Layout,
     record_check: RecordCheck,
+    compression: Compression,
 ) -> Result<SinkThread<RealDisk>, SinkError> {
-    let writer = SegmentWriter::open(disk, layout)?.with_record_check(record_check);
+    let writer = SegmentWriter::open(disk, layout)?;
+    let writer = writer.with_record_check(record_check).with_compression(compression);
     SinkThread::spawn(writer, SinkLimits::default())
 }
 
@@ -124,6 +144,7 @@ async fn receive_until<C: Connector, K: Sink>(
     connector: &mut C,
     sink: &mut K,
     progress: &watch::Sender<Progress>,
+    observer: &mut dyn Observer,
     until: watch::Receiver<Until>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
     let mut backoff = Backoff::new(options.first_wait, options.longest_wait, options.seed);
@@ -133,6 +154,7 @@ async fn receive_until<C: Connector, K: Sink>(
         sink,
         until,
         progress,
+        observer,
         clock: Clock::start(),
         system_identifier: None,
         acknowledged_lsn: Lsn::INVALID,
@@ -152,19 +174,22 @@ async fn receive_until<C: Connector, K: Sink>(
             session.sink.settle().await?;
             return Ok(ReceiveOutcome::all_durable(progress));
         };
+        let transient = error.class() == ErrorClass::Transient;
         let again = match options.reconnect {
             Reconnect::Never => false,
-            Reconnect::AfterFirst => connected_once,
-            Reconnect::Always => true,
+            Reconnect::AfterFirst => {
+                connected_once && (transient || matches!(error, ReceiveError::Connect { .. }))
+            }
+            Reconnect::Always => transient,
         };
-        if !again || error.class() != ErrorClass::Transient {
+        if !again {
             break error;
         }
         if std::mem::take(&mut session.made_progress) {
             backoff.reset();
         }
         let wait = backoff.next_wait();
-        tracing::warn!(error = %Chain(&error), ?wait, "disconnected; trying again");
+        session.observer.disconnected(&error, wait);
         // a wish to stop is seen at the loop's beginning
         let _ = unless_stopped(&mut stop, tokio::time::sleep(wait)).await;
     };
@@ -172,21 +197,6 @@ async fn receive_until<C: Connector, K: Sink>(
         session.sink.settle().await?;
     }
     Err(error)
-}
-
-/// An error with all its causes, on one line of the log.
-struct Chain<'a>(&'a ReceiveError);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -250,7 +260,8 @@ mod tests {
     #[tokio::test]
     async fn a_second_receiver_is_refused_before_it_connects() {
         let directory = tempfile::tempdir().unwrap();
-        let _first = open_sink(RealDisk::new(directory.path()), Layout::Archive, RecordCheck::Off).unwrap();
+        let disk = RealDisk::new(directory.path());
+        let _first = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::None).unwrap();
         let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
         let result = run(options(0), directory.path(), &script).await;
         assert!(matches!(result, Err(ReceiveError::Sink(SinkError::Locked { .. }))));

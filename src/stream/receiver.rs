@@ -34,6 +34,9 @@ use crate::wire::replication::{
 /// server's, and far above a network's round trip, which would be the pace otherwise.
 const PING_ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long WAL may stay without a flush when nobody waits for it.
+const LAZY_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A point in time: for measuring, and for telling the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -41,6 +44,19 @@ pub struct Moment {
     pub elapsed: Duration,
     /// The wall clock, which may jump.
     pub wall_clock: PgTimestamp,
+}
+
+/// When WAL is made durable while a stream goes on, and what of it the server hears. Finished segments, the end of
+/// the stream and a server that asks always bring a flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlushPolicy {
+    /// As soon as it has come, and reported.
+    #[default]
+    Prompt,
+    /// Besides the above every few seconds, and reported.
+    Lazy,
+    /// As lazily, and never reported: the server does not count on us.
+    Unreported,
 }
 
 /// What a receiver needs to know at the beginning.
@@ -59,6 +75,8 @@ pub struct ReceiverConfig {
     pub status_interval: Duration,
     /// The longest silence of the server's, which is asked for a sign of life after half of it; zero: any.
     pub receive_timeout: Duration,
+    /// When to flush.
+    pub flush_policy: FlushPolicy,
 }
 
 /// What the driver has to do, in this order.
@@ -111,6 +129,7 @@ pub struct Receiver {
     answer_at: Option<Duration>,
     /// How far a flush has been asked for.
     flush_asked_lsn: Lsn,
+    flush_asked_at: Duration,
     /// When the server was last heard, and whether it was asked for a sign of life since.
     heard_at: Duration,
     ping_sent: bool,
@@ -140,6 +159,7 @@ impl Receiver {
             reply_due: true,
             answer_at: None,
             flush_asked_lsn: config.start_lsn,
+            flush_asked_at: now.elapsed,
             heard_at: now.elapsed,
             ping_sent: false,
             reading_paused: false,
@@ -165,7 +185,8 @@ impl Receiver {
     /// The flush position as it may be reported: [`Lsn::INVALID`] below the floor.
     pub fn reported_flush_lsn(&self) -> Lsn {
         let flush_lsn = self.positions.flush_lsn();
-        if flush_lsn >= self.config.flush_floor { flush_lsn } else { Lsn::INVALID }
+        let reported = self.config.flush_policy != FlushPolicy::Unreported;
+        if reported && flush_lsn >= self.config.flush_floor { flush_lsn } else { Lsn::INVALID }
     }
 
     /// Whether the stop position was reached, or [`Self::stop`] was called, before the server ended the stream.
@@ -202,7 +223,7 @@ impl Receiver {
     /// original looks after its status only when the socket is quiet, which under load it never is.
     pub fn handle_batch_end(&mut self, now: Moment) {
         self.now = now;
-        self.ask_flush();
+        self.ask_flush_if_due();
         self.reply_due |= self.reported.is_none_or(|last| last.write_lsn != self.positions.write_lsn());
     }
 
@@ -235,6 +256,9 @@ impl Receiver {
             return self.break_off(ReceiverError::Timeout { after: self.config.receive_timeout });
         }
         let due = |deadline: Option<Duration>| deadline.is_some_and(|at| at <= now.elapsed);
+        if due(self.status_deadline()) {
+            self.ask_flush_if_due();
+        }
         if due(self.status_deadline()) || due(self.ping_deadline()) || due(self.answer_at) {
             self.reply_due = true;
         }
@@ -379,10 +403,21 @@ impl Receiver {
         }
     }
 
+    fn ask_flush_if_due(&mut self) {
+        let wait = match self.config.flush_policy {
+            FlushPolicy::Prompt => Duration::ZERO,
+            FlushPolicy::Lazy | FlushPolicy::Unreported => LAZY_FLUSH_INTERVAL,
+        };
+        if self.now.elapsed.saturating_sub(self.flush_asked_at) >= wait {
+            self.ask_flush();
+        }
+    }
+
     fn ask_flush(&mut self) {
         let received_lsn = self.positions.received_lsn();
         if self.flush_asked_lsn < received_lsn {
             self.flush_asked_lsn = received_lsn;
+            self.flush_asked_at = self.now.elapsed;
             self.actions.push_back(Action::Flush);
         }
     }

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use super::driver::{Clock, Driver, Progress, StreamOutcome, Until, changed};
 use super::error::ReceiveError;
-use super::receiver::{Receiver, ReceiverConfig};
+use super::observer::Observer;
+use super::receiver::{FlushPolicy, Receiver, ReceiverConfig};
 use super::resume::{self, ServerState, SlotHold, SlotPosition, StartChoice};
 use super::upstream::{StreamStart, Upstream};
 use crate::client::{ClientError, NextTimeline, SystemIdentity};
@@ -31,6 +32,8 @@ pub struct StreamOptions {
     pub receive_timeout: Duration,
     /// Whether WAL is checked before it is written and acknowledged.
     pub record_check: RecordCheck,
+    /// When WAL is made durable.
+    pub flush_policy: FlushPolicy,
 }
 
 impl Default for StreamOptions {
@@ -41,6 +44,7 @@ impl Default for StreamOptions {
             status_interval: Duration::from_secs(10),
             receive_timeout: Duration::from_secs(60),
             record_check: RecordCheck::On,
+            flush_policy: FlushPolicy::default(),
         }
     }
 }
@@ -51,6 +55,7 @@ pub(super) struct Session<'a, K> {
     pub(super) sink: &'a mut K,
     pub(super) until: watch::Receiver<Until>,
     pub(super) progress: &'a watch::Sender<Progress>,
+    pub(super) observer: &'a mut dyn Observer,
     pub(super) clock: Clock,
     /// The cluster, once it is known.
     pub(super) system_identifier: Option<SystemIdentifier>,
@@ -193,6 +198,7 @@ impl<K: Sink> Session<'_, K> {
     ) -> Result<(), ReceiveError> {
         loop {
             let StreamFrom { timeline, start_lsn, .. } = from;
+            self.observer.stream_starting(timeline, start_lsn);
             let mut until = self.until.clone();
             let started = unless_stopped(&mut until, async {
                 self.sink.begin(timeline, segment_size, start_lsn).await?;
@@ -207,7 +213,6 @@ impl<K: Sink> Session<'_, K> {
             let (next, received_lsn) = match started? {
                 StreamStart::TimelineEnded(next) => (next, start_lsn),
                 StreamStart::Streaming(stream) => {
-                    tracing::info!(%start_lsn, %timeline, "streaming started");
                     let config = ReceiverConfig {
                         timeline,
                         start_lsn,
@@ -215,12 +220,16 @@ impl<K: Sink> Session<'_, K> {
                         flush_floor: from.flush_floor,
                         status_interval: self.options.status_interval,
                         receive_timeout: self.options.receive_timeout,
+                        flush_policy: self.options.flush_policy,
                     };
                     let mut receiver = Receiver::new(self.clock.now(), config);
                     let mut driver = Driver {
                         sink: &mut *self.sink,
                         until: &mut self.until,
                         progress: self.progress,
+                        observer: &mut *self.observer,
+                        segment_size,
+                        finished_lsn: start_lsn,
                         clock: self.clock,
                     };
                     let outcome = driver.run(stream, &mut receiver).await;
@@ -241,7 +250,7 @@ impl<K: Sink> Session<'_, K> {
             if history?.switch_point(timeline) != Some(next_lsn) {
                 return Err(ReceiveError::HistoryMismatch { timeline, next: next_timeline, next_lsn });
             }
-            tracing::info!(from = %timeline, to = %next_timeline, at = %next_lsn, "timeline switched");
+            self.observer.timeline_switched(next_timeline, next_lsn);
             from.timeline = next_timeline;
             from.start_lsn = segment_size.segment_at(next_lsn).start_lsn();
             // what was acknowledged beyond the switch point belongs to a timeline that was left

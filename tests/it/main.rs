@@ -5,6 +5,7 @@ mod command_line;
 mod connecting;
 mod hostile_server;
 mod one_server;
+mod pg_receivewal;
 mod receiving;
 mod refusals;
 mod speaking;

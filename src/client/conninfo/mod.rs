@@ -73,6 +73,14 @@ impl ConnInfo {
         Ok(conninfo)
     }
 
+    /// Reads what libpq's `PQconninfoParse` takes: a URI or a keyword/value string, and no database's name alone.
+    pub fn parse_connection_string(string: &str) -> Result<Self, ParseConnInfoError> {
+        if !uri::is_uri(string) {
+            keywords::parse(string)?;
+        }
+        ConnInfo::parse(string)
+    }
+
     /// Sets an option, over what it was before. The name must be one of libpq's.
     pub fn set(&mut self, keyword: &str, value: impl Into<String>) -> Result<(), ParseConnInfoError> {
         let mut value = value.into();

@@ -22,6 +22,7 @@ impl Story {
             flush_floor: Lsn::INVALID,
             status_interval: Duration::from_secs(10),
             receive_timeout: Duration::from_secs(60),
+            flush_policy: FlushPolicy::Prompt,
         };
         change(&mut config);
         let mut writer = SegmentWriter::open(MemoryDisk::default(), Layout::Archive).unwrap();

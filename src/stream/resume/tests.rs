@@ -106,7 +106,7 @@ fn strays_are_told_and_left_alone() {
 
 #[test]
 fn other_files_mean_nothing() {
-    let names = ["00000002.history", ".pgwake.stamp", "000000010000000000000005.gz", "x", "1.partial"];
+    let names = ["00000002.history", ".pgwake.stamp", "000000010000000000000005.xz", "x", "1.partial"];
     let files: Vec<DiskEntry> = names.map(|name| DiskEntry { name: name.into(), len: 1 }).into();
     let one = history(1, &[]);
     let result = find_start(&files, &server(&one), StartChoice::Refuse);

@@ -1,0 +1,122 @@
+//! What PostgreSQL's tools have in common under their own names: options, messages, exit codes.
+//!
+//! Answers to `pg_logging`, `option_utils` and `streamutil` of PostgreSQL. Under these names every failure is exit
+//! code 1, messages go to standard error behind the tool's name, and nothing is logged otherwise.
+
+pub(super) mod compression;
+pub(super) mod connection;
+pub(super) mod getopt;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The tool that this process was called as.
+#[derive(Debug, Clone)]
+pub(super) struct Invocation {
+    /// Its name, which is in front of its messages.
+    pub(super) name: &'static str,
+    /// How it was called, which is in front of the C library's.
+    pub(super) called_as: OsString,
+    /// What came behind the name.
+    pub(super) arguments: Vec<OsString>,
+}
+
+/// What runs a tool.
+type Run = fn(&Invocation) -> Result<(), Failed>;
+
+/// The tools that there are.
+const TOOLS: [(&str, Run); 1] = [("pg_receivewal", super::pg_receivewal::run)];
+
+/// The exit code is 1; everything is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failed;
+
+/// The version whose behaviour the tools have. Scripts compare it with the server's.
+const POSTGRESQL_VERSION: &str = "19.0";
+
+/// Runs one of PostgreSQL's tools, if that is what was asked for: by the program's name, or as the first argument.
+pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let program = arguments.next()?;
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let base_name = Path::new(&program).file_name().unwrap_or(OsStr::new("")).to_owned();
+    let tool = |name: &OsStr| TOOLS.iter().find(|(tool, _)| name == *tool);
+    let (&(name, run), called_as) = match (tool(&base_name), arguments.first()) {
+        (Some(found), _) => (found, program),
+        (None, Some(first)) => (tool(first)?, arguments.remove(0)),
+        (None, None) => return None,
+    };
+    let invocation = Invocation { name, called_as, arguments };
+    Some(ExitCode::from(match run(&invocation) {
+        Ok(()) => 0,
+        Err(Failed) => 1,
+    }))
+}
+
+impl Invocation {
+    /// Whether help or the version was asked for, which counts only as the first argument; prints it.
+    pub(super) fn answered(&self, help: &str) -> bool {
+        let text = match self.arguments.first().and_then(|argument| argument.to_str()) {
+            Some("--help" | "-?") => help.to_owned(),
+            Some("--version" | "-V") => format!(
+                "{} (PostgreSQL) {POSTGRESQL_VERSION} (pgwake {})\n",
+                self.name,
+                env!("CARGO_PKG_VERSION")
+            ),
+            _ => return false,
+        };
+        // a closed pipe is nobody's concern
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        true
+    }
+
+    /// Information, behind the name alone.
+    pub(super) fn info(&self, text: impl fmt::Display) {
+        self.say("", text);
+    }
+
+    /// A warning.
+    pub(super) fn warn(&self, text: impl fmt::Display) {
+        self.say("warning: ", text);
+    }
+
+    /// An error. To be returned.
+    pub(super) fn error(&self, text: impl fmt::Display) -> Failed {
+        self.say("error: ", text);
+        Failed
+    }
+
+    /// What to do about the error before it.
+    pub(super) fn hint(&self, text: impl fmt::Display) {
+        self.say("hint: ", text);
+    }
+
+    /// A mistake on the command line.
+    pub(super) fn usage_error(&self, text: impl fmt::Display) -> Failed {
+        self.error(text);
+        self.hint_help()
+    }
+
+    /// A mistake on the command line, in the C library's words.
+    pub(super) fn getopt_error(&self, error: &getopt::GetoptError) -> Failed {
+        write_line(&format!("{}: {error}", self.called_as.display()));
+        self.hint_help()
+    }
+
+    pub(super) fn hint_help(&self) -> Failed {
+        self.hint(format!("Try \"{} --help\" for more information.", self.name));
+        Failed
+    }
+
+    fn say(&self, kind: &str, text: impl fmt::Display) {
+        let text = text.to_string();
+        write_line(&format!("{}: {kind}{}", self.name, text.strip_suffix('\n').unwrap_or(&text)));
+    }
+}
+
+fn write_line(line: &str) {
+    // when standard error is closed there is nobody to tell
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}

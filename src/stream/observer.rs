@@ -1,0 +1,55 @@
+//! What somebody who watches a receiver hears.
+
+use std::time::Duration;
+
+use super::error::ReceiveError;
+use crate::pg::{Lsn, TimelineId};
+
+/// Hears what an operator would put on a timeline, as it happens.
+pub trait Observer: Send {
+    /// The server is about to be asked for a timeline from `start_lsn` on.
+    fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn);
+    /// The segment that ends at `end_lsn` is complete and durable.
+    fn segment_finished(&mut self, timeline: TimelineId, end_lsn: Lsn);
+    /// The server went over to `timeline` at `switch_lsn`.
+    fn timeline_switched(&mut self, timeline: TimelineId, switch_lsn: Lsn);
+    /// The connection was lost, or could not be had; the next attempt comes after `wait`.
+    fn disconnected(&mut self, error: &ReceiveError, wait: Duration);
+}
+
+/// Writes it to the log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogObserver;
+
+impl Observer for LogObserver {
+    fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn) {
+        tracing::info!(%start_lsn, %timeline, "streaming started");
+    }
+
+    fn segment_finished(&mut self, timeline: TimelineId, end_lsn: Lsn) {
+        tracing::debug!(%end_lsn, %timeline, "segment finished");
+    }
+
+    fn timeline_switched(&mut self, timeline: TimelineId, switch_lsn: Lsn) {
+        tracing::info!(to = %timeline, at = %switch_lsn, "timeline switched");
+    }
+
+    fn disconnected(&mut self, error: &ReceiveError, wait: Duration) {
+        tracing::warn!(error = %Chain(error), ?wait, "disconnected; trying again");
+    }
+}
+
+/// An error with all its causes, on one line of the log.
+struct Chain<'a>(&'a ReceiveError);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
