@@ -104,8 +104,21 @@ pub(super) struct Driver<'a, K> {
 }
 
 impl<K: Sink> Driver<'_, K> {
-    /// Runs the stream to its end.
+    /// Runs the stream to its end. However it ends, the sink gets all that was received: what a server sent just
+    /// before it died may be nowhere else.
     pub(super) async fn run<S: ReplicationStream>(
+        &mut self,
+        stream: S,
+        receiver: &mut Receiver,
+    ) -> Result<StreamOutcome, ReceiveError> {
+        let outcome = self.run_stream(stream, receiver).await;
+        if outcome.is_err() {
+            self.keep_received(receiver);
+        }
+        outcome
+    }
+
+    async fn run_stream<S: ReplicationStream>(
         &mut self,
         mut stream: S,
         receiver: &mut Receiver,
@@ -167,6 +180,20 @@ impl<K: Sink> Driver<'_, K> {
             return Err(lost(error));
         }
         Ok(Act::Wait)
+    }
+
+    /// The stream is broken, in the middle of a batch perhaps. There is nobody any more to tell anything.
+    fn keep_received(&mut self, receiver: &mut Receiver) {
+        while let Some(action) = receiver.poll_action() {
+            match action {
+                Action::Write { lsn, data } => self.sink.push(SinkCommand::Write { lsn, data }),
+                Action::Seal => self.sink.push(SinkCommand::Seal),
+                Action::Flush => self.sink.push(SinkCommand::Flush),
+                Action::SendStatus(_) => {}
+                Action::SendCopyDone => break,
+            }
+        }
+        self.publish(receiver);
     }
 
     async fn wait<S: ReplicationStream>(

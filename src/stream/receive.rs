@@ -161,7 +161,7 @@ async fn receive_until<C: Connector, K: Sink>(
         made_progress: false,
     };
     let mut connected_once = false;
-    let error = loop {
+    loop {
         let result = match unless_stopped(&mut stop, connector.connect()).await {
             None => Ok(()),
             Some(Err(failure)) => Err(failure.into()),
@@ -170,10 +170,11 @@ async fn receive_until<C: Connector, K: Sink>(
                 session.follow(&mut upstream, options.start).await
             }
         };
-        let Err(error) = result else {
+        if !matches!(result, Err(ReceiveError::Sink(_))) {
+            // at once, not with the next connection: the server may never come back
             session.sink.settle().await?;
-            return Ok(ReceiveOutcome::all_durable(progress));
-        };
+        }
+        let Err(error) = result else { return Ok(ReceiveOutcome::all_durable(progress)) };
         let transient = error.class() == ErrorClass::Transient;
         let again = match options.reconnect {
             Reconnect::Never => false,
@@ -183,7 +184,7 @@ async fn receive_until<C: Connector, K: Sink>(
             Reconnect::Always => transient,
         };
         if !again {
-            break error;
+            return Err(error);
         }
         if std::mem::take(&mut session.made_progress) {
             backoff.reset();
@@ -192,11 +193,7 @@ async fn receive_until<C: Connector, K: Sink>(
         session.observer.disconnected(&error, wait);
         // a wish to stop is seen at the loop's beginning
         let _ = unless_stopped(&mut stop, tokio::time::sleep(wait)).await;
-    };
-    if !matches!(error, ReceiveError::Sink(_)) {
-        session.sink.settle().await?;
     }
-    Err(error)
 }
 
 #[cfg(test)]
@@ -255,6 +252,18 @@ mod tests {
         assert_eq!(outcome.progress.flush_lsn, Lsn::new(3 * SEGMENT_LEN));
         let first = script.updates.lock().unwrap()[0];
         assert_eq!(first.write_lsn, Lsn::new(2 * SEGMENT_LEN), "finished segments are not fetched again");
+    }
+
+    /// A server that dies sends its last WAL and the connection's end in one go.
+    #[tokio::test]
+    async fn what_came_together_with_the_end_of_the_connection_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = Script::new(SEGMENT_LEN + 3 * 8192, 8192, Then::Close);
+        let mut never = options(3 * SEGMENT_LEN);
+        never.reconnect = Reconnect::Never;
+        assert!(run(never, directory.path(), &script).await.is_err());
+        let file = std::fs::metadata(directory.path().join("000000010000000000000001.partial")).unwrap();
+        assert_eq!(file.len(), 3 * 8192);
     }
 
     #[tokio::test]
