@@ -12,6 +12,7 @@
 
 mod compressed_segment;
 mod compression;
+mod direct;
 mod disk;
 mod error;
 mod flushed;

@@ -55,6 +55,9 @@ impl Default for SinkLimits {
     }
 }
 
+/// As much is written at once. More would leave the processor's cache between being checked and being written.
+const MAX_PIECE_LEN: u64 = 512 << 10;
+
 /// All that had gathered when the sink came to look: written in pieces as large as segments allow, and made
 /// durable by one flush at its end, however many were asked for.
 #[derive(Debug, Default)]
@@ -86,6 +89,9 @@ impl Batch {
                     }
                     self.chunks_end_lsn = lsn + data.len() as u64;
                     self.chunks.push(data);
+                    if self.chunks_end_lsn - self.chunks_lsn >= MAX_PIECE_LEN {
+                        wrote(self.write_out(writer)?);
+                    }
                 }
                 SinkCommand::Seal => {
                     wrote(self.write_out(writer)?);

@@ -15,6 +15,8 @@
 //!   more was sent than has arrived shows a hole that would otherwise be noticed with the next data, or never.
 //! * A server that shuts down pings again as soon as it is answered, until flush has caught up. While a flush is
 //!   under way an answer that would say nothing new waits, at the most 100 ms since the last one.
+//! * While the server is far ahead, positions are reported and flushes asked for in larger steps: each costs the
+//!   receiver, the server and the disk as much as receiving does, and the server has nothing to wait for but the end.
 //! * A stop position is exact: what lies beyond it is not written, and reaching it needs no further message.
 
 use std::collections::VecDeque;
@@ -33,6 +35,13 @@ use crate::wire::replication::{
 /// How often a ping is answered with the same positions while a flush is under way. Far below every timeout of a
 /// server's, and far above a network's round trip, which would be the pace otherwise.
 const PING_ANSWER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// So far ahead, the server is being caught up with.
+const FAR_AHEAD_LEN: u64 = 4 << 20;
+
+/// The steps of catching up: as many bytes, or as much time, whichever comes first.
+const CATCH_UP_STEP_LEN: u64 = 4 << 20;
+const CATCH_UP_STEP_TIME: Duration = Duration::from_millis(20);
 
 /// How long WAL may stay without a flush when nobody waits for it.
 const LAZY_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
@@ -127,6 +136,8 @@ pub struct Receiver {
     reply_due: bool,
     /// When a ping is answered that was not answered at once.
     answer_at: Option<Duration>,
+    /// When a step of catching up ends, if nothing more comes before.
+    step_ends_at: Option<Duration>,
     /// How far a flush has been asked for.
     flush_asked_lsn: Lsn,
     flush_asked_at: Duration,
@@ -158,6 +169,7 @@ impl Receiver {
             reported: None,
             reply_due: true,
             answer_at: None,
+            step_ends_at: None,
             flush_asked_lsn: config.start_lsn,
             flush_asked_at: now.elapsed,
             heard_at: now.elapsed,
@@ -223,8 +235,10 @@ impl Receiver {
     /// original looks after its status only when the socket is quiet, which under load it never is.
     pub fn handle_batch_end(&mut self, now: Moment) {
         self.now = now;
-        self.ask_flush_if_due();
-        self.reply_due |= self.reported.is_none_or(|last| last.write_lsn != self.positions.write_lsn());
+        self.step_ends_at = self.catching_up_until();
+        if self.step_ends_at.is_none() {
+            self.report_progress();
+        }
     }
 
     /// More is durable.
@@ -256,6 +270,10 @@ impl Receiver {
             return self.break_off(ReceiverError::Timeout { after: self.config.receive_timeout });
         }
         let due = |deadline: Option<Duration>| deadline.is_some_and(|at| at <= now.elapsed);
+        if due(self.step_ends_at) {
+            self.step_ends_at = None;
+            self.report_progress();
+        }
         if due(self.status_deadline()) {
             self.ask_flush_if_due();
         }
@@ -331,8 +349,13 @@ impl Receiver {
         if self.phase == Phase::Ended {
             return None;
         }
-        let deadlines =
-            [self.status_deadline(), self.ping_deadline(), self.silence_deadline(), self.answer_at];
+        let deadlines = [
+            self.status_deadline(),
+            self.ping_deadline(),
+            self.silence_deadline(),
+            self.answer_at,
+            self.step_ends_at,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -401,6 +424,21 @@ impl Receiver {
             Some(at) if at > self.now.elapsed => self.answer_at = Some(at),
             _ => self.reply_due = true,
         }
+    }
+
+    /// Until when progress need not be reported, while that is too little to speak of.
+    fn catching_up_until(&self) -> Option<Duration> {
+        let last = self.reported?;
+        let received_lsn = self.positions.received_lsn();
+        let far_ahead = self.server_wal_end_lsn.saturating_since(received_lsn) >= FAR_AHEAD_LEN;
+        let little = received_lsn.saturating_since(last.write_lsn) < CATCH_UP_STEP_LEN;
+        let until = last.at.saturating_add(CATCH_UP_STEP_TIME);
+        (far_ahead && little && until > self.now.elapsed).then_some(until)
+    }
+
+    fn report_progress(&mut self) {
+        self.ask_flush_if_due();
+        self.reply_due |= self.reported.is_none_or(|last| last.write_lsn != self.positions.write_lsn());
     }
 
     fn ask_flush_if_due(&mut self) {

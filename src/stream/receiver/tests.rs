@@ -318,3 +318,30 @@ fn durability_of_what_was_never_received_is_a_bug() {
     assert!(matches!(error, ReceiverError::FlushedBeyondReceived { .. }));
     assert_eq!(story.act(), []);
 }
+
+#[test]
+fn while_catching_up_progress_is_reported_in_steps() {
+    let mut story = Story::started(|config| {
+        config.segment_size = WalSegmentSize::from_bytes(64 * MIB).unwrap();
+        config.start_lsn = Lsn::new(64 * MIB);
+    });
+    let far = 74 * MIB;
+    let mut end = 64 * MIB;
+    let mut take = |story: &mut Story, len: u64, wal_end: u64| {
+        story.wal_with_end(end, len as usize, wal_end.max(end + len)).unwrap();
+        story.receiver.handle_batch_end(story.now());
+        end += len;
+        let actions: Vec<Action> = std::iter::from_fn(|| story.receiver.poll_action()).collect();
+        actions.iter().filter(|action| !matches!(action, Action::Write { .. })).count()
+    };
+    assert_eq!(take(&mut story, MIB, far), 0, "too little to speak of");
+    assert_eq!(take(&mut story, 3 * MIB, far), 2, "a flush and a report");
+    assert_eq!(take(&mut story, MIB, far), 0);
+    story.elapsed += CATCH_UP_STEP_TIME;
+    assert_eq!(story.receiver.poll_timeout(), Some(story.elapsed));
+    story.receiver.handle_timeout(story.now()).unwrap();
+    let actions: Vec<Action> = std::iter::from_fn(|| story.receiver.poll_action()).collect();
+    assert!(matches!(&actions[..], [Action::Flush, Action::SendStatus(_)]), "{actions:?}");
+    assert_eq!(take(&mut story, MIB, far), 0);
+    assert_eq!(take(&mut story, 100, far), 2, "near the end every byte counts");
+}

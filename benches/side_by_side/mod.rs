@@ -1,0 +1,84 @@
+//! What the whole-program benchmarks share: how a run is measured, and how contenders are shown side by side.
+
+use std::time::{Duration, Instant};
+
+use crate::support::Tool;
+
+/// What a run cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    /// From the start to the exit.
+    pub(crate) wall: Duration,
+    /// User and system time of the program and its children.
+    pub(crate) cpu: Duration,
+    /// The largest resident memory of the program itself.
+    pub(crate) resident_kb: u64,
+}
+
+/// One of the figures of a run.
+pub(crate) type Measure = fn(&Cost) -> f64;
+
+const ROWS: [(&str, Measure); 3] = [
+    ("wall, s", |cost| cost.wall.as_secs_f64()),
+    ("client CPU, s", |cost| cost.cpu.as_secs_f64()),
+    ("resident, MB", |cost| cost.resident_kb as f64 / 1024.0),
+];
+
+/// A number from the environment.
+pub(crate) fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Runs `tool`, which has to succeed, on a machine that has nothing left to write.
+pub(crate) fn measure(tool: &Tool) -> Cost {
+    rustix::fs::sync();
+    let cpu_before = children_cpu();
+    let started_at = Instant::now();
+    let running = tool.spawn();
+    let pid = running.pid();
+    let sampler = std::thread::spawn(move || sample_resident_kb(pid));
+    let outcome = running.wait();
+    let wall = started_at.elapsed();
+    assert!(outcome.code == Some(0), "{outcome}");
+    let cpu = children_cpu() - cpu_before;
+    Cost { wall, cpu, resident_kb: sampler.join().unwrap_or(0) }
+}
+
+/// CPU time of the children that have been waited for: `cutime` and `cstime` of proc(5), in ticks of 10 ms.
+fn children_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = fields.iter().skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+fn sample_resident_kb(pid: u32) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    let mut largest = 0;
+    while let Ok(status) = std::fs::read_to_string(&path) {
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let Some(kb) = line.and_then(|line| line.split_whitespace().next()?.parse().ok()) else { break };
+        largest = largest.max(kb);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    largest
+}
+
+fn median(runs: &[Cost], of: Measure) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Prints the medians, their ratio to the first contender's, and every round.
+pub(crate) fn report(title: &str, contenders: &[(&str, Vec<Cost>)]) {
+    println!("\n{title}");
+    for (label, of) in ROWS {
+        let peer = median(&contenders[0].1, of);
+        for (name, runs) in contenders {
+            let ours = median(runs, of);
+            let all: Vec<_> = runs.iter().map(|cost| format!("{:.2}", of(cost))).collect();
+            println!("  {label:<14} {name:<34} {ours:>8.2} {:>7.2}   {}", ours / peer, all.join(" "));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Large writes past the page cache.
+//!
+//! A receiver that catches up writes more than anybody will soon read. Through the page cache every byte costs a page to
+//! find, a copy into it, and its writing back later: several times what receiving it costs, and memory that others on
+//! the machine could use. So the bulk of a large write goes to the device directly (`O_DIRECT`), in whole blocks from an
+//! aligned buffer. What is left over at its ends, and all that is small, goes through the page cache. The kernel keeps
+//! the two coherent, and both are durable only after `fdatasync`.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt as _;
+
+use bytes::Bytes;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+
+/// A multiple of the logical block of every device.
+pub(super) const BLOCK_LEN: u64 = 4096;
+
+/// How much goes to the device at once: enough for its full speed, and little enough for the processor's cache.
+const BUFFER_LEN: usize = 512 << 10;
+
+/// What is shorter goes through the page cache.
+const MIN_LEN: u64 = 128 << 10;
+
+/// The way past the page cache, for files whose file system has one.
+#[derive(Debug)]
+pub(super) struct DirectWriter {
+    /// [`BUFFER_LEN`] bytes, and one block more to find an aligned start in; empty before the first use.
+    buffer: Vec<u8>,
+    supported: bool,
+}
+
+impl DirectWriter {
+    pub(super) fn new() -> Self {
+        DirectWriter { buffer: Vec::new(), supported: true }
+    }
+
+    /// How much of `len` bytes for `offset` is to go through the page cache first, so that the rest begins with a whole
+    /// block and is worth going directly; `None` when it is not.
+    pub(super) fn head_len(&self, offset: u64, len: u64) -> Option<u64> {
+        let head_len = offset.next_multiple_of(BLOCK_LEN) - offset;
+        (self.supported && len >= head_len + MIN_LEN).then_some(head_len)
+    }
+
+    /// Writes whole blocks from `pieces` to `offset`, the start of one, as far as they go and the file system lets it;
+    /// returns how many bytes.
+    pub(super) fn write(&mut self, file: &File, offset: u64, pieces: &mut Pieces<'_>) -> io::Result<u64> {
+        let flags = fcntl_getfl(file)?;
+        if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+            self.supported = false;
+            return Ok(0);
+        }
+        let written = self.write_blocks(file, offset, pieces);
+        fcntl_setfl(file, flags)?;
+        written
+    }
+
+    fn write_blocks(&mut self, file: &File, offset: u64, pieces: &mut Pieces<'_>) -> io::Result<u64> {
+        self.buffer.resize(BUFFER_LEN + BLOCK_LEN as usize, 0);
+        let start = self.buffer.as_ptr().align_offset(BLOCK_LEN as usize);
+        let buffer = &mut self.buffer[start..start + BUFFER_LEN];
+        let mut written = 0;
+        loop {
+            let len = pieces.len().min(BUFFER_LEN as u64) / BLOCK_LEN * BLOCK_LEN;
+            if len == 0 {
+                return Ok(written);
+            }
+            let block = &mut buffer[..len as usize];
+            pieces.copy_to(block);
+            let count = match file.write_at(block, offset + written) {
+                Ok(count) => count as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+                    self.supported = false;
+                    return Ok(written);
+                }
+                Err(error) => return Err(error),
+            };
+            pieces.advance(count);
+            written += count;
+            if !count.is_multiple_of(BLOCK_LEN) {
+                // the page cache takes anything
+                return Ok(written);
+            }
+        }
+    }
+}
+
+/// What of some chunks is still to be written.
+#[derive(Debug, Clone)]
+pub(super) struct Pieces<'a> {
+    chunks: &'a [Bytes],
+    /// How much of the first chunk is done.
+    done: usize,
+    len: u64,
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn new(chunks: &'a [Bytes]) -> Self {
+        Pieces { chunks, done: 0, len: chunks.iter().map(|chunk| chunk.len() as u64).sum() }
+    }
+
+    /// The bytes left.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn slices(&self, len: u64) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let mut left = usize::try_from(len.min(self.len)).unwrap_or(usize::MAX);
+        let mut done = self.done;
+        let slices = self.chunks.iter().map(move |chunk| {
+            let chunk = &chunk[std::mem::take(&mut done)..];
+            let slice = &chunk[..chunk.len().min(left)];
+            left -= slice.len();
+            slice
+        });
+        slices.filter(|slice| !slice.is_empty())
+    }
+
+    /// At most `count` slices of the next `len` bytes, or of what is left if that is less.
+    pub(super) fn io_slices(&self, len: u64, count: usize) -> Vec<IoSlice<'a>> {
+        self.slices(len).take(count).map(IoSlice::new).collect()
+    }
+
+    /// Fills `buffer`, which is no longer than what is left.
+    fn copy_to(&self, mut buffer: &mut [u8]) {
+        for slice in self.slices(buffer.len() as u64) {
+            let (front, rest) = buffer.split_at_mut(slice.len());
+            front.copy_from_slice(slice);
+            buffer = rest;
+        }
+    }
+
+    /// `len` bytes were written.
+    pub(super) fn advance(&mut self, len: u64) {
+        self.len -= len;
+        let mut done = self.done as u64 + len;
+        while let Some(first) = self.chunks.first().filter(|first| first.len() as u64 <= done) {
+            done -= first.len() as u64;
+            self.chunks = &self.chunks[1..];
+        }
+        self.done = usize::try_from(done).unwrap_or(usize::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_taken_in_order_wherever_the_chunks_end() {
+        let chunks: Vec<Bytes> =
+            [3, 0, 5, 1].into_iter().map(|len| Bytes::from(vec![len; len as usize])).collect();
+        let plain = chunks.concat();
+        for step in 1..=9 {
+            let mut pieces = Pieces::new(&chunks);
+            let mut read = Vec::new();
+            while pieces.len() > 0 {
+                let mut buffer = vec![0; pieces.len().min(step) as usize];
+                pieces.copy_to(&mut buffer);
+                let slices = pieces.io_slices(step, 10);
+                assert_eq!(slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>(), buffer);
+                pieces.advance(buffer.len() as u64);
+                read.extend(buffer);
+            }
+            assert_eq!(read, plain);
+        }
+    }
+}
