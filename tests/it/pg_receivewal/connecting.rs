@@ -111,6 +111,12 @@ fn connections_fail_in_the_same_words() {
             |_| {},
             |_, _| {},
         );
+        if runs[0].stderr.contains("when SSL support is not compiled in") {
+            // so is this build of the original; ours always has TLS
+            assert!(runs[1].stderr.ends_with("server does not support SSL, but SSL was required\n"));
+            assert_eq!(runs[0].code, runs[1].code);
+            continue;
+        }
         assert_same(&format!("{line} {environment:?}"), &runs[0].shown(), &runs[1].shown());
     }
 }

@@ -145,6 +145,9 @@ fn sealed_files_are_the_primarys_and_the_originals() {
                 rows / switches
             ));
         }
+        // an idle server, a switch with nothing before it, and a checkpoint alone
+        std::thread::sleep(Duration::from_millis(1200));
+        cluster.psql("SELECT pg_switch_wal(); SELECT pg_switch_wal(); CHECKPOINT; SELECT pg_switch_wal()");
         let last = segment_name((position(&cluster) - 1) / (u64::from(segment_mb) << 20), segment_mb);
         let mut directories = Vec::new();
         for (running, directory) in running {
