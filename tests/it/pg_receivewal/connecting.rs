@@ -117,6 +117,13 @@ fn connections_fail_in_the_same_words() {
             assert_eq!(runs[0].code, runs[1].code);
             continue;
         }
+        let asks = environment.iter().any(|(name, value)| *name == "PGTARGETSESSIONATTRS" && *value != "foo");
+        if cluster.major() < 14 && asks {
+            // these servers must be asked, which a replication connection cannot: the same reason in another order
+            let reason = "cannot execute SQL commands in WAL sender for physical replication";
+            assert!(runs.iter().all(|run| run.code == Some(1) && run.stderr.contains(reason)));
+            continue;
+        }
         assert_same(&format!("{line} {environment:?}"), &runs[0].shown(), &runs[1].shown());
     }
 }

@@ -61,6 +61,14 @@ fn signals_end_it_alike() {
     }
 }
 
+/// A server of 13 that is stopped at once warns of a crash, if the words get out before the connection ends.
+fn without_last_words(run: &Run) -> String {
+    let shown = run.shown();
+    let last_words = ["WARNING:  ", "DETAIL:  ", "HINT:  ", "pg_receivewal: warning: server: "];
+    let lines = shown.lines().filter(|line| !last_words.iter().any(|words| line.starts_with(words)));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
 fn a_server_that_goes_away_ends_it_alike_with_no_loop() {
     require_server!();
@@ -91,7 +99,8 @@ fn a_server_that_goes_away_ends_it_alike_with_no_loop() {
                 },
             );
             assert_eq!(runs[1].code, Some(1), "{name} {line}: {}", runs[1].shown());
-            assert_same(&format!("{name} {line}"), &runs[0].shown(), &runs[1].shown());
+            let [its, our] = runs.each_ref().map(without_last_words);
+            assert_same(&format!("{name} {line}"), &its, &our);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Slots in every state: what is said, the exit code, and what is on the server afterwards.
 
-use super::compare::{Comparison, assert_same};
+use super::compare::{Comparison, Run, assert_same};
 use crate::require_server;
 use crate::support::{Cluster, Tool};
 
@@ -47,6 +47,13 @@ fn cluster() -> Cluster {
         .start()
 }
 
+/// A server that refuses to stream gets a hint from ours; up to 14 that is how a logical slot is found out.
+fn without_hints(run: &Run) -> String {
+    let shown = run.shown();
+    let lines = shown.lines().filter(|line| !line.starts_with("pg_receivewal: hint: "));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
 fn slots_mean_the_same_in_every_state() {
     require_server!();
@@ -66,7 +73,7 @@ fn slots_mean_the_same_in_every_state() {
             |_, _| {},
         );
         let last = cluster.psql(&format!("{SLOTS}; {CLEAN}; {before}"));
-        assert_same(line, &runs[0].shown(), &runs[1].shown());
+        assert_same(line, &runs[0].shown(), &without_hints(&runs[1]));
         // the first one is what there was before both
         assert_same(&format!("{line}: slots"), &after.borrow()[1], &last);
         cluster.psql(CLEAN);
