@@ -375,6 +375,10 @@ impl<D: Disk> SegmentWriter<D> {
             Ok(file) => {
                 let len = self.disk.len(&file);
                 let len = len.map_err(|error| self.failed(Operation::Stat, &final_name, error))?;
+                if len != segment_len && self.layout == Layout::PaddedArchive {
+                    // as the original: the whole segment replaces it in the end
+                    return self.open_unfinished(segment, final_name + PARTIAL_SUFFIX);
+                }
                 if len != segment_len {
                     let path = self.disk.path(&final_name);
                     return Err(SinkError::WrongLength { path, len, segment_len });

@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use super::error::ReceiveError;
+use super::resume::Stray;
 use crate::pg::{Lsn, TimelineId};
 
 /// Hears what an operator would put on a timeline, as it happens.
 pub trait Observer: Send {
+    /// A file in the directory is passed over.
+    fn file_skipped(&mut self, stray: &Stray) {
+        tracing::warn!(file = stray.name, reason = ?stray.reason, "file is not part of the server's history");
+    }
     /// The server is about to be asked for a timeline from `start_lsn` on.
     fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn);
     /// The segment that ends at `end_lsn` is complete and durable.

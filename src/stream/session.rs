@@ -128,7 +128,7 @@ impl<K: Sink> Session<'_, K> {
         };
         let point = resume::find_start(&server.entries, &state, choice)?;
         for stray in &point.strays {
-            tracing::warn!(file = stray.name, reason = ?stray.reason, "file is not part of the server's history");
+            self.observer.file_skipped(stray);
         }
         if let Some(slot) = point.slot_ahead {
             tracing::warn!(

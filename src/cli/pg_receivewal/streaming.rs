@@ -5,19 +5,20 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::options::{Durability, Options, Receive, WhenLost};
-use super::slot_name;
+use super::words::Words;
+use super::{SlotUse, slot_name};
 use crate::ErrorClass;
 use crate::cli::hints;
 use crate::cli::pg_tool::compression::Method;
-use crate::cli::pg_tool::connection::{command_failed, libpq_text, with_causes};
+use crate::cli::pg_tool::connection::{command_failed, with_causes};
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::cli::signals::Signals;
+use crate::client::Connection;
 use crate::client::conninfo::Settings;
-use crate::client::{ClientError, Connection};
-use crate::pg::{Lsn, ServerVersion, TimelineId, WalFileName, WalSegmentSize};
+use crate::pg::ServerVersion;
 use crate::sink::{Compression, Layout, RealDisk, RecordCheck};
 use crate::stream::{
-    ConnectFailure, Connector, FlushPolicy, Observer, Progress, ReceiveError, ReceiveOptions, Reconnect,
+    ConnectFailure, Connector, FlushPolicy, Progress, ReceiveError, ReceiveOptions, Reconnect,
     ServerConnector, StartChoice, StreamOptions, open_sink, receive_observed,
 };
 
@@ -50,15 +51,18 @@ pub(super) async fn receive(
     }
     let mut sink = open_sink(disk, Layout::PaddedArchive, wanted.stream.record_check, compression(options))
         .map_err(|error| tool.error(with_causes(&error)))?;
-    let mut connector = FirstOpened { opened: Some(connection), then: ServerConnector::new(settings) };
+    let (sender, progress) = watch::channel(Progress::default());
     let mut words = Words {
         tool,
         verbose: options.verbose,
+        pads_lsns: connection.version().pads_lsns(),
         suffix: compression(options).suffix(),
-        start_lsn: None,
-        last: None,
+        segment_size,
+        progress: progress.clone(),
+        stream_start_lsn: None,
+        switched_to: None,
     };
-    let (sender, progress) = watch::channel(Progress::default());
+    let mut connector = FirstOpened { opened: Some(connection), then: ServerConnector::new(settings) };
     let mut interrupted = false;
     let shutdown = async {
         signals.received().await;
@@ -68,14 +72,13 @@ pub(super) async fn receive(
         }
     };
     let result = receive_observed(&wanted, &mut connector, &mut sink, &sender, &mut words, shutdown).await;
-    let progress = *progress.borrow();
     match result {
         Ok(_) => {
-            words.say_farewell(&progress, segment_size, interrupted);
+            words.say_farewell(interrupted);
             Ok(())
         }
         Err(error) => {
-            tool.error(describe(&error));
+            words.say_failure(&error);
             if receive.when_lost == WhenLost::Fail && error.class() == ErrorClass::Transient {
                 return Err(tool.error("disconnected"));
             }
@@ -92,8 +95,11 @@ fn receive_options(
     receive: &Receive,
     version: ServerVersion,
 ) -> Result<ReceiveOptions, Failed> {
-    let slot = receive.slot.as_deref().map(|slot| slot_name(tool, "START_REPLICATION SLOT", slot, ""));
-    let slot = slot.transpose()?;
+    let slot = receive.slot.as_deref().map(|slot| slot_name(tool, SlotUse::Stream, slot)).transpose();
+    let slot = slot.map_err(|failed| match receive.when_lost {
+        WhenLost::Fail => tool.error("disconnected"),
+        WhenLost::Reconnect => failed,
+    })?;
     let flush_policy = match (receive.durability, &slot) {
         (Durability::Synchronous, _) => FlushPolicy::Prompt,
         (_, Some(_)) => FlushPolicy::Lazy,
@@ -143,100 +149,6 @@ impl Connector for FirstOpened {
             Some(connection) => Ok(connection),
             None => self.then.connect().await,
         }
-    }
-}
-
-/// What happens, as the original tells it.
-struct Words<'a> {
-    tool: &'a Invocation,
-    verbose: bool,
-    suffix: &'static str,
-    start_lsn: Option<Lsn>,
-    last: Option<TimelineId>,
-}
-
-impl Observer for Words<'_> {
-    fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn) {
-        // on one connection only the first stream is announced
-        if self.verbose && self.last != Some(timeline) {
-            self.tool.info(format!("starting log streaming at {start_lsn} (timeline {timeline})"));
-        }
-        self.start_lsn.get_or_insert(start_lsn);
-        self.last = None;
-    }
-
-    fn segment_finished(&mut self, timeline: TimelineId, end_lsn: Lsn) {
-        if self.verbose {
-            self.tool.info(format!("finished segment at {end_lsn} (timeline {timeline})"));
-        }
-    }
-
-    fn timeline_switched(&mut self, timeline: TimelineId, switch_lsn: Lsn) {
-        if self.verbose {
-            self.tool.info(format!("switched to timeline {timeline} at {switch_lsn}"));
-        }
-        self.last = Some(timeline);
-    }
-
-    fn disconnected(&mut self, error: &ReceiveError, wait: Duration) {
-        self.tool.error(describe(error));
-        let seconds = wait.as_secs_f64().ceil();
-        self.tool.info(format!("disconnected; waiting {seconds} seconds to try again"));
-    }
-}
-
-impl Words<'_> {
-    fn say_farewell(&self, progress: &Progress, segment_size: WalSegmentSize, interrupted: bool) {
-        let Some(timeline) = progress.timeline else { return };
-        let end_lsn = progress.received_lsn;
-        let say_end = || {
-            let stopped = format!("stopped log streaming at {end_lsn} (timeline {timeline})");
-            match (self.verbose, interrupted) {
-                (false, _) => {}
-                (true, true) => self.tool.info("received interrupt signal, exiting"),
-                (true, false) => self.tool.info(stopped),
-            }
-        };
-        if !interrupted {
-            say_end();
-        }
-        if self.start_lsn == Some(end_lsn) {
-            return;
-        }
-        if segment_size.offset_of(end_lsn) != 0 {
-            let segment = segment_size.segment_at(end_lsn);
-            let suffix = self.suffix;
-            let name = WalFileName { timeline, segment };
-            self.tool.info(format!("not renaming \"{name}{suffix}.partial\", segment is not complete"));
-        }
-        say_end();
-    }
-}
-
-/// An error in the original's words, where it has some.
-fn describe(error: &ReceiveError) -> String {
-    match error {
-        ReceiveError::Connect { source, .. } => with_causes(&**source),
-        ReceiveError::Start { source, .. } => command_failed("START_REPLICATION", source),
-        ReceiveError::Client { source: ClientError::ShuttingDown, .. } => {
-            "replication stream was terminated before stop point".to_owned()
-        }
-        ReceiveError::Client { during: "receive WAL", source: source @ ClientError::Server(_) } => {
-            format!("unexpected termination of replication stream: {}", libpq_text(source))
-        }
-        ReceiveError::Client { during: "receive WAL", source } => {
-            format!("could not receive data from WAL stream: {}", libpq_text(source))
-        }
-        ReceiveError::Client { during, source } => {
-            let command = match *during {
-                "identify the server" => "IDENTIFY_SYSTEM",
-                "read the replication slot" => "READ_REPLICATION_SLOT",
-                "fetch a timeline history" => "TIMELINE_HISTORY",
-                other => other,
-            };
-            command_failed(command, source)
-        }
-        error => with_causes(error),
     }
 }
 

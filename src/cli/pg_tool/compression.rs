@@ -52,6 +52,10 @@ pub(in crate::cli) enum DetailError {
     Level(Method),
     #[error("compression algorithm \"{0}\" does not accept a worker count")]
     NoWorkers(Method),
+    #[error("value for compression option \"{0}\" must be a Boolean value")]
+    NoBoolean(&'static str),
+    #[error("compression algorithm \"{0}\" does not support long-distance mode")]
+    NoLongDistance(Method),
 }
 
 /// What levels a method has.
@@ -104,7 +108,7 @@ impl CompressionSpec {
 
 fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec, DetailError> {
     let default = method.levels().default;
-    let (mut level, mut workers) = (default, None);
+    let (mut level, mut workers, mut long_distance) = (default, None, None);
     match detail.map(|detail| (detail, leading_integer(detail).filter(|_| !detail.is_empty()))) {
         None => {}
         Some((_, Some(bare))) => level = bare,
@@ -116,6 +120,7 @@ fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec
                     "" => return Err(DetailError::Empty),
                     "level" => level = integer("level", value)?,
                     "workers" => workers = Some(integer("workers", value)?),
+                    "long" => long_distance = Some(boolean("long", value)?),
                     other => return Err(DetailError::Unrecognized(other.to_owned())),
                 }
             }
@@ -133,6 +138,10 @@ fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec
     if workers.is_some() && method != Method::Zstd {
         return Err(DetailError::NoWorkers(method));
     }
+    // asked for or refused: the original minds the word alone
+    if long_distance.is_some() && method != Method::Zstd {
+        return Err(DetailError::NoLongDistance(method));
+    }
     let level = (level != default).then_some(level as i32);
     Ok(CompressionSpec { method, level, workers: workers.map(|workers| workers as i32) })
 }
@@ -140,6 +149,14 @@ fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec
 fn integer(option: &'static str, value: Option<&str>) -> Result<i64, DetailError> {
     let value = value.ok_or(DetailError::NoValue(option))?;
     leading_integer(value).filter(|_| !value.is_empty()).ok_or(DetailError::NoInteger(option))
+}
+
+fn boolean(option: &'static str, value: Option<&str>) -> Result<bool, DetailError> {
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("yes" | "on" | "1") => Ok(true),
+        Some("no" | "off" | "0") => Ok(false),
+        Some(_) => Err(DetailError::NoBoolean(option)),
+    }
 }
 
 /// C's `strtol` when it reaches the end of the text: blanks, a sign, digits; the empty text is 0. What does not fit
@@ -184,6 +201,8 @@ mod tests {
             ("gzip:level=3,level=4", "gzip Some(4) None"),
             ("lz4:12", "lz4 Some(12) None"),
             ("zstd:level=5,workers=2", "zstd Some(5) Some(2)"),
+            ("zstd:long", "zstd None None"),
+            ("zstd:long=OFF", "zstd None None"),
         ] {
             assert_eq!(outcome(text), expected, "{text}");
         }
@@ -218,6 +237,14 @@ mod tests {
             (
                 "lz4:workers=1",
                 "invalid compression specification: compression algorithm \"lz4\" does not accept a worker count",
+            ),
+            (
+                "zstd:long=x",
+                "invalid compression specification: value for compression option \"long\" must be a Boolean value",
+            ),
+            (
+                "gzip:long=off",
+                "invalid compression specification: compression algorithm \"gzip\" does not support long-distance mode",
             ),
         ] {
             assert_eq!(outcome(text), expected, "{text}");
