@@ -13,6 +13,8 @@ use super::driver::{Clock, Progress, Until};
 use super::error::ReceiveError;
 use super::observer::LogObserver;
 use super::receive::{ReceiveOutcome, open_sink};
+use super::refusal::Wanted;
+use super::resume::SlotHold;
 use super::session::{Session, StreamFrom, StreamOptions};
 use super::upstream::Connector;
 use crate::FileOwner;
@@ -162,6 +164,8 @@ async fn receive<C: Connector>(
         // nothing is acknowledged as durable: the directory goes away again when the backup fails, and a commit must
         // not have waited for WAL in it
         flush_floor: Lsn::MAX,
+        wanted: Wanted::Beginning,
+        slot: SlotHold::Unknown,
     };
     session.stream(&mut upstream, server.segment_size, from).await?;
     sink.settle().await?;

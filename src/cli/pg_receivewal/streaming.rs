@@ -217,6 +217,7 @@ impl Words<'_> {
 fn describe(error: &ReceiveError) -> String {
     match error {
         ReceiveError::Connect { source, .. } => with_causes(&**source),
+        ReceiveError::Refused { source, .. } => describe(source),
         ReceiveError::Start { source, .. } => command_failed("START_REPLICATION", source),
         ReceiveError::Client { source: ClientError::ShuttingDown, .. } => {
             "replication stream was terminated before stop point".to_owned()
