@@ -170,8 +170,7 @@ impl<D: Disk> SegmentWriter<D> {
         if self.layout.is_archive() {
             self.check_stamp(stamp)?;
         }
-        let result = self.disk.list();
-        result.map_err(|error| self.failed(Operation::List, "", error))
+        self.list(stamp.segment_size)
     }
 
     /// A stream of `timeline` begins at `start_lsn`, the start of a segment; what was open is made durable.

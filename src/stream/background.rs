@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
@@ -154,6 +155,7 @@ async fn receive<C: Connector>(
         clock: Clock::start(),
         system_identifier: Some(request.system_identifier),
         acknowledged_lsn: Lsn::INVALID,
+        streamed: Duration::ZERO,
         made_progress: false,
     };
     let server = session.identify(&mut upstream).await?;
@@ -174,8 +176,6 @@ async fn receive<C: Connector>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::scripted::{SEGMENT_LEN, Script, Then, unchecked};
     use super::*;
     use crate::client::ClientError;

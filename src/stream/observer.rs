@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::error::ReceiveError;
+use super::resume::Stray;
 use crate::pg::{Lsn, TimelineId};
 
 /// Hears what an operator would put on a timeline, as it happens.
 pub trait Observer: Send {
+    /// A file in the directory is none that the stream can go on with; it stays as it is.
+    fn stray_found(&mut self, stray: &Stray);
     /// The server is about to be asked for a timeline from `start_lsn` on.
     fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn);
     /// The segment that ends at `end_lsn` is complete and durable.
@@ -22,6 +25,10 @@ pub trait Observer: Send {
 pub struct LogObserver;
 
 impl Observer for LogObserver {
+    fn stray_found(&mut self, stray: &Stray) {
+        tracing::warn!(file = stray.name, reason = ?stray.reason, "file is not part of the server's history");
+    }
+
     fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn) {
         tracing::info!(%start_lsn, %timeline, "streaming started");
     }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use super::refusal::Wanted;
 use crate::ErrorClass;
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegment, WalSegmentSize};
-use crate::sink::{Compression, DiskEntry};
+use crate::sink::{DiskEntry, SegmentFile};
 
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,20 +248,22 @@ fn sort_out(
     let mut found = FoundFiles::new();
     let mut strays = Vec::new();
     for entry in entries {
-        let (stem, finished) =
-            entry.name.strip_suffix(".partial").map_or((&entry.name[..], true), |stem| (stem, false));
-        let (stem, compression) = Compression::split_name(stem);
-        let Ok(file) = WalFileName::parse(stem, server.segment_size) else { continue };
-        // how long a compressed one really is was made sure of before it got its final name
-        let compressed = compression != Compression::None;
+        let Some(SegmentFile { name: file, finished, compressed }) =
+            SegmentFile::parse(&entry.name, server.segment_size)
+        else {
+            continue;
+        };
         let segment_len = server.segment_size.as_u64();
         let mut stray = |reason, timeline| {
             strays.push((Stray { name: entry.name.clone(), reason }, timeline));
         };
         if !holds_history(server.history, file) {
             stray(StrayReason::AbandonedTimeline, Some(file.timeline));
-        } else if !compressed && ((finished && entry.len != segment_len) || entry.len > segment_len) {
-            stray(StrayReason::WrongLength(entry.len), None);
+        } else if let Some(len) = entry.len
+            && !compressed
+            && ((finished && len != segment_len) || len > segment_len)
+        {
+            stray(StrayReason::WrongLength(len), None);
         } else {
             let new = Found { timeline: file.timeline, finished };
             let old = found.entry(file.segment).or_insert(new);
@@ -322,11 +324,10 @@ fn follow(found: &FoundFiles, mut last: WalSegment, server: &ServerState<'_>) ->
 /// than its successor's, which was begun again at the segment's start.
 fn end_on_disk(entries: &[DiskEntry], server: &ServerState<'_>) -> Lsn {
     let end_of = |entry: &DiskEntry| {
-        let stem = entry.name.strip_suffix(".partial").unwrap_or(&entry.name);
-        let (stem, compression) = Compression::split_name(stem);
-        let file = WalFileName::parse(stem, server.segment_size).ok()?;
+        let SegmentFile { name: file, compressed, .. } =
+            SegmentFile::parse(&entry.name, server.segment_size)?;
         let segment_len = server.segment_size.as_u64();
-        let len = if compression == Compression::None { entry.len.min(segment_len) } else { segment_len };
+        let len = entry.len.filter(|_| !compressed).map_or(segment_len, |len| len.min(segment_len));
         holds_history(server.history, file).then(|| file.segment.start_lsn() + len)
     };
     entries.iter().filter_map(end_of).max().unwrap_or_default()

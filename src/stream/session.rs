@@ -63,7 +63,9 @@ pub(super) struct Session<'a, K> {
     pub(super) system_identifier: Option<SystemIdentifier>,
     /// The last flush position reported.
     pub(super) acknowledged_lsn: Lsn,
-    /// Whether WAL came since this was last cleared: the connection was of use.
+    /// How long the server streamed since this was last cleared, however little came.
+    pub(super) streamed: Duration,
+    /// Whether WAL came since this was last cleared.
     pub(super) made_progress: bool,
 }
 
@@ -132,7 +134,7 @@ impl<K: Sink> Session<'_, K> {
         };
         let point = resume::find_start(&server.entries, &state, choice)?;
         for stray in &point.strays {
-            tracing::warn!(file = stray.name, reason = ?stray.reason, "file is not part of the server's history");
+            self.observer.stray_found(stray);
         }
         tell_of_slot(&state, &point);
         let acknowledged_lsn = self.acknowledged_lsn.min(server.identity.flush_lsn);
@@ -241,7 +243,9 @@ impl<K: Sink> Session<'_, K> {
                         finished_lsn: start_lsn,
                         clock: self.clock,
                     };
+                    let began = self.clock.now().elapsed;
                     let outcome = driver.run(stream, &mut receiver).await;
+                    self.streamed += self.clock.now().elapsed.saturating_sub(began);
                     let received_lsn = receiver.positions().received_lsn();
                     self.made_progress |= received_lsn > start_lsn;
                     self.acknowledged_lsn = self.acknowledged_lsn.max(receiver.reported_flush_lsn());

@@ -16,6 +16,7 @@ use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Connection};
 use crate::pg::{Lsn, ServerVersion, TimelineId, WalFileName, WalSegmentSize};
 use crate::sink::{Compression, Layout, RealDisk, RecordCheck};
+use crate::stream::resume::{Stray, StrayReason};
 use crate::stream::{
     ConnectFailure, Connector, FlushPolicy, Observer, Progress, ReceiveError, ReceiveOptions, Reconnect,
     ServerConnector, StartChoice, StreamOptions, open_sink, receive_observed,
@@ -23,7 +24,7 @@ use crate::stream::{
 
 /// The waits between attempts.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The longest silence of the server's: PostgreSQL's `wal_receiver_timeout`. The original waits for ever.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -156,6 +157,17 @@ struct Words<'a> {
 }
 
 impl Observer for Words<'_> {
+    fn stray_found(&mut self, Stray { name, reason }: &Stray) {
+        self.tool.warn(match reason {
+            StrayReason::WrongLength(len) => {
+                format!("segment file \"{name}\" has incorrect size {len}, skipping")
+            }
+            StrayReason::AbandonedTimeline => {
+                format!("segment file \"{name}\" is not part of the server's history, skipping")
+            }
+        });
+    }
+
     fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn) {
         // on one connection only the first stream is announced
         if self.verbose && self.last != Some(timeline) {
