@@ -54,10 +54,10 @@ pub enum Wanted {
 impl fmt::Display for WalRemoved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.wanted {
-            Wanted::Continuation => write!(f, "directory ends at {}", self.lsn)?,
-            Wanted::Beginning => write!(f, "WAL was to be received from {}", self.lsn)?,
+            Wanted::Continuation => write!(f, "directory goes on at {}", self.lsn)?,
+            Wanted::Beginning => write!(f, "WAL is wanted from {}", self.lsn)?,
         }
-        write!(f, " on timeline {}, and the server has removed the WAL that comes next", self.timeline)?;
+        write!(f, " on timeline {}, but the server has removed the WAL from there on", self.timeline)?;
         match &self.slot {
             Some((slot, SlotHold::From(held))) if held.restart_lsn > self.lsn => {
                 write!(f, "; replication slot \"{slot}\" holds it only from {} on", held.restart_lsn)
@@ -128,7 +128,7 @@ mod tests {
     fn missing_wal_is_told_with_what_the_slot_holds_instead() {
         let told = |slot, wanted| refusal(SqlState::UNDEFINED_FILE, slot, wanted).unwrap().to_string();
         let gap =
-            "directory ends at 0/500000 on timeline 1, and the server has removed the WAL that comes next";
+            "directory goes on at 0/500000 on timeline 1, but the server has removed the WAL from there on";
         assert_eq!(told(None, Wanted::Continuation), gap);
         assert_eq!(told(Some(SlotHold::Unknown), Wanted::Continuation), gap);
         assert_eq!(told(Some(held_from(1 << 20)), Wanted::Continuation), gap);
@@ -139,7 +139,7 @@ mod tests {
             empty,
             format!("{gap}; replication slot \"witness\" holds none: it was invalidated, or never used")
         );
-        assert!(told(None, Wanted::Beginning).starts_with("WAL was to be received from 0/500000"));
+        assert!(told(None, Wanted::Beginning).starts_with("WAL is wanted from 0/500000"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use super::harness::{
     assert_same_as, caught_up, directory, keeping_wal, make_wal, receive, streaming, without_slot,
 };
+use crate::cloning::{catch_up, create};
 use crate::require_server;
 use crate::support::{Cluster, Outcome, Stop, Tool, tree};
 
@@ -108,6 +109,51 @@ fn a_server_that_has_lost_wal_is_refused_or_waited_for() {
     let outcome = waiting.wait().exited(3).complains("WAL from the server differs from what is in");
     assert!(outcome.stderr.contains("hint: Two servers have written the same timeline"), "{outcome}");
     assert_same_as(&[&primary], &received);
+}
+
+/// After a failover to a server that lags, with nothing lost: it is waited for, and what is here stays as it is.
+#[test]
+fn a_server_that_lags_is_gone_on_with_once_it_has_caught_up() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let standby = primary.adopt(primary.dir().join("standby"));
+    create(&primary, standby.data_dir()).run().succeeded();
+    catch_up(&primary, &standby);
+    let upstream = standby.psql("SHOW primary_conninfo");
+    let follow = |conninfo: &str| {
+        let conninfo = conninfo.replace('\'', "''");
+        standby.psql(&format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'; SELECT pg_reload_conf()"));
+        let expected = if conninfo.is_empty() { "0" } else { "1" };
+        standby.wait_for("SELECT count(*) FROM pg_stat_wal_receiver", expected);
+    };
+    // some segments behind, and then some bytes
+    for filler in [3, 0] {
+        follow("");
+        let ahead = streaming(&receive(&primary.conninfo(), &received));
+        make_wal(&primary, filler);
+        caught_up(&primary);
+        ahead.terminate();
+        ahead.wait().succeeded();
+        let before = tree(&received);
+        let mut waiting = without_slot(&standby.conninfo(), &received).spawn();
+        if filler > 0 {
+            waiting.wait_for_stderr(
+                "WARN disconnected; trying again error=could not find where to start: directory",
+            );
+            waiting.wait_for_stderr("but the server's WAL ends at");
+        } else {
+            standby.wait_for("SELECT count(*) FROM pg_stat_replication", "1");
+        }
+        assert_eq!(tree(&received), before);
+        follow(&upstream);
+        make_wal(&primary, 1);
+        let end = primary.psql("SELECT pg_current_wal_flush_lsn()");
+        standby.wait_for(&format!("SELECT bool_or(flush_lsn >= '{end}') FROM pg_stat_replication"), "t");
+        waiting.terminate();
+        waiting.wait().succeeded();
+        assert_same_as(&[&primary], &received);
+    }
 }
 
 #[test]
