@@ -34,10 +34,12 @@ pub(super) async fn receive(
     tool: &Invocation,
     options: &Options,
     receive: &Receive,
-    settings: Settings,
+    mut settings: Settings,
     mut connection: Connection,
     file_mode: u32,
 ) -> Result<(), Failed> {
+    // later connections: a server that lets nobody in and says nothing is lost, too
+    settings.connect_timeout = settings.connect_timeout.or(Some(RECEIVE_TIMEOUT));
     let mut signals = Signals::listen()
         .map_err(|error| tool.error(format!("could not set up signal handling: {error}")))?;
     let segment_size = connection.wal_segment_size().await;
