@@ -282,6 +282,7 @@ mod tests {
 
     impl Observer for Waits {
         fn stray_found(&mut self, _: &Stray) {}
+        fn beginning_anew(&mut self, _: TimelineId, _: Lsn) {}
         fn stream_starting(&mut self, _: TimelineId, _: Lsn) {}
         fn segment_finished(&mut self, _: TimelineId, _: Lsn) {}
         fn timeline_switched(&mut self, _: TimelineId, _: Lsn) {}

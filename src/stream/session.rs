@@ -137,6 +137,11 @@ impl<K: Sink> Session<'_, K> {
             self.observer.stray_found(stray);
         }
         tell_of_slot(&state, &point);
+        let used_before = server.entries.iter().any(|entry| entry.name == ClusterStamp::FILE_NAME);
+        let held = matches!(state.slot, SlotHold::From(_));
+        if used_before && !held && point.wanted == Wanted::Beginning {
+            self.observer.beginning_anew(point.timeline, point.start_lsn);
+        }
         let acknowledged_lsn = self.acknowledged_lsn.min(server.identity.flush_lsn);
         let flush_floor = point.flush_floor.max(acknowledged_lsn);
         let resume::ResumePoint { timeline, start_lsn, wanted, .. } = point;
@@ -284,10 +289,15 @@ impl<K: Sink> Session<'_, K> {
         }
         let wanted = if lsn > from.start_lsn { Wanted::Continuation } else { from.wanted };
         let slot = slot.map(|slot| (slot, from.slot));
-        match Refusal::of(source, WalRemoved { lsn, timeline: from.timeline, wanted, slot }) {
-            Some(refusal) => ReceiveError::Refused { refusal, source: Box::new(error) },
-            None => error,
+        let refusal = Refusal::of(source, WalRemoved { lsn, timeline: from.timeline, wanted, slot });
+        let Some(mut refusal) = refusal else { return error };
+        if let Refusal::WalRemoved(wal) = &mut refusal
+            && lsn > from.start_lsn
+        {
+            // what the slot held at the beginning says nothing of now
+            wal.slot = None;
         }
+        ReceiveError::Refused { refusal, source: Box::new(error) }
     }
 
     /// The answer to a command, or what was being done when there was none.

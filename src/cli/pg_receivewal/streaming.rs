@@ -170,6 +170,12 @@ impl Observer for Words<'_> {
         });
     }
 
+    fn beginning_anew(&mut self, timeline: TimelineId, start_lsn: Lsn) {
+        self.tool.warn(format!(
+            "directory was received into before, but holds no WAL; starting at {start_lsn} (timeline {timeline})"
+        ));
+    }
+
     fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn) {
         // on one connection only the first stream is announced
         if self.verbose && self.last != Some(timeline) {

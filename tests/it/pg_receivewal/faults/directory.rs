@@ -52,6 +52,42 @@ fn a_directory_is_one_receivers_and_one_clusters() {
     assert!(!tree(&directory).contains("lock"), "a lock leaves nothing behind");
 }
 
+/// The WAL was moved elsewhere, and nothing remembers how far it went: the original begins now, without a word.
+#[test]
+fn a_directory_that_was_emptied_is_not_begun_anew_in_silence() {
+    let cluster = cluster();
+    let dir = TestDir::new();
+    for (who, slot) in [("without", &[][..]), ("with", &["-S", "witness"])] {
+        let directory = dir.subdir(who, 0o700);
+        let begin = |told: bool| {
+            let mut running = receive(&dir, &cluster, &directory).args(slot).spawn();
+            running.wait_for_stderr("starting log streaming");
+            cluster.psql("SELECT pg_logical_emit_message(true, 'some', 'WAL')");
+            wait_until("it has begun", || tree(&directory).contains(".partial"));
+            running.interrupt();
+            let outcome = running.wait().exited(0);
+            assert_eq!(
+                outcome.stderr.contains("warning: directory was received into before"),
+                told,
+                "{outcome}"
+            );
+        };
+        cluster.psql("SELECT pg_create_physical_replication_slot('witness')");
+        begin(false);
+        begin(false);
+        cluster.wait_for("SELECT active FROM pg_replication_slots", "f");
+        for entry in fs::read_dir(&directory).expect("list").flatten() {
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                fs::remove_file(entry.path()).expect("move it away");
+            }
+        }
+        // a slot remembers
+        begin(slot.is_empty());
+        cluster.wait_for("SELECT active FROM pg_replication_slots", "f");
+        cluster.psql("SELECT pg_drop_replication_slot('witness')");
+    }
+}
+
 /// Another cluster, or one of other segments, that answers at the same address within one run: the original asks for both
 /// anew each time, and never compares.
 #[test]
