@@ -17,8 +17,8 @@ use crate::client::{ClientError, Purpose, open};
 use crate::pg::{Lsn, SlotName};
 use crate::sink::RecordCheck;
 use crate::stream::{
-    Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, ServerConnector, StartChoice, StreamOptions,
-    receive_into,
+    Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, Refusal, ServerConnector, StartChoice,
+    StreamOptions, receive_into,
 };
 use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
@@ -145,7 +145,8 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
     match received {
         Ok(_) => print_outcome(&progress, args.endpos, args.json),
         Err(error) => {
-            if let Some(made) = made.filter(|_| progress.timeline.is_none()) {
+            let in_vain = progress.timeline.is_none() || is_hole(&error);
+            if let Some(made) = made.filter(|_| in_vain) {
                 made.drop_again().await;
             }
             fail(&error, args.json)
@@ -189,6 +190,11 @@ impl MadeSlot {
             }
         }
     }
+}
+
+/// A slot that was made after the WAL was gone helps nobody.
+fn is_hole(error: &ReceiveError) -> bool {
+    matches!(error, ReceiveError::Refused { refusal: Refusal::WalRemoved(_), .. })
 }
 
 fn fail(error: &ReceiveError, json: bool) -> Exit {

@@ -8,10 +8,10 @@ use bytes::Bytes;
 /// A file in the directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DiskEntry {
-    /// Its name; names that are not UTF-8 are not listed, since none of ours are like that.
+    /// Its name.
     pub name: String,
-    /// Its length in bytes.
-    pub len: u64,
+    /// Its length in bytes; `None` where it does not matter.
+    pub len: Option<u64>,
 }
 
 /// What opening does about a file that exists, or does not. No mode truncates.
@@ -34,8 +34,11 @@ pub trait Disk {
 
     /// The full name, for messages.
     fn path(&self, name: &str) -> PathBuf;
-    /// The plain files, in no particular order.
-    fn list(&mut self) -> io::Result<Vec<DiskEntry>>;
+    /// The names of the plain files, in no particular order. Names that are not UTF-8 are left out, since none of ours are
+    /// like that.
+    fn list(&mut self) -> io::Result<Vec<String>>;
+    /// The length in bytes of a file that is not open.
+    fn len_of(&mut self, name: &str) -> io::Result<u64>;
     /// Opens for reading and writing.
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<Self::File>;
     /// The length in bytes.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, DiskEntry, OpenMode};
+use super::disk::{Disk, OpenMode};
 
 type Content = Rc<RefCell<Vec<u8>>>;
 
@@ -62,13 +62,14 @@ impl Disk for MemoryDisk {
         PathBuf::from("memory").join(name)
     }
 
-    fn list(&mut self) -> io::Result<Vec<DiskEntry>> {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        Ok(self.files.borrow().keys().filter(|name| !name.contains('/')).cloned().collect())
+    }
+
+    fn len_of(&mut self, name: &str) -> io::Result<u64> {
         let files = self.files.borrow();
-        let entry = |(name, content): (&String, &Content)| DiskEntry {
-            name: name.clone(),
-            len: content.borrow().len() as u64,
-        };
-        Ok(files.iter().filter(|(name, _)| !name.contains('/')).map(entry).collect())
+        let content = files.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(content.borrow().len() as u64)
     }
 
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<MemoryFile> {

@@ -17,6 +17,7 @@ mod disk;
 mod error;
 mod flushed;
 mod history_file;
+mod listing;
 #[doc(hidden)]
 pub mod memory_disk;
 mod queue;
@@ -29,6 +30,7 @@ pub use compression::Compression;
 pub use disk::{Disk, DiskEntry, OpenMode};
 pub use error::{Operation, SinkError};
 pub use flushed::FlushedLsn;
+pub use listing::SegmentFile;
 pub use queue::{Batch, SinkCommand, SinkLimits};
 pub use real_disk::RealDisk;
 pub use segment_writer::{Layout, RecordCheck, SegmentWriter};

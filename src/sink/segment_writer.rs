@@ -161,17 +161,17 @@ impl<D: Disk> SegmentWriter<D> {
         self.layout
     }
 
-    /// Makes sure that the directory is this cluster's, and says what is in it.
+    /// Makes sure that the directory is this cluster's, and says what was in it, a stamp if it was this cluster's before.
     pub fn prepare(&mut self, stamp: ClusterStamp) -> Result<Vec<DiskEntry>, SinkError> {
         self.check_usable()?;
         self.finish_open_segment()?;
         self.position = None;
         self.system_identifier = Some(stamp.system_identifier);
+        let entries = self.list(stamp.segment_size)?;
         if self.layout.is_archive() {
             self.check_stamp(stamp)?;
         }
-        let result = self.disk.list();
-        result.map_err(|error| self.failed(Operation::List, "", error))
+        Ok(entries)
     }
 
     /// A stream of `timeline` begins at `start_lsn`, the start of a segment; what was open is made durable.

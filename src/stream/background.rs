@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
@@ -13,6 +14,8 @@ use super::driver::{Clock, Progress, Until};
 use super::error::ReceiveError;
 use super::observer::LogObserver;
 use super::receive::{ReceiveOutcome, open_sink};
+use super::refusal::Wanted;
+use super::resume::SlotHold;
 use super::session::{Session, StreamFrom, StreamOptions};
 use super::upstream::Connector;
 use crate::FileOwner;
@@ -152,6 +155,7 @@ async fn receive<C: Connector>(
         clock: Clock::start(),
         system_identifier: Some(request.system_identifier),
         acknowledged_lsn: Lsn::INVALID,
+        streamed: Duration::ZERO,
         made_progress: false,
     };
     let server = session.identify(&mut upstream).await?;
@@ -162,6 +166,8 @@ async fn receive<C: Connector>(
         // nothing is acknowledged as durable: the directory goes away again when the backup fails, and a commit must
         // not have waited for WAL in it
         flush_floor: Lsn::MAX,
+        wanted: Wanted::Beginning,
+        slot: SlotHold::Unknown,
     };
     session.stream(&mut upstream, server.segment_size, from).await?;
     sink.settle().await?;
@@ -170,8 +176,6 @@ async fn receive<C: Connector>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::scripted::{SEGMENT_LEN, Script, Then, unchecked};
     use super::*;
     use crate::client::ClientError;

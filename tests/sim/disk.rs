@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use pgwake::sink::{Disk, DiskEntry, OpenMode};
+use pgwake::sink::{Disk, OpenMode};
 
 use crate::log::Log;
 
@@ -251,15 +251,17 @@ impl Disk for SimDisk {
         PathBuf::from("sim").join(name)
     }
 
-    fn list(&mut self) -> io::Result<Vec<DiskEntry>> {
+    fn list(&mut self) -> io::Result<Vec<String>> {
         let mut state = self.0.borrow_mut();
         state.step(|| "list".into())?;
-        let len = |inode: &Inode| state.nodes[*inode].seen.len() as u64;
-        Ok(state
-            .names
-            .iter()
-            .map(|(name, inode)| DiskEntry { name: name.clone(), len: len(inode) })
-            .collect())
+        Ok(state.names.keys().cloned().collect())
+    }
+
+    fn len_of(&mut self, name: &str) -> io::Result<u64> {
+        let mut state = self.0.borrow_mut();
+        state.step(|| format!("stat {name}"))?;
+        let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(state.nodes[inode].seen.len() as u64)
     }
 
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<SimFile> {

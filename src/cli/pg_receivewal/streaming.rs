@@ -24,7 +24,7 @@ use crate::stream::{
 
 /// The waits between attempts.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The longest silence of the server's: PostgreSQL's `wal_receiver_timeout`. The original waits for ever.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,10 +34,12 @@ pub(super) async fn receive(
     tool: &Invocation,
     options: &Options,
     receive: &Receive,
-    settings: Settings,
+    mut settings: Settings,
     mut connection: Connection,
     file_mode: u32,
 ) -> Result<(), Failed> {
+    // later connections: a server that lets nobody in and says nothing is lost, too
+    settings.connect_timeout = settings.connect_timeout.or(Some(RECEIVE_TIMEOUT));
     let mut signals = Signals::listen()
         .map_err(|error| tool.error(format!("could not set up signal handling: {error}")))?;
     let segment_size = connection.wal_segment_size().await;

@@ -28,7 +28,7 @@ pub(super) struct Words<'a> {
 }
 
 impl Observer for Words<'_> {
-    fn file_skipped(&mut self, stray: &Stray) {
+    fn stray_found(&mut self, stray: &Stray) {
         let name = &stray.name;
         self.tool.warn(match stray.reason {
             StrayReason::WrongLength(len) => {
@@ -38,6 +38,13 @@ impl Observer for Words<'_> {
                 format!("segment file \"{name}\" is not part of the server's history, skipping")
             }
         });
+    }
+
+    fn beginning_anew(&mut self, timeline: TimelineId, start_lsn: Lsn) {
+        let start_lsn = self.shown(start_lsn);
+        self.tool.warn(format!(
+            "directory was received into before, but holds no WAL; starting at {start_lsn} (timeline {timeline})"
+        ));
     }
 
     fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn) {
@@ -135,6 +142,7 @@ impl Words<'_> {
 fn describe(error: &ReceiveError) -> String {
     match error {
         ReceiveError::Connect { source, .. } => with_causes(&**source),
+        ReceiveError::Refused { source, .. } => describe(source),
         ReceiveError::Start { source, .. } => command_failed("START_REPLICATION", source),
         ReceiveError::Client { source: ClientError::ShuttingDown, .. } => {
             "replication stream was terminated before stop point".to_owned()

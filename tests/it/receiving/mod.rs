@@ -4,6 +4,7 @@ mod bytes;
 mod harness;
 mod refusing;
 mod resuming;
+mod slots;
 mod suffering;
 mod timelines;
 mod trusting;
