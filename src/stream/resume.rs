@@ -16,8 +16,9 @@
 use std::collections::BTreeMap;
 
 use crate::ErrorClass;
+use crate::compression::CompressionMethod;
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegment, WalSegmentSize};
-use crate::sink::{Compression, DiskEntry};
+use crate::sink::DiskEntry;
 
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,10 +240,10 @@ fn sort_out(
     for entry in entries {
         let (stem, finished) =
             entry.name.strip_suffix(".partial").map_or((&entry.name[..], true), |stem| (stem, false));
-        let (stem, compression) = Compression::split_name(stem);
+        let (stem, compression) = CompressionMethod::split_name(stem);
         let Ok(file) = WalFileName::parse(stem, server.segment_size) else { continue };
         // how long a compressed one really is was made sure of before it got its final name
-        let compressed = compression != Compression::None;
+        let compressed = compression != CompressionMethod::None;
         let segment_len = server.segment_size.as_u64();
         let mut stray = |reason, timeline| {
             strays.push((Stray { name: entry.name.clone(), reason }, timeline));
@@ -312,10 +313,11 @@ fn follow(found: &FoundFiles, mut last: WalSegment, server: &ServerState<'_>) ->
 fn end_on_disk(entries: &[DiskEntry], server: &ServerState<'_>) -> Lsn {
     let end_of = |entry: &DiskEntry| {
         let stem = entry.name.strip_suffix(".partial").unwrap_or(&entry.name);
-        let (stem, compression) = Compression::split_name(stem);
+        let (stem, compression) = CompressionMethod::split_name(stem);
         let file = WalFileName::parse(stem, server.segment_size).ok()?;
         let segment_len = server.segment_size.as_u64();
-        let len = if compression == Compression::None { entry.len.min(segment_len) } else { segment_len };
+        let len =
+            if compression == CompressionMethod::None { entry.len.min(segment_len) } else { segment_len };
         holds_history(server.history, file).then(|| file.segment.start_lsn() + len)
     };
     entries.iter().filter_map(end_of).max().unwrap_or_default()
