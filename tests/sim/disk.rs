@@ -52,8 +52,8 @@ pub const COMPRESSED_CANARIES: [Canary; 8] = [
     Canary::TruncatingReopen,
     Canary::AckAfterFailedFsync,
     Canary::HideJumps,
-    Canary::AckBeforeEncoderFlush,
     Canary::RenameBeforeVerify,
+    Canary::AckBeforeEncoderFlush,
 ];
 
 /// What is to go wrong in this life, and when.
