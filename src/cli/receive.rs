@@ -9,11 +9,13 @@ use tokio::sync::watch;
 
 use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
+use super::pg_tool::compression::{CompressionSpec, CompressionSpecError};
 use super::report;
 use super::signals::Signals;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
+use crate::compression::Compression;
 use crate::pg::{Lsn, SlotName};
 use crate::sink::RecordCheck;
 use crate::stream::{
@@ -52,6 +54,12 @@ pub(super) struct ReceiveArgs {
 
     #[command(flatten)]
     connection: ConnectionArgs,
+
+    /// Store segments compressed: gzip[:1-9], lz4 (which has one level) or zstd[:1-22]
+    ///
+    /// A segment that was begun in another format is finished in that one. Timeline histories are always plain.
+    #[arg(help_heading = "More options", short = 'Z', long, value_name = "METHOD[:LEVEL]", value_parser = parse_compression)]
+    compress: Option<Compression>,
 
     /// Stop when everything before this LSN is durable
     #[arg(help_heading = "More options", short = 'E', long, value_name = "LSN")]
@@ -140,7 +148,15 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         tracing::info!("received {signal}, stopping");
     };
     let options = args.options(made.as_ref());
-    let received = receive_into(&options, &args.directory, &mut connector, &sender, shutdown).await;
+    let received = receive_into(
+        &options,
+        &args.directory,
+        args.compress.unwrap_or_default(),
+        &mut connector,
+        &sender,
+        shutdown,
+    );
+    let received = received.await;
     let progress = *progress.borrow();
     match received {
         Ok(_) => print_outcome(&progress, args.endpos, args.json),
@@ -308,6 +324,10 @@ impl ReceiveArgs {
             ..ReceiveOptions::default()
         }
     }
+}
+
+fn parse_compression(text: &str) -> Result<Compression, CompressionSpecError> {
+    CompressionSpec::parse(text).map(CompressionSpec::compression)
 }
 
 fn parse_start(text: &str) -> Result<StartChoice, String> {

@@ -7,10 +7,10 @@
 
 use std::io;
 
-use super::compression::Compression;
 use super::disk::{Disk, DiskEntry};
 use super::error::{Operation, SinkError};
 use super::segment_writer::{PARTIAL_SUFFIX, SegmentWriter};
+use crate::compression::CompressionMethod;
 use crate::pg::{TimelineId, WalFileName, WalSegmentSize};
 
 /// A segment's file, as its name tells.
@@ -28,9 +28,9 @@ impl SegmentFile {
     /// `None` for all other files.
     pub fn parse(name: &str, segment_size: WalSegmentSize) -> Option<SegmentFile> {
         let (stem, finished) = name.strip_suffix(PARTIAL_SUFFIX).map_or((name, true), |stem| (stem, false));
-        let (stem, compression) = Compression::split_name(stem);
+        let (stem, compression) = CompressionMethod::split_name(stem);
         let name = WalFileName::parse(stem, segment_size).ok()?;
-        Some(SegmentFile { name, finished, compressed: compression != Compression::None })
+        Some(SegmentFile { name, finished, compressed: compression != CompressionMethod::None })
     }
 }
 

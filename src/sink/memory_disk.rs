@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, OpenMode};
+use super::disk::{Disk, DiskFile, OpenMode};
 
 type Content = Rc<RefCell<Vec<u8>>>;
 
@@ -27,6 +27,7 @@ pub struct MemoryDisk {
 pub struct MemoryFile {
     name: String,
     content: Content,
+    fail: Rc<RefCell<Option<(String, io::ErrorKind)>>>,
 }
 
 impl MemoryDisk {
@@ -38,6 +39,13 @@ impl MemoryDisk {
     /// Puts a file there.
     pub fn put(&self, name: &str, content: &[u8]) {
         self.files.borrow_mut().insert(name.into(), Rc::new(RefCell::new(content.to_vec())));
+    }
+
+    /// Changes what is in a file that may be open.
+    pub fn overwrite(&self, name: &str, content: &[u8]) {
+        if let Some(file) = self.files.borrow().get(name) {
+            *file.borrow_mut() = content.to_vec();
+        }
     }
 
     /// The names of all files, sorted.
@@ -52,6 +60,19 @@ impl MemoryDisk {
         }
         self.steps.borrow_mut().push(text);
         Ok(())
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some((_, kind)) = self.fail.borrow_mut().take_if(|(prefix, _)| prefix == "read") {
+            return Err(kind.into());
+        }
+        let content = self.content.borrow();
+        let rest = content.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
     }
 }
 
@@ -84,7 +105,7 @@ impl Disk for MemoryDisk {
                 content
             }
         };
-        Ok(MemoryFile { name: name.into(), content })
+        Ok(MemoryFile { name: name.into(), content, fail: Rc::clone(&self.fail) })
     }
 
     fn len(&mut self, file: &MemoryFile) -> io::Result<u64> {
@@ -94,14 +115,6 @@ impl Disk for MemoryDisk {
     fn set_len(&mut self, file: &mut MemoryFile, len: u64) -> io::Result<()> {
         file.content.borrow_mut().resize(len as usize, 0);
         Ok(())
-    }
-
-    fn read_at(&mut self, file: &MemoryFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let content = file.content.borrow();
-        let rest = content.get(offset as usize..).unwrap_or_default();
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
     }
 
     fn write_at(&mut self, file: &mut MemoryFile, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
@@ -126,6 +139,11 @@ impl Disk for MemoryDisk {
         let content = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         files.insert(to.into(), content);
         Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.step(format!("remove {name}"))?;
+        self.files.borrow_mut().remove(name).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn sync_directory(&mut self, name: &str) -> io::Result<()> {

@@ -10,8 +10,8 @@
 //! * bytes that are written again after a restart are written in place, never behind a truncation;
 //! * after one failed write or fsync nothing is acknowledged any more.
 
+mod begun_segment;
 mod compressed_segment;
-mod compression;
 mod direct;
 mod disk;
 mod error;
@@ -26,8 +26,7 @@ mod segment_writer;
 mod stamp;
 mod thread;
 
-pub use compression::Compression;
-pub use disk::{Disk, DiskEntry, OpenMode};
+pub use disk::{Disk, DiskEntry, DiskFile, OpenMode};
 pub use error::{Operation, SinkError};
 pub use flushed::FlushedLsn;
 pub use listing::SegmentFile;

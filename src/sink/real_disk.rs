@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::FileOwner;
 
 use super::direct::{DirectWriter, Pieces};
-use super::disk::{Disk, OpenMode};
+use super::disk::{Disk, DiskFile, OpenMode};
 
 /// How many pieces one `pwritev` takes; the kernel's limit is 1024.
 const MAX_IO_SLICES: usize = 256;
@@ -71,6 +71,21 @@ impl RealDisk {
     }
 }
 
+impl DiskFile for File {
+    fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(len) => filled += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+}
+
 impl Disk for RealDisk {
     type File = File;
 
@@ -117,19 +132,6 @@ impl Disk for RealDisk {
         file.set_len(len)
     }
 
-    fn read_at(&mut self, file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(len) => filled += len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
-    }
-
     fn write_at(&mut self, file: &mut File, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
         let mut pieces = Pieces::new(chunks);
         let end = offset + pieces.len();
@@ -147,6 +149,10 @@ impl Disk for RealDisk {
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path(name))
     }
 
     fn sync_directory(&mut self, name: &str) -> io::Result<()> {

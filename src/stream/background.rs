@@ -19,8 +19,9 @@ use super::resume::SlotHold;
 use super::session::{Session, StreamFrom, StreamOptions};
 use super::upstream::Connector;
 use crate::FileOwner;
+use crate::compression::Compression;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
-use crate::sink::{Compression, Layout, Operation, RealDisk, Sink, SinkError};
+use crate::sink::{Layout, Operation, RealDisk, Sink, SinkError};
 
 /// What to receive, and where to.
 #[derive(Debug, Clone)]
@@ -144,7 +145,7 @@ async fn receive<C: Connector>(
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
     let disk = RealDisk::new(&request.directory).with_file_mode(request.file_mode).with_owner(request.owner);
-    let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check, Compression::None)?;
+    let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check, Compression::NONE)?;
     let mut upstream = connector.connect().await?;
     let mut session = Session {
         options: &request.stream,

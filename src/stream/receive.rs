@@ -15,10 +15,9 @@ use super::resume::StartChoice;
 use super::session::{Session, StreamOptions, unless_stopped};
 use super::upstream::Connector;
 use crate::ErrorClass;
+use crate::compression::Compression;
 use crate::pg::Lsn;
-use crate::sink::{
-    Compression, Layout, RealDisk, RecordCheck, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread,
-};
+use crate::sink::{Layout, RealDisk, RecordCheck, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
 
 /// What to do when a connection is lost, or cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -121,12 +120,13 @@ pub async fn receive_observed<C: Connector, K: Sink>(
 pub async fn receive_into<C: Connector>(
     options: &ReceiveOptions,
     directory: &Path,
+    compression: Compression,
     connector: &mut C,
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
     let disk = RealDisk::new(directory);
-    let mut sink = open_sink(disk, Layout::Archive, options.stream.record_check, Compression::None)?;
+    let mut sink = open_sink(disk, Layout::Archive, options.stream.record_check, compression)?;
     receive(options, connector, &mut sink, progress, shutdown).await
 }
 
@@ -229,7 +229,15 @@ mod tests {
         script: &Script,
     ) -> Result<ReceiveOutcome, ReceiveError> {
         let (progress, _) = watch::channel(Progress::default());
-        receive_into(&options, directory, &mut script.clone(), &progress, std::future::pending()).await
+        receive_into(
+            &options,
+            directory,
+            Compression::NONE,
+            &mut script.clone(),
+            &progress,
+            std::future::pending(),
+        )
+        .await
     }
 
     /// The original looks after its status only when the socket is quiet. This one never is.
@@ -298,7 +306,7 @@ mod tests {
         let options = ReceiveOptions { stop_lsn: None, first_wait, ..options(0) };
         let options = ReceiveOptions { longest_wait: 32 * first_wait, ..options };
         let disk = RealDisk::new(directory.path());
-        let mut sink = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::None).unwrap();
+        let mut sink = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::NONE).unwrap();
         let (progress, _) = watch::channel(Progress::default());
         let (sender, mut waits) = watch::channel(Vec::new());
         let mut told = waits.clone();
@@ -322,7 +330,7 @@ mod tests {
     async fn a_second_receiver_is_refused_before_it_connects() {
         let directory = tempfile::tempdir().unwrap();
         let disk = RealDisk::new(directory.path());
-        let _first = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::None).unwrap();
+        let _first = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::NONE).unwrap();
         let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
         let result = run(options(0), directory.path(), &script).await;
         assert!(matches!(result, Err(ReceiveError::Sink(SinkError::Locked { .. }))));
@@ -340,7 +348,9 @@ mod tests {
         };
         let mut options = options(0);
         options.stop_lsn = None;
-        let outcome = receive_into(&options, directory.path(), &mut script, &progress, shutdown).await;
+        let outcome =
+            receive_into(&options, directory.path(), Compression::NONE, &mut script, &progress, shutdown)
+                .await;
         assert_eq!(outcome.unwrap().progress.flush_lsn, Lsn::new(3 * SEGMENT_LEN));
     }
 }

@@ -9,14 +9,13 @@ use super::words::Words;
 use super::{SlotUse, slot_name};
 use crate::ErrorClass;
 use crate::cli::hints;
-use crate::cli::pg_tool::compression::Method;
 use crate::cli::pg_tool::connection::{command_failed, with_causes};
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::cli::signals::Signals;
 use crate::client::Connection;
 use crate::client::conninfo::Settings;
 use crate::pg::ServerVersion;
-use crate::sink::{Compression, Layout, RealDisk, RecordCheck};
+use crate::sink::{Layout, RealDisk, RecordCheck};
 use crate::stream::{
     ConnectFailure, Connector, FlushPolicy, Progress, ReceiveError, ReceiveOptions, Reconnect,
     ServerConnector, StartChoice, StreamOptions, open_sink, receive_observed,
@@ -51,14 +50,15 @@ pub(super) async fn receive(
     if receive.durability == Durability::None && receive.slot.is_none() {
         disk = disk.without_sync();
     }
-    let mut sink = open_sink(disk, Layout::PaddedArchive, wanted.stream.record_check, compression(options))
-        .map_err(|error| tool.error(with_causes(&error)))?;
+    let mut sink =
+        open_sink(disk, Layout::PaddedArchive, wanted.stream.record_check, options.compression.compression())
+            .map_err(|error| tool.error(with_causes(&error)))?;
     let (sender, progress) = watch::channel(Progress::default());
     let mut words = Words {
         tool,
         verbose: options.verbose,
         pads_lsns: connection.version().pads_lsns(),
-        suffix: compression(options).suffix(),
+        suffix: options.compression.method.suffix(),
         segment_size,
         progress: progress.clone(),
         stream_start_lsn: None,
@@ -125,16 +125,6 @@ fn receive_options(
         longest_wait: LONGEST_WAIT,
         seed: fastrand::u64(..),
     })
-}
-
-fn compression(options: &Options) -> Compression {
-    let level = options.compression.level;
-    match options.compression.method {
-        Method::None => Compression::None,
-        Method::Gzip => Compression::Gzip { level: level.and_then(|level| level.try_into().ok()) },
-        Method::Lz4 => Compression::Lz4,
-        Method::Zstd => Compression::Zstd { level: level.unwrap_or(1) },
-    }
 }
 
 /// Hands out the connection that is open already, and opens the others.

@@ -3,16 +3,7 @@
 //! Answers to `parse_compress_options` and PostgreSQL's `common/compression.c`, in the same order, so that of two
 //! mistakes the same one is told.
 
-use std::fmt;
-
-/// A method that PostgreSQL knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum Method {
-    None,
-    Gzip,
-    Lz4,
-    Zstd,
-}
+use crate::compression::{Compression, CompressionMethod as Method};
 
 /// A method and what was asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +38,7 @@ pub(in crate::cli) enum DetailError {
     NoLevel(Method),
     #[error(
         "compression algorithm \"{0}\" expects a compression level between {min} and {max} (default at {default})",
-        min = .0.levels().min, max = .0.levels().max, default = .0.levels().default
+        min = levels(*.0).min, max = levels(*.0).max, default = levels(*.0).default
     )]
     Level(Method),
     #[error("compression algorithm \"{0}\" does not accept a worker count")]
@@ -65,29 +56,21 @@ struct Levels {
     default: i64,
 }
 
-impl Method {
-    fn levels(self) -> Levels {
-        match self {
-            Method::None => Levels { min: 0, max: 0, default: 0 },
-            Method::Gzip => Levels { min: 1, max: 9, default: -1 },
-            Method::Lz4 => Levels { min: 1, max: 12, default: 0 },
-            Method::Zstd => Levels { min: -131_072, max: 22, default: 3 },
-        }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Method::None => "none",
-            Method::Gzip => "gzip",
-            Method::Lz4 => "lz4",
-            Method::Zstd => "zstd",
-        })
+fn levels(method: Method) -> Levels {
+    match method {
+        Method::None => Levels { min: 0, max: 0, default: 0 },
+        Method::Gzip => Levels { min: 1, max: 9, default: -1 },
+        Method::Lz4 => Levels { min: 1, max: 12, default: 0 },
+        Method::Zstd => Levels { min: -131_072, max: 22, default: 3 },
     }
 }
 
 impl CompressionSpec {
+    /// How segments are to be stored.
+    pub(in crate::cli) fn compression(self) -> Compression {
+        Compression { method: self.method, level: self.level }
+    }
+
     /// Reads `METHOD[:DETAIL]`, or a level alone, which is gzip's; 0 and the empty string are no compression.
     pub(in crate::cli) fn parse(text: &str) -> Result<Self, CompressionSpecError> {
         let (method, detail) = match leading_integer(text) {
@@ -107,7 +90,7 @@ impl CompressionSpec {
 }
 
 fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec, DetailError> {
-    let default = method.levels().default;
+    let default = levels(method).default;
     let (mut level, mut workers, mut long_distance) = (default, None, None);
     match detail.map(|detail| (detail, leading_integer(detail).filter(|_| !detail.is_empty()))) {
         None => {}
@@ -126,7 +109,7 @@ fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec
             }
         }
     }
-    let levels = method.levels();
+    let levels = levels(method);
     if level != default {
         if method == Method::None {
             return Err(DetailError::NoLevel(method));

@@ -1,6 +1,7 @@
 //! `pgwake receive` on real servers: what it promises, what it refuses, what it survives.
 
 mod bytes;
+mod crashing;
 mod harness;
 mod refusing;
 mod resuming;
