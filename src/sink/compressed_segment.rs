@@ -66,7 +66,8 @@ impl<F: DiskFile> CompressedSegment<F> {
 }
 
 impl<D: Disk> SegmentWriter<D> {
-    /// The segment's file, when it is finished and compressed: whole, to be compared with.
+    /// The segment's file, when it is finished and compressed: whole, to be compared with. One that is not whole is an
+    /// error, or passed over where it may be replaced.
     pub(super) fn open_finished_compressed(
         &mut self,
         segment: WalSegment,
@@ -86,6 +87,7 @@ impl<D: Disk> SegmentWriter<D> {
                         ..OpenSegment::new(segment, file, file_name, SegmentState::Finished)
                     }));
                 }
+                _ if self.replaces_damaged() => {}
                 _ => return Err(SinkError::Compression { path: self.disk.path(&file_name) }),
             }
         }
@@ -266,7 +268,7 @@ impl<D: Disk> SegmentWriter<D> {
     }
 
     /// Length and CRC-32C of what is in a complete file; `None` when it is not one, or longer than `max_len`.
-    fn read_back(
+    pub(super) fn read_back(
         &mut self,
         method: CompressionMethod,
         file_name: &str,

@@ -10,7 +10,8 @@ use bytes::Bytes;
 pub struct DiskEntry {
     /// Its name.
     pub name: String,
-    /// Its length in bytes; `None` where it does not matter.
+    /// Its length in bytes, of a finished compressed segment that of what is in it, 0 when that cannot be read; `None`
+    /// where it does not matter.
     pub len: Option<u64>,
 }
 

@@ -3,7 +3,8 @@
 //! A directory may hold the WAL of years, and every connection begins with the question where it ends. The
 //! original looks at each file's length, and reads each compressed one, each time. Names come many at once; a
 //! length is a system call for each. So only files that may be the end of a timeline are looked at: the last one,
-//! and those before it down to one that is finished. What lies before that was complete when it got its name.
+//! and those before it down to one that is finished. What lies before that was complete when it got its name. Of a
+//! compressed one only reading it tells, so that is done for each timeline's last.
 
 use std::io;
 
@@ -20,17 +21,22 @@ pub struct SegmentFile {
     pub name: WalFileName,
     /// Whether it has its final name.
     pub finished: bool,
-    /// Whether its length says nothing about how much WAL it holds.
-    pub compressed: bool,
+    /// What it is compressed with; then its length says nothing about how much WAL it holds.
+    pub method: CompressionMethod,
 }
 
 impl SegmentFile {
     /// `None` for all other files.
     pub fn parse(name: &str, segment_size: WalSegmentSize) -> Option<SegmentFile> {
         let (stem, finished) = name.strip_suffix(PARTIAL_SUFFIX).map_or((name, true), |stem| (stem, false));
-        let (stem, compression) = CompressionMethod::split_name(stem);
+        let (stem, method) = CompressionMethod::split_name(stem);
         let name = WalFileName::parse(stem, segment_size).ok()?;
-        Some(SegmentFile { name, finished, compressed: compression != CompressionMethod::None })
+        Some(SegmentFile { name, finished, method })
+    }
+
+    /// Whether it is stored compressed.
+    pub fn is_compressed(&self) -> bool {
+        self.method != CompressionMethod::None
     }
 }
 
@@ -48,13 +54,17 @@ impl<D: Disk> SegmentWriter<D> {
                 entries.push(DiskEntry { name, len: None });
                 continue;
             };
-            let len = match self.disk.len_of(&name) {
+            let mut len = match self.disk.len_of(&name) {
                 Ok(len) => len,
                 // somebody moved a finished segment away while we were looking
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(self.failed(Operation::Stat, &name, error)),
             };
-            if file.finished && (file.compressed || len == segment_size.as_u64()) {
+            if file.finished && file.is_compressed() {
+                let plain = self.read_back(file.method, &name, segment_size.as_u64())?;
+                len = plain.map_or(0, |(len, _)| len);
+            }
+            if file.finished && len == segment_size.as_u64() {
                 known_end = Some(file.name.timeline);
             }
             entries.push(DiskEntry { name, len: Some(len) });
@@ -65,7 +75,10 @@ impl<D: Disk> SegmentWriter<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use bytes::Bytes;
+    use flate2::write::GzEncoder;
 
     use super::super::memory_disk::MemoryDisk;
     use super::super::{Layout, OpenMode};
@@ -77,15 +90,22 @@ mod tests {
     fn only_the_ends_of_timelines_are_looked_at() {
         let mut disk = MemoryDisk::default();
         let mut file = |name: &str, len: u64| {
+            let mut content = vec![1; len as usize];
+            if name.ends_with(".gz") {
+                let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(&content).unwrap();
+                content = encoder.finish().unwrap();
+            }
             let mut file = disk.open(name, OpenMode::ExistingOrNew).unwrap();
-            disk.write_at(&mut file, 0, &[Bytes::from(vec![1; len as usize])]).unwrap();
+            disk.write_at(&mut file, 0, &[Bytes::from(content)]).unwrap();
         };
         for (name, len) in [
             ("000000010000000000000003", MIB),
             ("000000010000000000000004", MIB),
             ("000000010000000000000005.partial", 7),
-            ("000000020000000000000005.gz", 9),
-            ("000000020000000000000006.gz", 9),
+            ("000000020000000000000005.gz", MIB),
+            ("000000020000000000000006.gz", MIB),
+            ("000000020000000000000007.gz", 9),
             // finished, and yet not: the one before it is looked at too
             ("000000030000000000000007", MIB),
             ("000000030000000000000008", MIB),
@@ -106,7 +126,8 @@ mod tests {
             [
                 ("000000010000000000000004", MIB),
                 ("000000010000000000000005.partial", 7),
-                ("000000020000000000000006.gz", 9),
+                ("000000020000000000000006.gz", MIB),
+                ("000000020000000000000007.gz", 9),
                 ("000000030000000000000008", MIB),
                 ("000000030000000000000009", 5),
             ]

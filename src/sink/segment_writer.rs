@@ -394,19 +394,27 @@ impl<D: Disk> SegmentWriter<D> {
             Some(file) => {
                 let len = self.disk.len(&file);
                 let len = len.map_err(|error| self.failed(Operation::Stat, &final_name, error))?;
-                if len != segment_len && self.layout == Layout::PaddedArchive {
-                    // as the original: the whole segment replaces it in the end
-                    return self.open_unfinished(segment, final_name + PARTIAL_SUFFIX);
+                match len == segment_len {
+                    true => {
+                        let open = OpenSegment::new(segment, file, final_name, SegmentState::Finished);
+                        Ok(OpenSegment { existing_len: len, ..open })
+                    }
+                    false if self.replaces_damaged() => {
+                        self.open_unfinished(segment, final_name + PARTIAL_SUFFIX)
+                    }
+                    false => {
+                        let path = self.disk.path(&final_name);
+                        Err(SinkError::WrongLength { path, len, segment_len })
+                    }
                 }
-                if len != segment_len {
-                    let path = self.disk.path(&final_name);
-                    return Err(SinkError::WrongLength { path, len, segment_len });
-                }
-                let open = OpenSegment::new(segment, file, final_name, SegmentState::Finished);
-                Ok(OpenSegment { existing_len: len, ..open })
             }
             None => self.open_begun(timeline, segment, &final_name),
         }
+    }
+
+    /// Whether a finished file that is not whole gives way to the segment that comes again, as the original has it.
+    pub(super) fn replaces_damaged(&self) -> bool {
+        self.layout == Layout::PaddedArchive
     }
 
     pub(super) fn open_unfinished(

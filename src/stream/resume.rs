@@ -248,11 +248,8 @@ fn sort_out(
     let mut found = FoundFiles::new();
     let mut strays = Vec::new();
     for entry in entries {
-        let Some(SegmentFile { name: file, finished, compressed }) =
-            SegmentFile::parse(&entry.name, server.segment_size)
-        else {
-            continue;
-        };
+        let Some(found_file) = SegmentFile::parse(&entry.name, server.segment_size) else { continue };
+        let SegmentFile { name: file, finished, .. } = found_file;
         let segment_len = server.segment_size.as_u64();
         let mut stray = |reason, timeline| {
             strays.push((Stray { name: entry.name.clone(), reason }, timeline));
@@ -260,8 +257,7 @@ fn sort_out(
         if !holds_history(server.history, file) {
             stray(StrayReason::AbandonedTimeline, Some(file.timeline));
         } else if let Some(len) = entry.len
-            && !compressed
-            && ((finished && len != segment_len) || len > segment_len)
+            && ((finished && len != segment_len) || (!found_file.is_compressed() && len > segment_len))
         {
             stray(StrayReason::WrongLength(len), None);
         } else {
@@ -324,10 +320,11 @@ fn follow(found: &FoundFiles, mut last: WalSegment, server: &ServerState<'_>) ->
 /// than its successor's, which was begun again at the segment's start.
 fn end_on_disk(entries: &[DiskEntry], server: &ServerState<'_>) -> Lsn {
     let end_of = |entry: &DiskEntry| {
-        let SegmentFile { name: file, compressed, .. } =
-            SegmentFile::parse(&entry.name, server.segment_size)?;
+        let found = SegmentFile::parse(&entry.name, server.segment_size)?;
+        let file = found.name;
         let segment_len = server.segment_size.as_u64();
-        let len = entry.len.filter(|_| !compressed).map_or(segment_len, |len| len.min(segment_len));
+        let known_len = entry.len.filter(|_| found.finished || !found.is_compressed());
+        let len = known_len.map_or(segment_len, |len| len.min(segment_len));
         holds_history(server.history, file).then(|| file.segment.start_lsn() + len)
     };
     entries.iter().filter_map(end_of).max().unwrap_or_default()

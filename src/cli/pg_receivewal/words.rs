@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use crate::cli::pg_tool::Invocation;
 use crate::cli::pg_tool::connection::{command_failed, libpq_text, with_causes};
 use crate::client::ClientError;
+use crate::compression::CompressionMethod;
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegmentSize};
 use crate::stream::resume::{ResumeError, Stray, StrayReason};
 use crate::stream::{Observer, Progress, ReceiveError};
@@ -31,6 +32,11 @@ impl Observer for Words<'_> {
     fn stray_found(&mut self, stray: &Stray) {
         let name = &stray.name;
         self.tool.warn(match stray.reason {
+            StrayReason::WrongLength(len)
+                if CompressionMethod::split_name(name).1 != CompressionMethod::None =>
+            {
+                format!("compressed segment file \"{name}\" has incorrect uncompressed size {len}, skipping")
+            }
             StrayReason::WrongLength(len) => {
                 format!("segment file \"{name}\" has incorrect size {len}, skipping")
             }

@@ -1,7 +1,10 @@
 //! The same WAL through both: exit code, what is said, names, modes, bytes.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
+
+use flate2::write::GzEncoder;
 
 use super::compare::{Comparison, Run, assert_same};
 use super::{has_lz4, position, segment_name};
@@ -182,6 +185,17 @@ fn what_is_in_the_directory_means_the_same() {
             Box::new(|directory| {
                 keep(directory);
                 write(&directory.join(primary.name(next)), &[0; 1000]);
+            }),
+        ),
+        (
+            "a finished compressed file of the wrong length",
+            Box::new(|directory| {
+                keep(directory);
+                let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                // 0x0410: the original takes a byte of the length above 0x7f for a negative number
+                encoder.write_all(&[0; 1040]).expect("compress");
+                let damaged = encoder.finish().expect("compress");
+                write(&directory.join(primary.name(next) + ".gz"), &damaged);
             }),
         ),
         (
