@@ -100,8 +100,11 @@ impl Connection {
         Ok(value.to_owned())
     }
 
-    /// `SHOW wal_segment_size`.
+    /// `SHOW wal_segment_size`, from servers that know it.
     pub async fn wal_segment_size(&mut self) -> Result<WalSegmentSize, ClientError> {
+        if !self.version().has_walsender_show() {
+            return Ok(WalSegmentSize::DEFAULT);
+        }
         let text = self.show("wal_segment_size").await?;
         text.parse()
             .map_err(|_| ClientError::Answer { command: "SHOW", problem: "no valid WAL segment size" })
@@ -146,6 +149,15 @@ mod tests {
     fn description(columns: u16, name: &str) -> Vec<u8> {
         let column = [name.as_bytes(), &[0; 19]].concat();
         message(b'T', &[&columns.to_be_bytes()[..], &column.repeat(columns.into())].concat())
+    }
+
+    #[tokio::test]
+    async fn servers_that_cannot_be_asked_have_the_one_segment_size() {
+        let (ours, _theirs) = tokio::io::duplex(1 << 20);
+        let parameters = BTreeMap::from([("server_version".to_owned(), "9.6.24".to_owned())]);
+        let host = HostSpec { name: None, address: HostAddress::DefaultSocketDir, port: 5432 };
+        let mut connection = Connection::new(Box::new(ours), FrameDecoder::new(), parameters, host).unwrap();
+        assert_eq!(connection.wal_segment_size().await.unwrap(), WalSegmentSize::DEFAULT);
     }
 
     #[tokio::test]

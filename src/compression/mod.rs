@@ -7,7 +7,7 @@
 //! * LZ4: every block has one, which is part of the format.
 //! * Zstandard: every flush ends a frame, whose checksum is part of the format. A file of many frames is as good as
 //!   one of a single frame to everybody's tools. It costs what the frames could have learned from those before them:
-//!   nothing where much is flushed at once, a third of the file's size where each flush brings a few kilobytes.
+//!   little where much is flushed at once, more the less each flush brings.
 //! * gzip: it has a checksum only at its end, and a file of several members would not do, for PostgreSQL's
 //!   `pg_receivewal` looks for a segment's length in the last bytes of the file. So each flush is followed by a
 //!   [mark](mark): empty blocks, which every decompressor passes over, with a checksum of all that came before in

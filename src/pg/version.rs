@@ -67,6 +67,11 @@ impl ServerVersion {
         self.major >= 15
     }
 
+    /// Whether a walsender knows `SHOW` (10). Before that every server's segments had the same size.
+    pub const fn has_walsender_show(self) -> bool {
+        self.major >= 10
+    }
+
     /// The setting `data_directory_mode` (11).
     pub const fn has_data_directory_mode(self) -> bool {
         self.major >= 11
