@@ -2,6 +2,7 @@
 
 mod connection;
 mod exit;
+mod generate;
 mod hints;
 mod logging;
 mod outcome;
@@ -17,7 +18,7 @@ mod wal_verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use exit::Exit;
 
@@ -26,6 +27,8 @@ pub use exit::Exit;
 #[command(name = "pgwake", version, disable_help_flag = true, disable_version_flag = true)]
 #[command(disable_help_subcommand = true, max_term_width = 110)]
 #[command(after_help = "\
+As pg_receivewal (a link, or `pgwake pg_receivewal`) it is PostgreSQL's tool.
+
 Where to connect is said as to psql: -d, -h, -p and -U, the PG* variables, \
 ~/.pgpass and service files.
 
@@ -57,6 +60,8 @@ enum Command {
     /// Look after received WAL
     #[command(subcommand)]
     Wal(WalCommand),
+    Completions(generate::CompletionsArgs),
+    Manual(generate::ManualArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,6 +99,8 @@ pub fn main() -> ExitCode {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
         Command::Receive(args) => receive::run(&args).into(),
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
+        Command::Completions(args) => generate::completions(&args, Cli::command()).into(),
+        Command::Manual(args) => generate::manual(&args, Cli::command()).into(),
     }
 }
 

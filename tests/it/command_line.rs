@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::cloning::{beside_the_primary, create};
 use crate::support::servers::{find_program, open_to_all};
-use crate::support::{Cluster, Tool, wait_until};
+use crate::support::{Cluster, TestDir, Tool, wait_until};
 use crate::{require_program, require_server};
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
@@ -223,6 +223,34 @@ fn help_fits_a_terminal_and_begins_with_what_is_needed() {
 }
 
 /// A Python script with the program's command line as its arguments.
+/// Shells and `man` get their knowledge from the same definitions as the parser.
+#[test]
+fn completions_complete_and_every_command_has_a_manual_page() {
+    let dir = TestDir::new();
+    let completions =
+        dir.file("pgwake.bash", 0o600, Tool::pgwake().args(["completions", "bash"]).run().succeeded().stdout);
+    let script = r#"source "$1"; COMP_WORDS=(pgwake receive --sl); COMP_CWORD=2; _pgwake pgwake --sl receive; echo "${COMPREPLY[@]}""#;
+    let bash = Tool::new("bash").args(["-c", script, "bash"]).arg(&completions);
+    assert_eq!(bash.run().succeeded().stdout.trim(), "--slot");
+    let pages = dir.subdir("man1", 0o700);
+    Tool::pgwake().arg("manual").arg(&pages).run().succeeded();
+    for (page, says) in [
+        ("pgwake.1", "standby"),
+        ("pgwake-receive.1", "Replication slot"),
+        ("pgwake-standby-create.1", "primary_conninfo"),
+        ("pgwake-wal-verify.1", "timeline"),
+    ] {
+        let text = std::fs::read_to_string(pages.join(page)).expect("a manual page");
+        assert!(text.starts_with(".ie") && text.contains(says), "{page}: {text}");
+    }
+    Tool::pgwake()
+        .arg("manual")
+        .arg(dir.join("missing"))
+        .run()
+        .exited(1)
+        .complains("could not write manual page");
+}
+
 fn under_python(tool: Tool, script: &str) -> Tool {
     // one that the servers' user can run too
     let path = std::env::var_os("PATH").unwrap_or_default();
