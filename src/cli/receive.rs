@@ -11,6 +11,7 @@ use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
 use super::pg_tool::compression::{CompressionSpec, CompressionSpecError};
 use super::report;
+use super::service;
 use super::signals::Signals;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
@@ -129,6 +130,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         Ok(signals) => signals,
         Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
     };
+    service::ready();
     // a server that lets nobody in and says nothing must not be waited for any longer than one that streams
     settings.connect_timeout = settings.connect_timeout.or(args.silence());
     // a prompt hears of a signal too, and takes it for a failure
@@ -146,6 +148,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
     let shutdown = async {
         let signal = signals.received().await;
         tracing::info!("received {signal}, stopping");
+        service::stopping();
     };
     let options = args.options(made.as_ref());
     let received = receive_into(
@@ -156,7 +159,10 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         &sender,
         shutdown,
     );
-    let received = received.await;
+    let received = tokio::select! {
+        received = received => received,
+        never = service::keep_telling(progress.clone()) => match never {},
+    };
     let progress = *progress.borrow();
     match received {
         Ok(_) => print_outcome(&progress, args.endpos, args.json),

@@ -5,6 +5,7 @@ mod crashing;
 mod harness;
 mod refusing;
 mod resuming;
+mod service;
 mod slots;
 mod suffering;
 mod timelines;
