@@ -94,7 +94,7 @@ impl<D: Disk> SegmentWriter<D> {
 
     /// `None`: there is no such file.
     pub(super) fn open_existing(&mut self, name: &str) -> Result<Option<D::File>, SinkError> {
-        match self.disk.open(name, OpenMode::Existing) {
+        match self.disk.open(name, OpenMode::ToRead) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed(Operation::Open, name, error)),

@@ -274,20 +274,51 @@ impl<D: Disk> SegmentWriter<D> {
         file_name: &str,
         max_len: u64,
     ) -> Result<Option<(u64, u32)>, SinkError> {
-        let mut decoder = self.decoder(method, file_name)?;
-        let mut piece = vec![0; PIECE_LEN];
         let mut checksum = 0;
-        while decoder.plain_len() <= max_len {
-            match decoder.read(&mut piece) {
-                Ok(0) => return Ok(Some((decoder.plain_len(), checksum))),
-                Ok(len) => checksum = crc32c::crc32c_append(checksum, &piece[..len]),
-                Err(error) if is_disk_failure(&error) => {
-                    return Err(self.failed(Operation::Read, file_name, error));
+        let take = |piece: &[u8]| {
+            checksum = crc32c::crc32c_append(checksum, piece);
+            true
+        };
+        Ok(self.read_pieces(method, file_name, max_len, take)?.map(|len| (len, checksum)))
+    }
+
+    /// Gives the plain bytes of a complete file to `take`, as long as that says so, and returns their length; `None` when
+    /// there are more, or the file is not complete.
+    pub(super) fn read_pieces(
+        &mut self,
+        method: CompressionMethod,
+        file_name: &str,
+        max_len: u64,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Option<u64>, SinkError> {
+        let mut source: Box<dyn Read + '_> = match method {
+            CompressionMethod::None => Box::new(self.reader(file_name)?),
+            method => Box::new(self.decoder(method, file_name)?),
+        };
+        let (mut piece, mut read_len) = (vec![0; PIECE_LEN], 0);
+        let result = loop {
+            match source.read(&mut piece) {
+                Ok(0) => break Ok(Some(read_len)),
+                Ok(len) => {
+                    read_len += len as u64;
+                    if read_len > max_len || !take(&piece[..len]) {
+                        break Ok(None);
+                    }
                 }
-                Err(_) => return Ok(None),
+                Err(error) if is_disk_failure(&error) || method == CompressionMethod::None => {
+                    break Err(error);
+                }
+                Err(_) => break Ok(None),
             }
-        }
-        Ok(None)
+        };
+        drop(source);
+        result.map_err(|error| self.failed(Operation::Read, file_name, error))
+    }
+
+    fn reader(&mut self, file_name: &str) -> Result<FileReader<D::File>, SinkError> {
+        let opened = self.disk.open(file_name, OpenMode::ToRead);
+        let file = opened.map_err(|error| self.failed(Operation::Open, file_name, error))?;
+        Ok(FileReader { file, offset: 0 })
     }
 
     fn decoder(
@@ -295,9 +326,7 @@ impl<D: Disk> SegmentWriter<D> {
         method: CompressionMethod,
         file_name: &str,
     ) -> Result<Decoder<FileReader<D::File>>, SinkError> {
-        let opened = self.disk.open(file_name, OpenMode::Existing);
-        let file = opened.map_err(|error| self.failed(Operation::Open, file_name, error))?;
-        let decoder = Decoder::new(method, FileReader { file, offset: 0 });
+        let decoder = Decoder::new(method, self.reader(file_name)?);
         decoder.map_err(|error| self.failed(Operation::Read, file_name, error))
     }
 

@@ -69,6 +69,7 @@ impl DirectWriter {
             let block = &mut buffer[..len as usize];
             pieces.copy_to(block);
             let count = match file.write_at(block, offset + written) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => count as u64,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {

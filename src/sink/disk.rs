@@ -20,6 +20,8 @@ pub struct DiskEntry {
 pub enum OpenMode {
     /// It must exist. `ErrorKind::NotFound` says that it does not, and no other error does.
     Existing,
+    /// The same, and nothing will be written.
+    ToRead,
     /// It is created, empty, when it does not exist.
     ExistingOrNew,
 }
@@ -46,7 +48,7 @@ pub trait Disk {
     fn list(&mut self) -> io::Result<Vec<String>>;
     /// The length in bytes of a file that is not open.
     fn len_of(&mut self, name: &str) -> io::Result<u64>;
-    /// Opens for reading and writing.
+    /// Opens for reading and, as `mode` says, writing.
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<Self::File>;
     /// The length in bytes.
     fn len(&mut self, file: &Self::File) -> io::Result<u64>;
@@ -66,6 +68,10 @@ pub trait Disk {
     fn remove(&mut self, name: &str) -> io::Result<()>;
     /// `fsync` of the directory itself (`""`) or of one below it.
     fn sync_directory(&mut self, name: &str) -> io::Result<()>;
+    /// Makes durable what others have put into the directory, at whatever time.
+    fn sync_earlier(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Takes an exclusive lock on the directory (`""`), or on a file, creating it, and holds it as long as the file is open.
     /// `None`: somebody else holds it.
     fn lock(&mut self, name: &str) -> io::Result<Option<Self::File>>;

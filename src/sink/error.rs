@@ -107,6 +107,14 @@ pub enum SinkError {
     /// The stream is not what a server can have written.
     #[error("the server sent WAL that is not valid")]
     InvalidWal(#[source] WalError),
+    /// The stream does not go on where the directory ends: a record there names another one before it.
+    #[error("the server's WAL does not continue file \"{}\"", path.display())]
+    NoContinuation {
+        /// The finished segment before the stream.
+        path: PathBuf,
+        /// What shows it.
+        source: WalError,
+    },
     /// A file has a length that it can never have here: a finished segment that is not one segment long, or an
     /// unfinished one that is longer.
     #[error("file \"{}\" has {len} bytes, where a segment has {segment_len}", path.display())]
@@ -166,6 +174,7 @@ impl SinkError {
             | SinkError::DamagedStamp { .. }
             | SinkError::Diverged { .. }
             | SinkError::InvalidWal(_)
+            | SinkError::NoContinuation { .. }
             | SinkError::WrongLength { .. }
             | SinkError::Compression { .. }
             | SinkError::HistoryDiffers { .. } => ErrorClass::Integrity,

@@ -97,7 +97,7 @@ impl Disk for MemoryDisk {
         let existing = self.files.borrow().get(name).cloned();
         let content = match (existing, mode) {
             (Some(content), _) => content,
-            (None, OpenMode::Existing) => return Err(io::ErrorKind::NotFound.into()),
+            (None, OpenMode::Existing | OpenMode::ToRead) => return Err(io::ErrorKind::NotFound.into()),
             (None, OpenMode::ExistingOrNew) => {
                 self.step(format!("create {name}"))?;
                 let content = Content::default();

@@ -12,6 +12,7 @@
 
 mod begun_segment;
 mod compressed_segment;
+mod continuation;
 mod direct;
 mod disk;
 mod error;

@@ -1,12 +1,15 @@
 //! A directory of the operating system.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rustix::fs::FlockOperation;
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::FileOwner;
@@ -25,13 +28,15 @@ pub struct RealDisk {
     owner: Option<FileOwner>,
     syncs: bool,
     direct: DirectWriter,
+    handle: Option<OwnedFd>,
 }
 
 impl RealDisk {
     /// The directory at `directory`, whose new files only their owner may read.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         let directory = directory.into();
-        RealDisk { directory, file_mode: 0o600, owner: None, syncs: true, direct: DirectWriter::new() }
+        let direct = DirectWriter::new();
+        RealDisk { directory, file_mode: 0o600, owner: None, syncs: true, direct, handle: None }
     }
 
     /// Creates files with `mode`, as `data_directory_mode` of the primary asks for.
@@ -46,9 +51,19 @@ impl RealDisk {
         self
     }
 
+    /// The directory, opened once: whatever happens to its path afterwards, names are looked up in this one.
+    fn handle(&mut self) -> io::Result<&OwnedFd> {
+        if self.handle.is_none() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            self.handle = Some(rustix::fs::open(&self.directory, flags, Mode::empty())?);
+        }
+        self.handle.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     /// Creates a file with exactly the mode and the owner that were asked for, whatever the umask.
-    fn create(&self, path: &Path) -> io::Result<File> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    fn create(&mut self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = File::from(openat(self.handle()?, name, flags, Mode::RUSR | Mode::WUSR)?);
         if let Some(FileOwner { uid, gid }) = self.owner {
             std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
         }
@@ -63,6 +78,10 @@ impl RealDisk {
     pub fn without_sync(mut self) -> Self {
         self.syncs = false;
         self
+    }
+
+    fn stat(&mut self, name: &str) -> io::Result<Stat> {
+        Ok(statat(self.handle()?, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// Where the directory is.
@@ -95,32 +114,34 @@ impl Disk for RealDisk {
 
     fn list(&mut self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.directory)? {
+        for entry in Dir::read_from(self.handle()?)? {
             let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
             // the kind comes with the name, on every file system that matters
-            let is_file = match entry.file_type() {
-                Ok(kind) => kind.is_file(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+            let kind = match entry.file_type() {
+                FileType::Unknown => match self.stat(name) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                },
+                kind => kind,
             };
-            if is_file && let Ok(name) = entry.file_name().into_string() {
-                names.push(name);
+            if kind == FileType::RegularFile {
+                names.push(name.to_owned());
             }
         }
         Ok(names)
     }
 
     fn len_of(&mut self, name: &str) -> io::Result<u64> {
-        Ok(std::fs::symlink_metadata(self.path(name))?.len())
+        Ok(u64::try_from(self.stat(name)?.st_size).unwrap_or(0))
     }
 
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<File> {
-        let path = self.path(name);
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && mode == OpenMode::ExistingOrNew => {
-                self.create(&path)
-            }
-            opened => opened,
+        let access = if mode == OpenMode::ToRead { OFlags::RDONLY } else { OFlags::RDWR };
+        match openat(self.handle()?, name, access | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) if mode == OpenMode::ExistingOrNew => self.create(name),
+            opened => Ok(File::from(opened?)),
         }
     }
 
@@ -144,24 +165,46 @@ impl Disk for RealDisk {
     }
 
     fn sync_data(&mut self, file: &mut File) -> io::Result<()> {
-        if self.syncs { file.sync_data() } else { Ok(()) }
+        if !self.syncs {
+            return Ok(());
+        }
+        file.sync_data()?;
+        // durable, and nobody would find it
+        match file.metadata()?.nlink() {
+            0 => Err(io::Error::other("somebody removed the file while it was being written")),
+            _ => Ok(()),
+        }
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.path(from), self.path(to))
+        let handle = self.handle()?;
+        Ok(renameat(handle, from, handle, to)?)
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.path(name))
+        Ok(unlinkat(self.handle()?, name, AtFlags::empty())?)
     }
 
     fn sync_directory(&mut self, name: &str) -> io::Result<()> {
-        if self.syncs { File::open(self.path(name))?.sync_all() } else { Ok(()) }
+        if !self.syncs {
+            return Ok(());
+        }
+        if name.is_empty() {
+            return Ok(rustix::fs::fsync(self.handle()?)?);
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::fsync(openat(self.handle()?, name, flags, Mode::empty())?)?)
+    }
+
+    fn sync_earlier(&mut self) -> io::Result<()> {
+        // which files, nobody remembers: those of a run that synced nothing, or what was copied here by hand
+        if self.syncs { Ok(rustix::fs::syncfs(self.handle()?)?) } else { Ok(()) }
     }
 
     fn lock(&mut self, name: &str) -> io::Result<Option<File>> {
         let file = match name {
-            "" => File::open(&self.directory)?,
+            // a description of its own, which is let go of with the lock
+            "" => self.open(".", OpenMode::ToRead)?,
             name => self.open(name, OpenMode::ExistingOrNew)?,
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -23,6 +23,7 @@
 use bytes::Bytes;
 
 use super::compressed_segment::CompressedSegment;
+use super::continuation::StreamChecker;
 use super::disk::{Disk, DiskEntry, DiskFile, OpenMode};
 use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
@@ -45,7 +46,7 @@ pub enum Layout {
 }
 
 impl Layout {
-    fn is_archive(self) -> bool {
+    pub(super) fn is_archive(self) -> bool {
         self != Layout::PgWal
     }
 
@@ -73,11 +74,13 @@ pub struct SegmentWriter<D: Disk> {
     pub(super) open: Option<OpenSegment<D::File>>,
     /// Names were made or changed since the directory was last synced, perhaps by a process before this one.
     pub(super) directory_dirty: bool,
+    /// What was there before may not be durable: a run that synced nothing has left it, or somebody has copied it here.
+    earlier_dirty: bool,
     poisoned: bool,
     comparison: Vec<u8>,
     record_check: RecordCheck,
     system_identifier: Option<SystemIdentifier>,
-    checker: Option<WalChecker>,
+    checker: Option<StreamChecker>,
     pub(super) compression: Compression,
     _lock: Option<D::File>,
 }
@@ -134,6 +137,7 @@ impl<D: Disk> SegmentWriter<D> {
             position: None,
             open: None,
             directory_dirty: true,
+            earlier_dirty: layout.is_archive(),
             poisoned: false,
             comparison: Vec::new(),
             record_check: RecordCheck::Off,
@@ -200,7 +204,7 @@ impl<D: Disk> SegmentWriter<D> {
         }
         self.checker = match (self.record_check, self.system_identifier) {
             (RecordCheck::On, Some(system)) => {
-                Some(WalChecker::new(system, segment_size, timeline, start_lsn))
+                Some(self.stream_checker(system, segment_size, timeline, start_lsn)?)
             }
             (RecordCheck::On, None) => {
                 let reason = "the cluster is not known yet, and its WAL cannot be checked";
@@ -256,6 +260,10 @@ impl<D: Disk> SegmentWriter<D> {
             .position
             .ok_or(SinkError::OutOfOrder { lsn: Lsn::INVALID, reason: "no stream has begun" })?;
         self.sync_open_segment()?;
+        if std::mem::take(&mut self.earlier_dirty) {
+            let result = self.disk.sync_earlier();
+            result.map_err(|error| self.failed(Operation::SyncDirectory, "", error))?;
+        }
         if self.directory_dirty {
             self.sync_directory("")?;
         }
@@ -349,7 +357,10 @@ impl<D: Disk> SegmentWriter<D> {
         for chunk in chunks {
             if let Err(error) = checker.push(lsn, chunk) {
                 self.poisoned = true;
-                return Err(SinkError::InvalidWal(error));
+                return Err(match checker.doubted_file() {
+                    Some(name) => SinkError::NoContinuation { path: self.disk.path(name), source: error },
+                    None => SinkError::InvalidWal(error),
+                });
             }
             lsn = lsn + chunk.len() as u64;
         }
@@ -399,9 +410,7 @@ impl<D: Disk> SegmentWriter<D> {
                         let open = OpenSegment::new(segment, file, final_name, SegmentState::Finished);
                         Ok(OpenSegment { existing_len: len, ..open })
                     }
-                    false if self.replaces_damaged() => {
-                        self.open_unfinished(segment, final_name + PARTIAL_SUFFIX)
-                    }
+                    false if self.replaces_damaged() => self.open_begun(timeline, segment, &final_name),
                     false => {
                         let path = self.disk.path(&final_name);
                         Err(SinkError::WrongLength { path, len, segment_len })

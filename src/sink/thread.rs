@@ -66,7 +66,6 @@ pub struct SinkThread<D: Disk> {
     thread: Option<JoinHandle<()>>,
     limits: SinkLimits,
     seen: Option<FlushedLsn>,
-    waits_for_room: bool,
 }
 
 /// WAL shares the memory it was received into, a large piece; fewer bytes than this, waiting for the disk, must not
@@ -90,6 +89,8 @@ struct Shared<D: Disk> {
 struct State<D: Disk> {
     jobs: VecDeque<Job<D>>,
     queued_bytes: usize,
+    /// The driver was told that there is no room, and waits to be told that there is.
+    waits_for_room: bool,
     flushed: Option<FlushedLsn>,
     error: Option<SinkError>,
     /// No more jobs will come.
@@ -123,6 +124,7 @@ where
             state: Mutex::new(State {
                 jobs: VecDeque::new(),
                 queued_bytes: 0,
+                waits_for_room: false,
                 flushed: None,
                 error: None,
                 closed: false,
@@ -137,7 +139,7 @@ where
         });
         let operation = Operation::StartThread;
         let thread = thread.map_err(|source| SinkError::Io { operation, path, source })?;
-        Ok(SinkThread { shared, thread: Some(thread), limits, seen: None, waits_for_room: false })
+        Ok(SinkThread { shared, thread: Some(thread), limits, seen: None })
     }
 
     async fn request<T: Send + 'static>(
@@ -187,9 +189,7 @@ impl<D: Disk> SinkThread<D> {
         if state.ended {
             return Some(Err(state.error.take().unwrap_or(SinkError::ThreadEnded)));
         }
-        if state.queued_bytes >= self.limits.queued_bytes {
-            self.waits_for_room = true;
-        } else if std::mem::take(&mut self.waits_for_room) {
+        if state.queued_bytes < self.limits.queued_bytes && std::mem::take(&mut state.waits_for_room) {
             return Some(Ok(SinkEvent::Room));
         }
         None
@@ -211,7 +211,10 @@ where
     }
 
     fn has_room(&self) -> bool {
-        self.shared.lock().queued_bytes < self.limits.queued_bytes
+        // noted under the same lock: room that is made right after this answer is told of
+        let mut state = self.shared.lock();
+        state.waits_for_room = state.queued_bytes >= self.limits.queued_bytes;
+        !state.waits_for_room
     }
 
     async fn event(&mut self) -> Result<SinkEvent, SinkError> {
@@ -354,6 +357,34 @@ mod tests {
         assert!(sink.has_room());
         let names: Vec<String> = sink.prepare(stamp()).await.unwrap().into_iter().map(|e| e.name).collect();
         assert!(names.contains(&"000000010000000000000001".to_owned()), "{names:?}");
+    }
+
+    /// The driver asks whether there is room, and waits for an event when there is none: in between, room may be made.
+    #[tokio::test]
+    async fn room_that_is_made_at_once_is_told_of_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
+        let mut sink = SinkThread::spawn(writer, SinkLimits { queued_bytes: 10 }).unwrap();
+        sink.prepare(stamp()).await.unwrap();
+        let start = 1 << 20;
+        sink.begin(TimelineId::FIRST, stamp().segment_size, Lsn::new(start)).await.unwrap();
+        let mut waited = 0;
+        for number in 0..2000 {
+            sink.push(SinkCommand::Write {
+                lsn: Lsn::new(start + number * 20),
+                data: Bytes::from(vec![7; 20]),
+            });
+            if !sink.has_room() {
+                waited += 1;
+                while !sink.shared.lock().jobs.is_empty() {
+                    std::thread::yield_now();
+                }
+                let event = tokio::time::timeout(std::time::Duration::from_secs(20), sink.event());
+                let event = event.await.expect("room is told of").unwrap();
+                assert!(matches!(event, SinkEvent::Room), "{event:?}");
+            }
+        }
+        assert!(waited > 0, "there was always room");
     }
 
     #[tokio::test]

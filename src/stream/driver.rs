@@ -149,6 +149,10 @@ impl<K: Sink> Driver<'_, K> {
                     self.handle_until(until, receiver);
                 }
                 Wake::Timeout => {
+                    // a process that was stopped for a while finds that time is up before it has looked at what came
+                    if listening && let Some(message) = poll_once(stream.next()).await {
+                        self.handle_batch(message.map_err(lost)?, &mut stream, receiver).await?;
+                    }
                     let result = receiver.handle_timeout(self.clock.now());
                     result.map_err(|error| broken_off(receiver, error))?;
                 }

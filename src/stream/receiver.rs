@@ -36,6 +36,10 @@ use crate::wire::replication::{
 /// server's, and far above a network's round trip, which would be the pace otherwise.
 const PING_ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often a server hears of us while its WAL is not read, because the disk is slow: its pings are not read either.
+/// Below the smallest `wal_sender_timeout` that anybody sets.
+const PAUSED_STATUS_INTERVAL: Duration = Duration::from_millis(300);
+
 /// So far ahead, the server is being caught up with.
 const FAR_AHEAD_LEN: u64 = 4 << 20;
 
@@ -485,8 +489,14 @@ impl Receiver {
     }
 
     fn status_deadline(&self) -> Option<Duration> {
-        let last = self.reported.filter(|_| !self.config.status_interval.is_zero())?;
-        Some(last.at.saturating_add(self.config.status_interval))
+        let last = self.reported?;
+        let interval = match (self.reading_paused, self.config.status_interval) {
+            (true, Duration::ZERO) => PAUSED_STATUS_INTERVAL,
+            (true, interval) => interval.min(PAUSED_STATUS_INTERVAL),
+            (false, Duration::ZERO) => return None,
+            (false, interval) => interval,
+        };
+        Some(last.at.saturating_add(interval))
     }
 
     fn ping_deadline(&self) -> Option<Duration> {

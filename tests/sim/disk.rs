@@ -343,7 +343,7 @@ impl Disk for SimDisk {
             }
             return Ok(SimFile { inode, disk: self.clone(), locks: false });
         }
-        if mode == OpenMode::Existing {
+        if mode != OpenMode::ExistingOrNew {
             return Err(io::ErrorKind::NotFound.into());
         }
         state.step(|| format!("create {name}"))?;

@@ -96,6 +96,11 @@ pub(super) fn sink(error: &SinkError) -> Option<&'static str> {
             "Two servers have written the same timeline, as after a failover when the old primary was started again: find \
              out which of them is right, and receive from the other one, if at all, into a new directory."
         }
+        SinkError::NoContinuation { .. } => {
+            "The server has lost WAL that is in this directory and has written other WAL since, as after it was restored from \
+             a backup or a snapshot; or the WAL is damaged. What is in the directory may be all that is left of what was lost: \
+             keep it, and receive into a new directory."
+        }
         SinkError::InvalidWal(_) => {
             "Nothing from there on was acknowledged. Look at the same place on the server with pg_waldump: if it reads it, \
              the WAL was damaged on the way, so try again; if it does not, the server's own WAL is damaged. \

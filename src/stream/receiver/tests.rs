@@ -263,8 +263,13 @@ fn a_silent_server_is_asked_once_and_then_given_up() {
 fn silence_does_not_count_while_nobody_listens() {
     let mut story = Story::started(|config| config.status_interval = Duration::ZERO);
     story.receiver.pause_reading(story.now());
-    assert_eq!(story.receiver.poll_timeout(), None);
-    story.elapsed += Duration::from_secs(500);
+    for _ in 0..1000 {
+        // its pings are not heard, so it hears of us unasked
+        story.elapsed += PAUSED_STATUS_INTERVAL;
+        assert_eq!(story.receiver.poll_timeout(), Some(story.elapsed));
+        story.receiver.handle_timeout(story.now()).unwrap();
+        assert_eq!(story.status(), (MIB, 0, false));
+    }
     story.receiver.resume_reading(story.now());
     story.wait(30).unwrap();
     assert!(story.status().2);

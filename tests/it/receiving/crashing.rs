@@ -252,10 +252,10 @@ fn killed_at_a_system_call_it_has_what_it_acknowledged() {
     require_program!("strace");
     let dir = TestDir::new();
     for (format, faults) in [
-        ("none", ["pwritev:2", "fdatasync:1", "rename:1", "fsync:3"]),
-        ("gzip:1", ["pwritev:2", "ftruncate:1", "rename:1", "rename:2"]),
+        ("none", ["pwritev:2", "fdatasync:1", "renameat:1", "fsync:3"]),
+        ("gzip:1", ["pwritev:2", "ftruncate:1", "renameat:1", "renameat:2"]),
         ("lz4", ["pwritev:1", "fdatasync:2", "fdatasync:7", "fsync:2"]),
-        ("zstd:1", ["pwritev:8", "fdatasync:1", "rename:1", "rename:2"]),
+        ("zstd:1", ["pwritev:8", "fdatasync:1", "renameat:1", "renameat:2"]),
     ] {
         let begun = begun(&Player::new(recording()), &dir, format);
         for fault in faults {
@@ -270,7 +270,7 @@ fn killed_at_a_system_call_it_has_what_it_acknowledged() {
 fn killed_everywhere(format: &str) {
     let dir = TestDir::new();
     let begun = begun(&Player::new(recording()), &dir, format);
-    for call in ["pwritev", "fdatasync", "fsync", "rename", "ftruncate", "openat", "write"] {
+    for call in ["pwritev", "fdatasync", "fsync", "renameat", "ftruncate", "openat", "write"] {
         let mut count = 0;
         loop {
             let fault = format!("{call}:signal=KILL:when={}", count + 1);

@@ -55,6 +55,45 @@ fn a_connection_may_be_cut_anywhere() {
     assert!(assert_same_as(&[&primary], &received).len() >= 20);
 }
 
+/// What an earlier run has not synced, and what somebody has copied there, is made durable before it is counted on.
+#[test]
+fn what_was_there_is_synced_before_anything_is_acknowledged() {
+    require_server!();
+    require_program!("strace");
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let tool = receive(&primary.conninfo(), &received).args(["-n"]);
+    // the second acknowledgement would come after a sync that fails
+    let tool = injecting(tool, &["syncfs:error=EIO:when=1"]);
+    let outcome = tool.spawn();
+    make_wal(&primary, 1);
+    outcome.wait().exited(1).complains("could not fsync directory");
+    let acknowledged = primary
+        .psql("SELECT restart_lsn IS NULL OR restart_lsn <= pg_lsn '0/3000000' FROM pg_replication_slots");
+    assert_eq!(acknowledged, "t", "nothing was acknowledged");
+}
+
+/// A directory that somebody removes, under a receiver that could go on writing into what nobody finds any more.
+#[test]
+fn a_directory_that_is_removed_ends_it() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let receiver = streaming(&receive(&primary.conninfo(), &received).args(["-n"]));
+    make_wal(&primary, 1);
+    caught_up(&primary);
+    fs::remove_dir_all(&received).expect("remove the directory");
+    let before = primary.psql("SELECT pg_current_wal_flush_lsn()");
+    make_wal(&primary, 1);
+    let outcome = receiver.wait().exited(1);
+    assert!(
+        outcome.stderr.contains("somebody removed the file") || outcome.stderr.contains("could not open"),
+        "{outcome}"
+    );
+    let late = format!("SELECT count(*) FROM pg_replication_slots WHERE restart_lsn > '{before}'");
+    assert_eq!(primary.psql(&late), "0", "what nobody can find was acknowledged");
+}
+
 #[test]
 fn a_silent_server_is_noticed() {
     require_server!();

@@ -379,7 +379,12 @@ fn walk(root: &Path, dir: &Path, lines: &mut Vec<(PathBuf, String)>) {
         fs::read_dir(dir).unwrap_or_else(|error| panic!("could not list {}: {error}", dir.display()));
     for entry in entries {
         let path = entry.expect("a directory entry").path();
-        let metadata = path.symlink_metadata().expect("an entry's metadata");
+        let metadata = match path.symlink_metadata() {
+            Ok(metadata) => metadata,
+            // renamed by a program that runs meanwhile
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => panic!("could not look at {}: {error}", path.display()),
+        };
         let mode = metadata.permissions().mode() & 0o7777;
         let name = path.strip_prefix(root).expect("below the root").to_owned();
         let shown = name.display();
