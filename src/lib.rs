@@ -17,6 +17,7 @@ pub mod backup;
 pub mod cli;
 pub mod client;
 mod error;
+pub mod inspect;
 pub mod observe;
 mod owner;
 pub mod pg;

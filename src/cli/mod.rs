@@ -3,6 +3,7 @@
 mod connection;
 mod exit;
 mod hints;
+mod human;
 mod logging;
 mod outcome;
 mod pg_receivewal;
@@ -12,6 +13,7 @@ mod receive;
 mod report;
 mod signals;
 mod standby_create;
+mod table;
 mod values;
 mod wal_verify;
 
