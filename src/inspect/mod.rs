@@ -3,6 +3,13 @@
 //! Questions only: nothing here changes a server, prints, or decides. A role that may not know something gets `None`
 //! where that can be told apart from an answer; a question that fails says what was asked.
 
+pub mod hba;
+pub mod role;
+pub mod settings;
+pub mod slot_risk;
 mod sql;
+pub mod sync_standbys;
+pub mod wal_rate;
+pub mod walsenders;
 
 pub use sql::{Answer, InspectError, ask};

@@ -1,0 +1,3 @@
+//! Sizes and times for people.
+
+pub(super) use crate::observe::human::{bytes, duration};
