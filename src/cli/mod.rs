@@ -1,5 +1,6 @@
 //! The command line: one file a command. Exit codes, hints and printing live here and nowhere else.
 
+mod check;
 mod connection;
 mod exit;
 mod hints;
@@ -56,6 +57,7 @@ enum Command {
     #[command(subcommand)]
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
+    Check(Box<check::CheckArgs>),
     /// Look after received WAL
     #[command(subcommand)]
     Wal(WalCommand),
@@ -94,6 +96,7 @@ pub fn main() -> ExitCode {
     logging::init(&cli.logging);
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
+        Command::Check(args) => check::run(&args).into(),
         Command::Receive(args) => receive::run(&args).into(),
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
     }
