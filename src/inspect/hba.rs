@@ -47,7 +47,8 @@ pub enum Verdict<'a> {
 pub async fn hba_rules(sql: &mut Connection) -> Result<Vec<HbaRule>, InspectError> {
     let included = sql.version().has_included_hba_files();
     let file = match included {
-        true => "nullif(file_name, current_setting('hba_file'))",
+        // current_setting() would be an error for a role that may not know
+        true => "nullif(file_name, (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'hba_file'))",
         false => "NULL",
     };
     let order = if included { "rule_number NULLS LAST, line_number" } else { "line_number" };

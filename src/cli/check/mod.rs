@@ -78,7 +78,7 @@ impl CheckError {
     }
 }
 
-/// How long the server may be silent, unless `connect_timeout` gives it longer to let us in.
+/// How long the server may be silent, where `connect_timeout` does not say.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the command.
@@ -146,7 +146,7 @@ async fn look(args: &ConnectionArgs, mut settings: Settings) -> Result<(Seen, Pl
     };
     // one that was typed
     settings.password = for_sql.password;
-    sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+    sql.set_answer_timeout(settings.connect_timeout);
     let place = Place::of(&sql);
     let mut seen = Seen::by_sql(&mut sql, &settings.user).await?;
     let enough = Instant::now() + MOMENT;
@@ -175,13 +175,13 @@ async fn look_without_sql(
     sql: Refusal,
 ) -> Result<(Seen, Place), CheckError> {
     let mut replication = args.connect(&mut settings, Purpose::PhysicalReplication).await?;
-    replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
+    replication.set_answer_timeout(settings.connect_timeout);
     let place = Place::of(&replication);
     let address = match &replication.host().address {
         HostAddress::Address(text) => text.parse().ok(),
         _ => None,
     };
-    let seen = Seen::by_replication(&mut replication, &settings.user, address, sql.message).await?;
+    let seen = Seen::by_replication(&mut replication, &settings.user, address, sql).await?;
     replication.close().await;
     Ok((seen, place))
 }

@@ -46,10 +46,12 @@ fn version(seen: &Seen) -> Finding {
 fn sql(seen: &Seen) -> Option<Finding> {
     let refused = seen.sql_refused.as_ref()?;
     let why = "Without SQL this role sees neither slots nor who receives WAL, neither rights nor rules, nor how fast \
-               WAL is written. To replicate it needs none of that; for a whole check, let it into a database, or come \
-               with another role.";
-    let fix = hba_fix(seen, "postgres", None).left_to_operator();
-    Some(Finding::new("SQL", Level::Unknown, format!("refused: {}", shown(refused)), why).mended_by(fix))
+               WAL is written. It can replicate without all that.";
+    let found = Finding::new("SQL", Level::Unknown, format!("refused: {}", shown(&refused.message)), why);
+    Some(match refused.kind {
+        RefusalKind::Rules => found.mended_by(hba_fix(seen, "postgres", None)),
+        _ => found,
+    })
 }
 
 fn encryption(seen: &Seen) -> Finding {

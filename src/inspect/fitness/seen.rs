@@ -45,7 +45,7 @@ pub struct Seen {
     /// What came of a physical replication connection.
     pub trial: Trial,
     /// Why there was no ordinary connection to ask on.
-    pub sql_refused: Option<String>,
+    pub sql_refused: Option<Refusal>,
 }
 
 /// What came of a physical replication connection.
@@ -144,7 +144,7 @@ impl Seen {
         replication: &mut Connection,
         user: &str,
         server_address: Option<IpAddr>,
-        sql_refused: String,
+        sql_refused: Refusal,
     ) -> Result<Self, InspectError> {
         Ok(Seen {
             version: replication.version(),

@@ -232,7 +232,7 @@ fn a_role_that_only_replicates_is_told_what_it_does_not_see() {
         slots: None,
         rules: None,
         wal_rate: WalRate::default(),
-        sql_refused: Some("no".to_owned()),
+        sql_refused: Some(Refusal { kind: RefusalKind::Rules, message: "no".to_owned() }),
         ..fit()
     };
     let findings = findings(&seen, Job::Standby);

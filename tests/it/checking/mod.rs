@@ -1,5 +1,7 @@
 //! `pgwake check` finds what is wrong, and the lines that it prints mend it.
 
+mod synchronous;
+
 use serde_json::Value;
 
 use crate::require_server;
@@ -77,7 +79,15 @@ fn a_fit_primary_is_fit_for_a_role_that_is_no_superuser() {
     let outcome = outcome.says("as rose for a standby:\n").says("\nok       wal_level: replica\n");
     let outcome = outcome.says("fit for a standby: nothing stands against it\n");
     assert!(outcome.stdout.lines().all(|line| line.chars().count() <= 80), "{outcome}");
+    // the rules are for superusers, and for whom they let
+    assert!(!outcome.stdout.contains("By line"), "{outcome}");
+    primary.psql("GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO rose");
     let report = found(&rose(&primary), &["--for", "archive"]);
+    let findings = report["findings"].as_array().unwrap().iter();
+    let why: Vec<&Value> =
+        findings.filter(|found| found["check"] == "pg_hba.conf").map(|found| &found["why"]).collect();
+    let why = why[0].as_str().unwrap();
+    assert!(why.starts_with("By line ") && why.contains(": host replication all 127.0.0.1"), "{why}");
     assert_eq!((report["for"].as_str(), report["problems"].as_u64()), (Some("archive"), Some(0)));
     assert_eq!(report["server"]["in_recovery"], false, "{report:#}");
     assert!(report["wal_rate"]["moment"]["bytes_per_second"].is_number(), "{report:#}");
@@ -238,108 +248,6 @@ fn slots_that_are_lost_or_forgotten_are_named() {
 }
 
 #[test]
-fn names_that_nobody_answers_to_make_commits_wait() {
-    require_server!();
-    let primary = Cluster::builder().setting("synchronous_standby_names", "ANY 1 (standby1, pgwake)").start();
-    let conninfo = primary.conninfo();
-    let report = found(&conninfo, &["--for", "synchronous"]);
-    assert_eq!(problems(&report), ["synchronous_standby_names"], "{report:#}");
-    let outcome = check(&conninfo, &["--for", "synchronous"]);
-    let outcome = outcome.says("there: nobody; not there: standby1, pgwake").says("Every commit waits now");
-    outcome.says("perhaps: ALTER SYSTEM SET synchronous_standby_names = ''");
-    let directory = primary.dir().subdir("socket_wal", 0o700);
-    let receive = Tool::pgwake().args(["receive", "-d", &conninfo, "--start", "current", "-D"]);
-    let receiver = receive.arg(&directory).by_server_user().spawn();
-    primary.wait_for("SELECT state FROM pg_stat_replication", "streaming");
-    let report = found(&conninfo, &["--for", "synchronous"]);
-    assert_eq!(
-        (problems(&report), level(&report, "synchronous_standby_names").as_str()),
-        (vec![], "warning")
-    );
-    assert_eq!(level(&report, "remote_apply"), "warning");
-    check(&conninfo, &[]).says("there: pgwake; not there: standby1").says("None can be spared");
-    let applying =
-        found(&format!("{conninfo} options='-c synchronous_commit=remote_apply'"), &["--for", "synchronous"]);
-    assert_eq!(problems(&applying), ["remote_apply"], "{applying:#}");
-    // a role that may not see who is there says that
-    primary.psql("SET synchronous_commit = local; CREATE ROLE rose LOGIN REPLICATION");
-    assert_eq!(level(&found(&rose(&primary), &[]), "synchronous_standby_names"), "unknown");
-    primary.psql("SET synchronous_commit = local; GRANT pg_monitor TO rose");
-    assert_eq!(level(&found(&rose(&primary), &[]), "synchronous_standby_names"), "warning");
-    receiver.terminate();
-    receiver.wait().exited(0);
-}
-
-#[test]
-fn a_receiver_is_made_synchronous_by_what_is_printed() {
-    require_server!();
-    let primary = Cluster::builder().setting("synchronous_commit", "local").start();
-    let conninfo = primary.conninfo();
-    let named = |outcome: &str| outcome.contains("\nALTER SYSTEM SET synchronous_standby_names");
-    let lines = check(&conninfo, &["--for", "synchronous", "--fix-sql"]).exited(1).stdout;
-    // before anybody streams every commit would wait
-    assert!(!named(&lines) && lines.contains("synchronous_standby_names = 'ANY 1 (pgwake)'"), "{lines}");
-    let directory = primary.dir().subdir("socket_wal", 0o700);
-    let receive = Tool::pgwake().args(["receive", "-d", &conninfo, "--start", "current", "-D"]);
-    let receiver = receive.arg(&directory).by_server_user().spawn();
-    primary.wait_for("SELECT state FROM pg_stat_replication", "streaming");
-    let lines = mend(&primary, &conninfo, &["--for", "synchronous"]);
-    assert!(named(&lines), "{lines}");
-    primary.wait_for("SELECT sync_state FROM pg_stat_replication", "quorum");
-    assert_eq!(found(&conninfo, &["--for", "synchronous"])["fit"], true);
-    receiver.terminate();
-    receiver.wait().exited(0);
-}
-
-#[test]
-fn lists_of_names_are_read_as_the_server_reads_them() {
-    require_server!();
-    let primary = Cluster::new();
-    for text in [
-        "FIRST 2 (a, b)",
-        "ANY 1 (a, b)",
-        "2 (a, b)",
-        "2(a,b)",
-        "a, b",
-        "*",
-        "\"*\"",
-        "\"a b\", \"c\"\"d\"",
-        "any",
-        "\"any\"",
-        "first_one",
-        "5",
-        "5, 6",
-        "12abc",
-        "a$b",
-        "a-b",
-        "$a",
-        "0 (a)",
-        "1 ()",
-        "(a)",
-        "ANY (a)",
-        "any 1 a",
-        "a,",
-        ",a",
-        "a b",
-        "\"a",
-        "größe",
-        "ANY 1 (*)",
-        "1 (\"a,b\")",
-        "\"\"",
-        "\ta ,\t b ",
-        "a;b",
-        "'a'",
-        " ",
-        "1 (a) b",
-    ] {
-        let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{}'", text.replace('\'', "''"));
-        let taken = primary.try_psql(&sql).code == Some(0);
-        let read = text.parse::<pgwake::inspect::sync_standbys::SyncStandbys>();
-        assert_eq!(read.is_ok(), taken, "{text:?}: {read:?}");
-    }
-}
-
-#[test]
 fn a_standby_is_checked_as_an_upstream() {
     require_server!();
     let primary = Cluster::new();
@@ -408,6 +316,26 @@ fn a_server_that_says_nothing_is_not_waited_for() {
     let port = listener.local_addr().unwrap().port();
     let conninfo = format!("host=127.0.0.1 port={port} user=rose connect_timeout=2");
     assert_failed(&check(&conninfo, &[]), "timeout expired", "Nothing answered in time");
+}
+
+#[test]
+fn a_server_that_falls_silent_is_told() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut startup = [0; 1024];
+        assert!(socket.read(&mut startup).unwrap() > 8);
+        // authenticated, version 17.0, ready: and then no word more until the other side has left
+        socket.write_all(b"R\0\0\0\x08\0\0\0\0S\0\0\0\x18server_version\x0017.0\0Z\0\0\0\x05I").unwrap();
+        while socket.read(&mut startup).is_ok_and(|len| len > 0) {}
+    });
+    let conninfo = format!("host=127.0.0.1 port={port} user=rose sslmode=disable connect_timeout=2");
+    let outcome = check(&conninfo, &[]).exited(1);
+    let outcome = outcome.complains("error: could not ask the server for where its WAL ends\n");
+    outcome.complains("caused by: server was silent for 2 s\n");
+    server.join().unwrap();
 }
 
 #[test]
