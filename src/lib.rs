@@ -18,6 +18,7 @@ pub mod cli;
 pub mod client;
 pub mod compression;
 mod error;
+pub mod inspect;
 pub mod observe;
 mod owner;
 pub mod pg;

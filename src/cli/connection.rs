@@ -8,6 +8,7 @@ use super::prompt::{PromptError, prompt_for};
 use crate::ErrorClass;
 use crate::client::conninfo::{ConnInfo, ConnInfoError, ParseConnInfoError, Settings, SystemEnvironment};
 use crate::client::{Connection, OpenError, Purpose, open};
+use crate::wire::server_error::SqlState;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection options")]
@@ -69,6 +70,9 @@ impl ConnectError {
     }
 }
 
+/// Databases that are nearly always there, for a role whose own name is no database.
+pub(super) const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
+
 impl ConnectionArgs {
     /// Everything that connecting needs, from these options, the environment and libpq's files.
     pub(super) fn settings(&self, application_name: &str) -> Result<Settings, ConnectionArgsError> {
@@ -113,6 +117,25 @@ impl ConnectionArgs {
                 Ok(open(settings, purpose).await?)
             }
             other => Ok(other?),
+        }
+    }
+
+    /// An ordinary connection, to the database that was named, or else to one that is there.
+    pub(super) async fn connect_sql(&self, settings: &mut Settings) -> Result<Connection, ConnectError> {
+        let named = settings.dbname != settings.user;
+        let mut others = USUAL_DATABASES.iter().filter(|_| !named);
+        loop {
+            match self.connect(settings, Purpose::Sql).await {
+                Err(ConnectError::Open(OpenError::Connect(error)))
+                    if error.sqlstate() == Some(SqlState::INVALID_CATALOG_NAME) =>
+                {
+                    match others.next() {
+                        Some(database) => settings.dbname = (*database).to_owned(),
+                        None => return Err(OpenError::Connect(error).into()),
+                    }
+                }
+                other => return other,
+            }
         }
     }
 

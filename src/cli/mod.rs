@@ -1,5 +1,6 @@
 //! The command line: one file a command. Exit codes, hints and printing live here and nowhere else.
 
+mod check;
 mod connection;
 mod exit;
 mod generate;
@@ -15,6 +16,7 @@ mod report;
 mod service;
 mod signals;
 mod standby_create;
+mod table;
 mod values;
 mod wal_verify;
 
@@ -59,6 +61,7 @@ enum Command {
     #[command(subcommand)]
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
+    Check(Box<check::CheckArgs>),
     /// Look after received WAL
     #[command(subcommand)]
     Wal(WalCommand),
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
     logging::init(&cli.logging);
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
+        Command::Check(args) => check::run(&args).into(),
         Command::Receive(args) => receive::run(&args).into(),
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
         Command::Completions(args) => generate::completions(&args, Cli::command()).into(),

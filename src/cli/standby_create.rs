@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::connection::{ConnectError, ConnectionArgs, ConnectionArgsError};
+use super::connection::{ConnectError, ConnectionArgs, ConnectionArgsError, USUAL_DATABASES};
 use super::exit::Exit;
 use super::outcome;
 use super::report;
@@ -224,9 +224,6 @@ async fn open_connections(
     let sql = open_sql(&mut settings.pinned_to(replication.host())).await;
     Ok((replication, sql))
 }
-
-/// Databases that are nearly always there, for a role whose own name is no database.
-const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
 
 /// An ordinary connection, to the database that was named, or else to one that is there.
 async fn open_sql(settings: &mut Settings) -> Option<Connection> {

@@ -14,8 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
 use super::ClientError;
+use super::connect::{Carrier, Protection};
 use super::conninfo::HostSpec;
 use crate::pg::ServerVersion;
+use crate::wire::auth::AuthMethod;
 use crate::wire::backend::BackendMessage;
 use crate::wire::frame::FrameDecoder;
 use crate::wire::frontend;
@@ -40,6 +42,7 @@ pub struct Connection {
     parameters: BTreeMap<String, String>,
     version: ServerVersion,
     host: HostSpec,
+    protection: Protection,
     notice_handler: NoticeHandler,
     phase: Phase,
     answer_timeout: Option<Duration>,
@@ -89,6 +92,7 @@ impl Connection {
             parameters,
             version,
             host,
+            protection: Protection { carrier: Carrier::Local, method: AuthMethod::None },
             notice_handler: Box::new(log_notice),
             phase: Phase::Ready,
             answer_timeout: None,
@@ -107,6 +111,16 @@ impl Connection {
     /// [`Settings::pinned_to`]: super::Settings::pinned_to
     pub fn host(&self) -> &HostSpec {
         &self.host
+    }
+
+    /// How it is protected, and how the role proved who it is.
+    pub fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    /// Says how it is protected.
+    pub(super) fn protected_by(self, protection: Protection) -> Self {
+        Connection { protection, ..self }
     }
 
     /// A setting that the server has reported, such as `server_version` or `in_hot_standby` (14).

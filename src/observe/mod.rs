@@ -1,3 +1,4 @@
 //! What a person, or a program, sees while work is under way.
 
+pub mod human;
 pub mod progress;

@@ -97,6 +97,31 @@ impl ServerVersion {
         self.major >= 19
     }
 
+    /// Whether `pg_stat_wal` exists (14).
+    pub const fn has_wal_statistics(self) -> bool {
+        self.major >= 14
+    }
+
+    /// Whether slots say since when nobody uses them, and why they were invalidated (17).
+    pub const fn has_slot_inactive_since(self) -> bool {
+        self.major >= 17
+    }
+
+    /// Whether slots can be invalidated because nobody uses them (`idle_replication_slot_timeout`, 18).
+    pub const fn has_idle_slot_timeout(self) -> bool {
+        self.major >= 18
+    }
+
+    /// Whether `pg_hba_file_rules` names the file that a rule is in (16).
+    pub const fn has_included_hba_files(self) -> bool {
+        self.major >= 16
+    }
+
+    /// Whether data checksums can be turned on while the server runs (19).
+    pub const fn has_online_checksums(self) -> bool {
+        self.major >= 19
+    }
+
     /// Whether protocol 3.2, with its long cancel keys, may be asked for (18).
     pub const fn has_protocol_3_2(self) -> bool {
         self.major >= 18

@@ -201,6 +201,7 @@ fn help_and_version_are_answers() {
         &["--version"],
         &["standby", "--help"],
         &["standby", "create", "--help"],
+        &["check", "--help"],
         &["receive", "--help"],
     ] {
         let outcome = Tool::pgwake().args(args).run();

@@ -8,12 +8,14 @@
 //! (CVE-2020-25694).
 
 mod error;
+mod protection;
 mod socket;
 mod startup;
 mod stream;
 mod target;
 
 pub use error::{AttemptError, ConnectError, HostFailure, Peer, WrongServer};
+pub use protection::{Carrier, Protection};
 pub use stream::Stream;
 
 use std::collections::BTreeMap;
@@ -66,12 +68,15 @@ pub struct Connected {
     pub host: HostSpec,
     /// Its place, as messages name it.
     pub peer: Peer,
+    /// How it is protected, and how the role proved who it is.
+    pub protection: Protection,
 }
 
 impl Connected {
     /// The connection with its commands.
     pub fn into_connection(self) -> Result<Connection, ClientError> {
-        Connection::new(Box::new(self.stream), self.decoder, self.parameters, self.host)
+        let connection = Connection::new(Box::new(self.stream), self.decoder, self.parameters, self.host)?;
+        Ok(connection.protected_by(self.protection))
     }
 }
 
@@ -250,9 +255,10 @@ impl Attempts<'_> {
     }
 
     fn connected(&self, session: Session, address: &Address) -> Box<Connected> {
-        let Parts { stream, decoder, parameters, backend_key, notices } = session.into_parts();
+        let Parts { stream, decoder, parameters, backend_key, notices, method } = session.into_parts();
         let (host, peer) = (address.pin(self.host), address.peer(self.host));
-        Box::new(Connected { stream, decoder, parameters, backend_key, notices, host, peer })
+        let protection = Protection { carrier: stream.carrier(), method };
+        Box::new(Connected { stream, decoder, parameters, backend_key, notices, host, peer, protection })
     }
 
     fn fail(&mut self, address: Option<&Address>, cause: AttemptError, outcome: Outcome) -> Outcome {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{AttemptError, Purpose, Stream};
 use crate::client::conninfo::{HostSpec, ProtocolVersion, Settings, SslNegotiation};
 use crate::client::tls::{TlsClient, TlsError};
-use crate::wire::auth::{Authenticator, Channel, Progress};
+use crate::wire::auth::{AuthMethod, Authenticator, Channel, Progress};
 use crate::wire::backend::{BackendKey, BackendMessage, NegotiateProtocolVersion};
 use crate::wire::frame::FrameDecoder;
 use crate::wire::frontend;
@@ -24,6 +24,7 @@ pub(super) struct Session {
     pub(super) parameters: BTreeMap<String, String>,
     backend_key: Option<BackendKey>,
     notices: Vec<ServerError>,
+    method: AuthMethod,
 }
 
 /// The parts of a connection that is ready.
@@ -33,6 +34,7 @@ pub(super) struct Parts {
     pub(super) parameters: BTreeMap<String, String>,
     pub(super) backend_key: Option<BackendKey>,
     pub(super) notices: Vec<ServerError>,
+    pub(super) method: AuthMethod,
 }
 
 /// What an ErrorResponse ends: until the server has let us in, another kind of encryption may do better.
@@ -107,11 +109,13 @@ pub(super) async fn start(
         parameters: BTreeMap::new(),
         backend_key: None,
         notices: Vec::new(),
+        method: AuthMethod::None,
     };
     let mut packet = BytesMut::new();
     startup_packet(settings, purpose, &mut packet)?;
     session.send(&packet).await?;
     session.authenticate(&mut authenticator, settings).await?;
+    session.method = authenticator.method();
     check_client_certificate(tls, settings)?;
     session.wait_until_ready().await?;
     Ok(session)
@@ -164,9 +168,9 @@ fn startup_packet(settings: &Settings, purpose: Purpose, out: &mut BytesMut) -> 
 
 impl Session {
     pub(super) fn into_parts(self) -> Parts {
-        let Session { stream, mut decoder, parameters, backend_key, notices } = self;
+        let Session { stream, mut decoder, parameters, backend_key, notices, method } = self;
         decoder.allow_long_messages();
-        Parts { stream, decoder, parameters, backend_key, notices }
+        Parts { stream, decoder, parameters, backend_key, notices, method }
     }
 
     async fn authenticate(

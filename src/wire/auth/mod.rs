@@ -55,6 +55,7 @@ pub struct Authenticator {
     channel: Channel,
     channel_binding: ChannelBindingMode,
     require_auth: RequireAuth,
+    method: AuthMethod,
     state: State,
 }
 
@@ -179,8 +180,14 @@ impl Authenticator {
             channel,
             channel_binding,
             require_auth,
+            method: AuthMethod::None,
             state: State::Start,
         }
+    }
+
+    /// What the server has asked for so far.
+    pub fn method(&self) -> AuthMethod {
+        self.method
     }
 
     /// Takes one request; what is to be sent is appended to `out`.
@@ -205,14 +212,19 @@ impl Authenticator {
             (State::Start, Request::CleartextPassword) => {
                 let password = self.password()?.as_bytes();
                 frontend::password_message(password, out).map_err(AuthenticationError::Encode)?;
+                self.method = AuthMethod::Password;
                 self.state = State::PasswordSent;
             }
             (State::Start, Request::Md5Password { salt }) => {
                 let hash = md5_hash(self.user.as_bytes(), self.password()?.as_bytes(), *salt);
                 frontend::password_message(hash.as_bytes(), out).map_err(AuthenticationError::Encode)?;
+                self.method = AuthMethod::Md5;
                 self.state = State::PasswordSent;
             }
-            (State::Start, Request::Sasl { mechanisms }) => self.begin_scram(mechanisms, out)?,
+            (State::Start, Request::Sasl { mechanisms }) => {
+                self.begin_scram(mechanisms, out)?;
+                self.method = AuthMethod::ScramSha256;
+            }
             (State::ScramBegun { mut scram, bound }, Request::SaslContinue(message)) => {
                 check_server_first(message)?;
                 scram.update(message).map_err(AuthenticationError::Scram)?;

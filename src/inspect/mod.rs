@@ -1,0 +1,17 @@
+//! What a server says of itself when it is asked in SQL.
+//!
+//! Questions only: nothing here changes a server, prints, or decides. A role that may not know something gets `None`
+//! where that can be told apart from an answer; a question that fails says what was asked. What follows from the
+//! answers for a server that is to feed somebody is in [`fitness`], without asking any more.
+
+pub mod fitness;
+pub mod hba;
+pub mod role;
+pub mod settings;
+pub mod slot_risk;
+mod sql;
+pub mod sync_standbys;
+pub mod wal_rate;
+pub mod walsenders;
+
+pub use sql::{Answer, InspectError, ask};

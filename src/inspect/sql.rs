@@ -1,0 +1,63 @@
+//! A question, and its rows.
+
+use std::str::FromStr;
+
+use crate::ErrorClass;
+use crate::client::{ClientError, Connection};
+use crate::pg::Lsn;
+use crate::wire::backend::DataRow;
+
+/// A question was not answered.
+#[derive(Debug, thiserror::Error)]
+#[error("could not ask the server for {what}")]
+pub struct InspectError {
+    /// What was asked for.
+    pub what: &'static str,
+    /// Why there is no answer.
+    #[source]
+    pub source: ClientError,
+}
+
+impl InspectError {
+    /// What to do about it.
+    pub fn class(&self) -> ErrorClass {
+        self.source.class()
+    }
+}
+
+/// One row of an answer, by the places of its columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer(DataRow);
+
+/// Asks in SQL, without parameters: what is put into `text` has to be quoted. `what` is what errors call it.
+pub async fn ask(sql: &mut Connection, text: &str, what: &'static str) -> Result<Vec<Answer>, InspectError> {
+    let sets = sql.query(text, "SELECT").await.map_err(|source| InspectError { what, source })?;
+    Ok(sets.into_iter().flat_map(|set| set.rows).map(Answer).collect())
+}
+
+impl Answer {
+    /// A column as text; `None` when it is NULL.
+    pub fn text(&self, column: usize) -> Option<&str> {
+        self.0.text(column)
+    }
+
+    /// A column as something that is written as PostgreSQL writes it (numbers, [`Lsn`], names); `None` when it is NULL
+    /// or something else.
+    pub fn get<T: FromStr>(&self, column: usize) -> Option<T> {
+        self.text(column)?.parse().ok()
+    }
+
+    /// A column of type boolean.
+    pub fn is_true(&self, column: usize) -> Option<bool> {
+        match self.text(column)? {
+            "t" => Some(true),
+            "f" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// A column of type `pg_lsn`.
+    pub fn lsn(&self, column: usize) -> Option<Lsn> {
+        self.get(column)
+    }
+}
