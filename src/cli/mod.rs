@@ -2,6 +2,7 @@
 
 mod connection;
 mod exit;
+mod grid;
 mod hints;
 mod human;
 mod logging;
@@ -12,10 +13,12 @@ mod prompt;
 mod receive;
 mod report;
 mod signals;
+mod slot;
 mod standby_create;
 mod table;
 mod values;
 mod wal_verify;
+mod width;
 
 use std::process::ExitCode;
 
@@ -56,6 +59,9 @@ enum Command {
     #[command(subcommand)]
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
+    /// Look after replication slots
+    #[command(subcommand)]
+    Slot(SlotCommand),
     /// Look after received WAL
     #[command(subcommand)]
     Wal(WalCommand),
@@ -64,6 +70,13 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum StandbyCommand {
     Create(Box<standby_create::CreateArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+enum SlotCommand {
+    List(slot::ListArgs),
+    Create(slot::CreateArgs),
+    Drop(slot::DropArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,6 +108,9 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
         Command::Receive(args) => receive::run(&args).into(),
+        Command::Slot(SlotCommand::List(args)) => slot::run_list(&args).into(),
+        Command::Slot(SlotCommand::Create(args)) => slot::run_create(&args).into(),
+        Command::Slot(SlotCommand::Drop(args)) => slot::run_drop(&args).into(),
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
     }
 }

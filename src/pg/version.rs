@@ -82,6 +82,12 @@ impl ServerVersion {
         self.major >= 17
     }
 
+    /// Whether `pg_replication_slots` says since when a slot is inactive, why it was invalidated, and whether it is
+    /// synchronised from a primary (17).
+    pub const fn has_slot_inactivity(self) -> bool {
+        self.major >= 17
+    }
+
     /// Whether protocol 3.2, with its long cancel keys, may be asked for (18).
     pub const fn has_protocol_3_2(self) -> bool {
         self.major >= 18

@@ -8,6 +8,7 @@ mod one_server;
 mod pg_receivewal;
 mod receiving;
 mod refusals;
+mod slot_command;
 mod speaking;
 mod support;
 mod support_selftest;
