@@ -26,6 +26,10 @@ impl Grid {
         self.rows.push(cells.into());
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The lines, no longer than `width` where one is given. Columns without any content are left out. Where not all
     /// columns fit, each row goes on in lines below it, with the columns' names before what they hold.
     pub(super) fn render(mut self, width: Option<usize>) -> String {

@@ -15,6 +15,7 @@ mod report;
 mod signals;
 mod slot;
 mod standby_create;
+mod status;
 mod table;
 mod values;
 mod wal_verify;
@@ -59,6 +60,7 @@ enum Command {
     #[command(subcommand)]
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
+    Status(Box<status::StatusArgs>),
     /// Look after replication slots
     #[command(subcommand)]
     Slot(SlotCommand),
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
         Command::Receive(args) => receive::run(&args).into(),
+        Command::Status(args) => status::run(&args).into(),
         Command::Slot(SlotCommand::List(args)) => slot::run_list(&args).into(),
         Command::Slot(SlotCommand::Create(args)) => slot::run_create(&args).into(),
         Command::Slot(SlotCommand::Drop(args)) => slot::run_drop(&args).into(),

@@ -214,6 +214,7 @@ fn help_fits_a_terminal_and_begins_with_what_is_needed() {
         (&["slot", "list"], &["--json", "--dbname"]),
         (&["slot", "create"], &["--no-reserve", "--json", "--dbname"]),
         (&["slot", "drop"], &["--wait", "--json", "--dbname"]),
+        (&["status"], &["--watch", "--json", "--dbname"]),
         (&[], &["--verbose"]),
     ] {
         let help = Tool::pgwake().args(command).arg("--help").env("COLUMNS", "80").run().succeeded().stdout;

@@ -13,4 +13,5 @@ mod speaking;
 mod support;
 mod support_selftest;
 mod wal_verify;
+mod watching;
 mod whole_or_nothing;

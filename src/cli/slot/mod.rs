@@ -5,4 +5,4 @@ mod list;
 pub(super) mod view;
 
 pub(super) use change::{CreateArgs, DropArgs, SlotError, run_create, run_drop};
-pub(super) use list::{ListArgs, run as run_list};
+pub(super) use list::{ListArgs, SlotWithWarning, run as run_list};
