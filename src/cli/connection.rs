@@ -139,6 +139,19 @@ impl ConnectionArgs {
         }
     }
 
+    /// Asks for a password that a server wants, unless that is not to be done. `false` where there is no terminal.
+    pub(super) async fn ask_missing_password(&self, settings: &mut Settings) -> Result<bool, PromptError> {
+        if self.no_password {
+            return Ok(false);
+        }
+        match prompt_for(&settings.user).await {
+            Ok(password) => settings.password = Some(password),
+            Err(prompt) if prompt.is_without_terminal() => return Ok(false),
+            Err(prompt) => return Err(prompt),
+        }
+        Ok(true)
+    }
+
     /// Connects only to learn whether a password is wanted, where there is a terminal to ask for it on.
     pub(super) async fn ask_password_if_needed(&self, settings: &mut Settings) -> Result<(), ConnectError> {
         if self.no_password || settings.password.is_some() || !std::io::stdin().is_terminal() {

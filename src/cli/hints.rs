@@ -2,12 +2,14 @@
 
 mod receiving;
 mod server;
+mod slot;
 
 use std::error::Error;
 use std::io;
 
 use super::prompt::PromptError;
 use super::receive::SetupError;
+use super::slot::SlotError;
 use crate::client::conninfo::PrimaryConninfoError;
 use crate::client::{ClientError, OpenError};
 use crate::sink::SinkError;
@@ -64,6 +66,9 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<SetupError>() {
         return receiving::setup(error);
+    }
+    if let Some(error) = error.downcast_ref::<SlotError>() {
+        return slot::slot(error);
     }
     fixed(error).map(ToOwned::to_owned)
 }

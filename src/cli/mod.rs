@@ -4,6 +4,7 @@ mod check;
 mod connection;
 mod exit;
 mod generate;
+mod grid;
 mod hints;
 mod human;
 mod logging;
@@ -15,10 +16,13 @@ mod receive;
 mod report;
 mod service;
 mod signals;
+mod slot;
 mod standby_create;
+mod status;
 mod table;
 mod values;
 mod wal_verify;
+mod width;
 
 use std::process::ExitCode;
 
@@ -62,6 +66,10 @@ enum Command {
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
     Check(Box<check::CheckArgs>),
+    Status(Box<status::StatusArgs>),
+    /// Look after replication slots
+    #[command(subcommand)]
+    Slot(SlotCommand),
     /// Look after received WAL
     #[command(subcommand)]
     Wal(WalCommand),
@@ -72,6 +80,13 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum StandbyCommand {
     Create(Box<standby_create::CreateArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+enum SlotCommand {
+    List(slot::ListArgs),
+    Create(slot::CreateArgs),
+    Drop(slot::DropArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,6 +119,10 @@ pub fn main() -> ExitCode {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
         Command::Check(args) => check::run(&args).into(),
         Command::Receive(args) => receive::run(&args).into(),
+        Command::Status(args) => status::run(&args).into(),
+        Command::Slot(SlotCommand::List(args)) => slot::run_list(&args).into(),
+        Command::Slot(SlotCommand::Create(args)) => slot::run_create(&args).into(),
+        Command::Slot(SlotCommand::Drop(args)) => slot::run_drop(&args).into(),
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
         Command::Completions(args) => generate::completions(&args, Cli::command()).into(),
         Command::Manual(args) => generate::manual(&args, Cli::command()).into(),

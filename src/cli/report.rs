@@ -49,12 +49,30 @@ fn print_report(report: &Report, json: bool) {
 
 /// Prints a result as one line of JSON, and never nothing: an empty answer is no answer to a program.
 pub(super) fn print_json(value: &impl Serialize) {
+    print(&json_line(value));
+}
+
+/// A result as one line of JSON, with its end.
+pub(super) fn json_line(value: &impl Serialize) -> String {
     let line = serde_json::to_string(value).unwrap_or_else(|error| {
         let message = format!("the result cannot be written as JSON: {error}");
         let report = Report { message, causes: Vec::new(), hints: Vec::new(), exit_code: Exit::Done.code() };
         serde_json::json!({ "error": report }).to_string()
     });
-    print(&(line + "\n"));
+    harmless(line) + "\n"
+}
+
+/// JSON escapes the control characters of ASCII, but not those that a terminal obeys too: they only occur in strings,
+/// and mean the same escaped.
+fn harmless(line: String) -> String {
+    if !line.contains(char::is_control) {
+        return line;
+    }
+    let escaped = |character: char| match character.is_control() {
+        true => format!("\\u{:04x}", u32::from(character)),
+        false => character.to_string(),
+    };
+    line.chars().map(escaped).collect()
 }
 
 /// Prints a result. Nobody may be there to read it any more; what was done is done all the same.
@@ -148,6 +166,14 @@ mod tests {
             "error: could not ask the server for wal_level\n  caused by: server closed the connection unexpectedly\n\
              hint: The server may have been stopped, or something between here and there cut the connection; its log says which.\n"
         );
+    }
+
+    #[test]
+    fn json_commands_no_terminal() {
+        let text = "a\u{9b}2J\x7f\x1b";
+        let line = harmless(serde_json::to_string(text).unwrap());
+        assert_eq!(line, r#""a\u009b2J\u007f\u001b""#);
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
     }
 
     fn slot_left(source: CreateError) -> CreateError {

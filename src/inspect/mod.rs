@@ -6,12 +6,17 @@
 
 pub mod fitness;
 pub mod hba;
+pub mod replication;
 pub mod role;
+pub mod server;
 pub mod settings;
 pub mod slot_risk;
+pub mod slots;
 mod sql;
+mod survey;
 pub mod sync_standbys;
 pub mod wal_rate;
 pub mod walsenders;
 
-pub use sql::{Answer, InspectError, ask};
+pub use sql::{Answer, InspectError, ask, ask_all};
+pub use survey::{Survey, survey};

@@ -35,6 +35,24 @@ pub async fn ask(sql: &mut Connection, text: &str, what: &'static str) -> Result
     Ok(sets.into_iter().flat_map(|set| set.rows).map(Answer).collect())
 }
 
+/// Asks several questions in one message, which is one transaction and one round trip. Each question is a `SELECT`;
+/// there are as many answers as questions.
+///
+/// Names mean what `pg_catalog` says they mean, whatever the role's `search_path` holds.
+pub async fn ask_all(
+    sql: &mut Connection,
+    questions: &[&str],
+    what: &'static str,
+) -> Result<Vec<Vec<Answer>>, InspectError> {
+    let text = format!("SET search_path = pg_catalog, pg_temp; {}", questions.join("; "));
+    let sets = sql.query(&text, "SELECT").await.map_err(|source| InspectError { what, source })?;
+    if sets.len() != questions.len() {
+        let source = ClientError::Answer { command: "SELECT", problem: "another number of result sets" };
+        return Err(InspectError { what, source });
+    }
+    Ok(sets.into_iter().map(|set| set.rows.into_iter().map(Answer).collect()).collect())
+}
+
 impl Answer {
     /// A column as text; `None` when it is NULL.
     pub fn text(&self, column: usize) -> Option<&str> {
@@ -54,6 +72,11 @@ impl Answer {
             "f" => Some(false),
             _ => None,
         }
+    }
+
+    /// A column as text of one's own.
+    pub fn owned(&self, column: usize) -> Option<String> {
+        self.text(column).map(ToOwned::to_owned)
     }
 
     /// A column of type `pg_lsn`.

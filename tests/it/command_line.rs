@@ -211,13 +211,18 @@ fn help_fits_a_terminal_and_begins_with_what_is_needed() {
     for (command, needed) in [
         (&["standby", "create"][..], &["--pgdata", "--slot", "--start", "--set", "--dry-run"][..]),
         (&["receive"], &["--directory", "--slot", "--create-slot", "--start"]),
+        (&["slot", "list"], &["--json", "--dbname"]),
+        (&["slot", "create"], &["--no-reserve", "--json", "--dbname"]),
+        (&["slot", "drop"], &["--wait", "--json", "--dbname"]),
+        (&["status"], &["--watch", "--json", "--dbname"]),
         (&[], &["--verbose"]),
     ] {
         let help = Tool::pgwake().args(command).arg("--help").env("COLUMNS", "80").run().succeeded().stdout;
         assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-        let names: Vec<_> =
-            options.filter_map(|line| line.split([' ', '.']).find(|word| word.starts_with("--"))).collect();
+        let names: Vec<_> = options
+            .filter_map(|line| line.split([' ', '.', '[']).find(|word| word.starts_with("--")))
+            .collect();
         assert!(names.starts_with(needed), "{names:?}");
     }
 }
