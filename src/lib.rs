@@ -16,6 +16,7 @@ pub mod backup;
 #[doc(hidden)]
 pub mod cli;
 pub mod client;
+pub mod compression;
 mod error;
 pub mod inspect;
 pub mod observe;

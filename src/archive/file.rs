@@ -4,29 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::compression::CompressionMethod;
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegment, WalSegmentSize};
-
-/// What a file is compressed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Compression {
-    /// Nothing.
-    None,
-    /// gzip, `.gz`.
-    Gzip,
-    /// LZ4 frames, `.lz4`.
-    Lz4,
-    /// Zstandard, `.zst`.
-    Zstd,
-}
-
-impl Compression {
-    const ALL: [(Compression, &str); 4] = [
-        (Compression::None, ""),
-        (Compression::Gzip, ".gz"),
-        (Compression::Lz4, ".lz4"),
-        (Compression::Zstd, ".zst"),
-    ];
-}
 
 /// A segment's file: the segment, its timeline, and how the file's name goes on behind that.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +15,7 @@ pub struct ArchivedFile {
     /// Whether the name ends in `.partial`.
     pub is_partial: bool,
     /// What it is compressed with.
-    pub compression: Compression,
+    pub compression: CompressionMethod,
     /// The whole name.
     pub name: String,
 }
@@ -64,7 +43,7 @@ pub enum OpenFileError {
 
 impl ArchivedFile {
     /// The segment's digits, and what follows them, if that is how names of segments go.
-    pub(super) fn split_name(name: &str) -> Option<(&str, Compression, bool)> {
+    pub(super) fn split_name(name: &str) -> Option<(&str, CompressionMethod, bool)> {
         let (digits, suffix) = name.split_at_checked(24)?;
         let is_digit = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
         if !digits.bytes().all(is_digit) {
@@ -74,7 +53,7 @@ impl ArchivedFile {
             Some(suffix) => (suffix, true),
             None => (suffix, false),
         };
-        let (compression, _) = Compression::ALL.into_iter().find(|(_, known)| *known == suffix)?;
+        let compression = CompressionMethod::ALL.into_iter().find(|method| method.suffix() == suffix)?;
         Some((digits, compression, is_partial))
     }
 
@@ -121,7 +100,7 @@ impl WalContent {
     /// `may_be_cut`: compressed content that ends too early has only not been finished.
     pub(super) fn open(
         path: PathBuf,
-        compression: Compression,
+        compression: CompressionMethod,
         may_be_cut: bool,
     ) -> Result<Self, OpenFileError> {
         let opened = File::open(&path).and_then(|file| decompress(file, compression));
@@ -152,12 +131,12 @@ impl WalContent {
     }
 }
 
-fn decompress(file: File, compression: Compression) -> io::Result<Box<dyn Read>> {
+fn decompress(file: File, compression: CompressionMethod) -> io::Result<Box<dyn Read>> {
     Ok(match compression {
-        Compression::None => Box::new(file),
-        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
-        Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(file)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
+        CompressionMethod::None => Box::new(file),
+        CompressionMethod::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
+        CompressionMethod::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(file)),
+        CompressionMethod::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
     })
 }
 
@@ -169,11 +148,11 @@ mod tests {
     fn knows_segments_by_their_names() {
         let size = WalSegmentSize::DEFAULT;
         for (name, compression, is_partial) in [
-            ("000000020000000100000003", Compression::None, false),
-            ("000000020000000100000003.partial", Compression::None, true),
-            ("000000020000000100000003.gz", Compression::Gzip, false),
-            ("000000020000000100000003.lz4.partial", Compression::Lz4, true),
-            ("000000020000000100000003.zst", Compression::Zstd, false),
+            ("000000020000000100000003", CompressionMethod::None, false),
+            ("000000020000000100000003.partial", CompressionMethod::None, true),
+            ("000000020000000100000003.gz", CompressionMethod::Gzip, false),
+            ("000000020000000100000003.lz4.partial", CompressionMethod::Lz4, true),
+            ("000000020000000100000003.zst", CompressionMethod::Zstd, false),
         ] {
             let file = ArchivedFile::parse(name, size).unwrap();
             assert_eq!((file.compression, file.is_partial), (compression, is_partial), "{name}");

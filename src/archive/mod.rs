@@ -9,6 +9,6 @@ mod problem;
 mod timelines;
 mod verify;
 
-pub use file::{ArchivedFile, Compression, OpenFileError};
+pub use file::{ArchivedFile, OpenFileError};
 pub use problem::{Problem, ProblemKind};
 pub use verify::{TimelineReport, VerifyError, VerifyReport, WalRange, verify};

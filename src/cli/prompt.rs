@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
@@ -37,20 +38,53 @@ pub(super) async fn prompt_for(user: &str) -> Result<Secret, PromptError> {
     prompt(&format!("Password for user {user}: ")).await
 }
 
-/// Asks `question`, without echo.
-pub(super) async fn prompt(question: &str) -> Result<Secret, PromptError> {
+/// Asks `question` on the terminal, without echo.
+async fn prompt(question: &str) -> Result<Secret, PromptError> {
     let mut signals = Signals::listen()?;
-    let mut terminal = File::options().read(true).write(true).open("/dev/tty")?;
+    let mut terminal = open_terminal()?;
     let reader = terminal.try_clone()?;
     terminal.write_all(question.as_bytes())?;
     let hidden = Hidden::new(terminal)?;
-    let line = tokio::select! {
-        biased;
-        signal = signals.received() => return Err(PromptError::Interrupted(signal)),
-        line = tokio::task::spawn_blocking(move || read_line(reader)) => line.map_err(io::Error::other)?,
-    };
+    let line = line_from(reader, &mut signals).await;
     drop(hidden);
     Ok(Secret::new(line?.ok_or(PromptError::Ended)?))
+}
+
+/// Asks `question` on the terminal or, where there is none, on standard error, and reads the answer from standard
+/// input: PostgreSQL's `simple_prompt`. `None` when the input ended before anything was typed.
+pub(super) async fn prompt_anywhere(question: &str) -> Result<Option<Secret>, PromptError> {
+    let mut signals = Signals::listen()?;
+    let terminal = open_terminal().and_then(|terminal| Ok((terminal.try_clone()?, terminal)));
+    let (reader, mut writer) = match terminal {
+        Ok(both) => both,
+        Err(_) => (duplicate(io::stdin())?, duplicate(io::stderr())?),
+    };
+    writer.write_all(question.as_bytes())?;
+    let hidden = Hidden::new(reader.try_clone()?).ok();
+    let line = line_from(reader, &mut signals).await;
+    let shown_by_terminal = hidden.is_some();
+    drop(hidden);
+    if !shown_by_terminal {
+        writeln!(writer)?;
+    }
+    Ok(line?.map(Secret::new))
+}
+
+fn open_terminal() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/tty")
+}
+
+fn duplicate(stream: impl AsFd) -> io::Result<File> {
+    stream.as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// A line, unless a signal comes first.
+async fn line_from(reader: File, signals: &mut Signals) -> Result<Option<String>, PromptError> {
+    tokio::select! {
+        biased;
+        signal = signals.received() => Err(PromptError::Interrupted(signal)),
+        line = tokio::task::spawn_blocking(move || read_line(reader)) => Ok(line.map_err(io::Error::other)??),
+    }
 }
 
 /// A terminal that does not show what is typed, until this is dropped.
@@ -87,6 +121,9 @@ fn read_line(mut terminal: File) -> io::Result<Option<String>> {
             1 if byte[0] != b'\n' => line.push(byte[0]),
             _ => break,
         }
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
     }
     let line = String::from_utf8(line);
     line.map(Some).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "password is not valid UTF-8"))

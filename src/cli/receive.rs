@@ -9,16 +9,18 @@ use tokio::sync::watch;
 
 use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
+use super::pg_tool::compression::{CompressionSpec, CompressionSpecError};
 use super::report;
 use super::signals::Signals;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
+use crate::compression::Compression;
 use crate::pg::{Lsn, SlotName};
 use crate::sink::RecordCheck;
 use crate::stream::{
-    Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, ServerConnector, StartChoice, StreamOptions,
-    receive_into,
+    Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, Refusal, ServerConnector, StartChoice,
+    StreamOptions, receive_into,
 };
 use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
@@ -52,6 +54,12 @@ pub(super) struct ReceiveArgs {
 
     #[command(flatten)]
     connection: ConnectionArgs,
+
+    /// Store segments compressed: gzip[:1-9], lz4 (which has one level) or zstd[:1-22]
+    ///
+    /// A segment that was begun in another format is finished in that one. Timeline histories are always plain.
+    #[arg(help_heading = "More options", short = 'Z', long, value_name = "METHOD[:LEVEL]", value_parser = parse_compression)]
+    compress: Option<Compression>,
 
     /// Stop when everything before this LSN is durable
     #[arg(help_heading = "More options", short = 'E', long, value_name = "LSN")]
@@ -140,12 +148,21 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         tracing::info!("received {signal}, stopping");
     };
     let options = args.options(made.as_ref());
-    let received = receive_into(&options, &args.directory, &mut connector, &sender, shutdown).await;
+    let received = receive_into(
+        &options,
+        &args.directory,
+        args.compress.unwrap_or_default(),
+        &mut connector,
+        &sender,
+        shutdown,
+    );
+    let received = received.await;
     let progress = *progress.borrow();
     match received {
         Ok(_) => print_outcome(&progress, args.endpos, args.json),
         Err(error) => {
-            if let Some(made) = made.filter(|_| progress.timeline.is_none()) {
+            let in_vain = progress.timeline.is_none() || is_hole(&error);
+            if let Some(made) = made.filter(|_| in_vain) {
                 made.drop_again().await;
             }
             fail(&error, args.json)
@@ -189,6 +206,11 @@ impl MadeSlot {
             }
         }
     }
+}
+
+/// A slot that was made after the WAL was gone helps nobody.
+fn is_hole(error: &ReceiveError) -> bool {
+    matches!(error, ReceiveError::Refused { refusal: Refusal::WalRemoved(_), .. })
 }
 
 fn fail(error: &ReceiveError, json: bool) -> Exit {
@@ -302,6 +324,10 @@ impl ReceiveArgs {
             ..ReceiveOptions::default()
         }
     }
+}
+
+fn parse_compression(text: &str) -> Result<Compression, CompressionSpecError> {
+    CompressionSpec::parse(text).map(CompressionSpec::compression)
 }
 
 fn parse_start(text: &str) -> Result<StartChoice, String> {

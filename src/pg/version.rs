@@ -52,6 +52,11 @@ impl ServerVersion {
         self.major > Self::NEWEST_TESTED_MAJOR
     }
 
+    /// Whether `pg_receivewal` can stream from this version (9.3, whose `START_REPLICATION` names a timeline).
+    pub const fn can_stream_to_receivers(self) -> bool {
+        self.major > 9 || (self.major == 9 && self.minor >= 3)
+    }
+
     /// The form of `BASE_BACKUP` (15 brought the option list and dropped the keywords).
     pub const fn base_backup_syntax(self) -> BaseBackupSyntax {
         if self.major >= 15 { BaseBackupSyntax::Options } else { BaseBackupSyntax::Keywords }
@@ -80,6 +85,11 @@ impl ServerVersion {
     /// Whether `pg_wal/summaries` belongs into a data directory (17).
     pub const fn has_wal_summaries(self) -> bool {
         self.major >= 17
+    }
+
+    /// Whether this version and its tools print a position's lower half with eight digits (19).
+    pub const fn pads_lsns(self) -> bool {
+        self.major >= 19
     }
 
     /// Whether protocol 3.2, with its long cancel keys, may be asked for (18).

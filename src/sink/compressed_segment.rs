@@ -2,128 +2,206 @@
 //!
 //! Answers to the gzip and lz4 parts of PostgreSQL's `walmethods.c`, which reopens a compressed `.partial` without
 //! cutting it off, so that old bytes survive behind a shorter new stream. Here a `.partial` that exists is read as
-//! far as it can be, written anew under a temporary name, synced, and renamed over the old one, before the stream
-//! goes on: at every moment the file with the known name has every byte that was ever acknowledged. What the
+//! far as it can be believed, written anew under a temporary name, synced, and renamed over the old one, before the
+//! stream goes on: at every moment the file with the known name has every byte that was ever acknowledged. What the
 //! stream then brings again is compared with it. Before a segment gets its final name it is read back.
+//!
+//! How far a file can be believed:
+//! * One of ours up to its last right checksum (see [`crate::compression`]). All that was ever acknowledged lies
+//!   before that, and what a loss of power tore does not.
+//! * One that has no such checksums, the original's, as far as the WAL in it checks, record by record: what lies
+//!   behind the last whole record is of no use to a recovery. Where WAL is not checked, all that can be read.
+//!
+//! Nothing here holds more of a segment in memory than the compressor's own window.
 
 use std::io::{self, Read};
 
 use bytes::Bytes;
 
-use super::compression::{Compression, Encoder, decode_all, decode_prefix};
-use super::disk::{Disk, OpenMode};
+use super::disk::{Disk, DiskFile, OpenMode};
 use super::error::{Operation, SinkError};
 use super::segment_writer::{OpenSegment, PARTIAL_SUFFIX, SegmentState, SegmentWriter};
-use crate::pg::WalSegment;
+use crate::compression::{Compression, CompressionMethod, Decoder, Encoder};
+use crate::pg::{TimelineId, WalSegment};
 
 /// How much compressed output is gathered before it is written.
 const OUTPUT_LEN: usize = 256 << 10;
+/// How much is read at a time.
+const PIECE_LEN: usize = 64 << 10;
 
 /// What a compressed segment needs besides its file.
 #[derive(Debug)]
-pub(super) struct CompressedSegment {
+pub(super) struct CompressedSegment<F: DiskFile> {
     /// `None` once the format's end is written, and for finished segments.
     encoder: Option<Encoder>,
-    compression: Compression,
+    method: CompressionMethod,
     /// The compressed bytes written so far.
     file_len: u64,
     /// Output that is not written yet.
     output: Vec<u8>,
-    /// What an earlier stream left, plain, for as long as the new one has not passed it.
-    existing: Vec<u8>,
+    /// What an earlier stream left, read again as the new one passes it.
+    existing: Option<Decoder<FileReader<F>>>,
     /// Length and CRC-32C of the plain bytes when the format's end was written.
     finished: Option<(u64, u32)>,
 }
 
-impl CompressedSegment {
-    /// What an earlier stream left from `offset` on.
-    pub(super) fn read_existing(&self, offset: u64, buffer: &mut [u8]) -> usize {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.existing.get(offset..));
-        let rest = rest.unwrap_or_default();
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        len
+impl<F: DiskFile> CompressedSegment<F> {
+    fn new(method: CompressionMethod) -> Self {
+        CompressedSegment {
+            encoder: None,
+            method,
+            file_len: 0,
+            output: Vec::new(),
+            existing: None,
+            finished: None,
+        }
+    }
+
+    /// The next bytes of what an earlier stream left.
+    pub(super) fn read_existing(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(existing) = &mut self.existing else { return Ok(0) };
+        existing.read_exact(buffer)?;
+        Ok(buffer.len())
     }
 }
 
 impl<D: Disk> SegmentWriter<D> {
-    /// The segment's file, when it is finished and compressed, or is to be written so; `None` for a plain one.
-    pub(super) fn open_compressed(
+    /// The segment's file, when it is finished and compressed: whole, to be compared with.
+    pub(super) fn open_finished_compressed(
         &mut self,
         segment: WalSegment,
         name: &str,
     ) -> Result<Option<OpenSegment<D::File>>, SinkError> {
-        let others = [Compression::Gzip { level: None }, Compression::Lz4, Compression::Zstd { level: 1 }];
-        for compression in others {
-            let file_name = format!("{name}{}", compression.suffix());
-            let file = match self.disk.open(&file_name, OpenMode::Existing) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(self.failed(Operation::Open, &file_name, error)),
-            };
-            let source = DiskReader { disk: &mut self.disk, file: &file, offset: 0 };
+        for method in CompressionMethod::ALL.into_iter().filter(|method| *method != CompressionMethod::None) {
+            let file_name = format!("{name}{}", method.suffix());
+            let Some(file) = self.open_existing(&file_name)? else { continue };
             let segment_len = segment.size().as_u64();
-            let plain = decode_all(compression, source, segment_len);
-            match plain {
-                Ok(existing) if existing.len() as u64 == segment_len => {
-                    let open =
-                        opened(segment, file, file_name, compression, existing, SegmentState::Finished);
-                    return Ok(Some(open));
+            match self.read_back(method, &file_name, segment_len)? {
+                Some((len, _)) if len == segment_len => {
+                    let mut compressed = CompressedSegment::new(method);
+                    compressed.existing = Some(self.decoder(method, &file_name)?);
+                    return Ok(Some(OpenSegment {
+                        existing_len: segment_len,
+                        compressed: Some(compressed),
+                        ..OpenSegment::new(segment, file, file_name, SegmentState::Finished)
+                    }));
                 }
                 _ => return Err(SinkError::Compression { path: self.disk.path(&file_name) }),
             }
         }
-        let plain_exists = self.disk.open(name, OpenMode::Existing).is_ok();
-        match self.compression {
-            Compression::None => Ok(None),
-            _ if plain_exists => Ok(None),
-            compression => self.open_unfinished_compressed(segment, name, compression).map(Some),
-        }
+        Ok(None)
     }
 
-    fn open_unfinished_compressed(
+    /// Opens a compressed `.partial`, or makes one.
+    pub(super) fn open_unfinished_compressed(
         &mut self,
+        timeline: TimelineId,
         segment: WalSegment,
-        name: &str,
+        file_name: String,
         compression: Compression,
     ) -> Result<OpenSegment<D::File>, SinkError> {
-        let file_name = format!("{name}{}{PARTIAL_SUFFIX}", compression.suffix());
-        let segment_len = segment.size().as_u64();
-        let existing = match self.disk.open(&file_name, OpenMode::Existing) {
-            Ok(file) => {
-                let source = DiskReader { disk: &mut self.disk, file: &file, offset: 0 };
-                decode_prefix(compression, source, segment_len)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(self.failed(Operation::Open, &file_name, error)),
+        let mut compressed = CompressedSegment::new(compression.method);
+        let encoder = Encoder::new(compression);
+        let mut encoder = encoder.map_err(|error| self.failed(Operation::Write, &file_name, error))?;
+        let is_begun = self.open_existing(&file_name)?.is_some();
+        let (file, existing_len) = if is_begun {
+            let len = self.trusted_len(compression.method, &file_name, timeline, segment)?;
+            compressed.existing = Some(self.decoder(compression.method, &file_name)?);
+            let (file, file_len) = self.write_anew(compression.method, &file_name, len, &mut encoder)?;
+            compressed.file_len = file_len;
+            (file, len)
+        } else {
+            let result = self.disk.open(&file_name, OpenMode::ExistingOrNew);
+            (result.map_err(|error| self.failed(Operation::Open, &file_name, error))?, 0)
         };
-        if existing.len() as u64 > segment_len {
-            let (path, len) = (self.disk.path(&file_name), existing.len() as u64);
-            return Err(SinkError::WrongLength { path, len, segment_len });
+        self.directory_dirty = true;
+        compressed.encoder = Some(encoder);
+        Ok(OpenSegment {
+            existing_len,
+            compressed: Some(compressed),
+            ..OpenSegment::new(segment, file, file_name, SegmentState::Unfinished)
+        })
+    }
+
+    /// How many plain bytes of a file can be believed.
+    pub(super) fn trusted_len(
+        &mut self,
+        method: CompressionMethod,
+        file_name: &str,
+        timeline: TimelineId,
+        segment: WalSegment,
+    ) -> Result<u64, SinkError> {
+        let segment_len = segment.size().as_u64();
+        let mut checker = self.checker_for(timeline, segment);
+        let mut decoder = self.decoder(method, file_name)?;
+        let mut piece = vec![0; PIECE_LEN];
+        while decoder.plain_len() <= segment_len {
+            let lsn = segment.start_lsn() + decoder.plain_len();
+            match decoder.read(&mut piece) {
+                Ok(0) => break,
+                Ok(len) => {
+                    if let Some(checker) = &mut checker {
+                        // what is wrong is told again, and ends what is believed
+                        let _ = checker.push(lsn, &piece[..len]);
+                    }
+                }
+                Err(error) if is_disk_failure(&error) => {
+                    return Err(self.failed(Operation::Read, file_name, error));
+                }
+                Err(_) => break,
+            }
         }
+        let len = match checker {
+            _ if decoder.is_marked() => decoder.trusted_len(),
+            Some(checker) => (checker.checked_lsn() - segment.start_lsn()).min(segment_len),
+            None => decoder.plain_len().min(segment_len),
+        };
+        if len > segment_len {
+            return Err(SinkError::WrongLength { path: self.disk.path(file_name), len, segment_len });
+        }
+        Ok(len)
+    }
+
+    /// Puts a file with the first `len` plain bytes, durable, in the place of the one that is there. Says how long it is.
+    fn write_anew(
+        &mut self,
+        method: CompressionMethod,
+        file_name: &str,
+        len: u64,
+        encoder: &mut Encoder,
+    ) -> Result<(D::File, u64), SinkError> {
         let temporary = format!("{file_name}.tmp");
         let result = self.disk.open(&temporary, OpenMode::ExistingOrNew);
         let mut file = result.map_err(|error| self.failed(Operation::Open, &temporary, error))?;
         let result = self.disk.set_len(&mut file, 0);
         result.map_err(|error| self.failed(Operation::SetLen, &temporary, error))?;
-        let mut encoder = Encoder::new(compression)
-            .ok_or_else(|| SinkError::Compression { path: self.disk.path(&file_name) })?;
-        let encoded = encoder.write(&existing).and_then(|()| encoder.flush());
-        let encoded = encoded.map_err(|error| self.failed(Operation::Write, &temporary, error))?;
-        let file_len = encoded.len() as u64;
-        let result = self.disk.write_at(&mut file, 0, &[Bytes::from(encoded)]);
-        result.map_err(|error| self.failed(Operation::Write, &temporary, error))?;
+        let mut old = self.decoder(method, file_name)?;
+        let mut piece = vec![0; PIECE_LEN];
+        let (mut output, mut file_len) = (Vec::new(), 0);
+        loop {
+            let wanted = (len - encoder.plain_len()).min(PIECE_LEN as u64) as usize;
+            let result = old.read_exact(&mut piece[..wanted]);
+            result.map_err(|error| self.failed(Operation::Read, file_name, error))?;
+            let encoded = encoder.write(&piece[..wanted]);
+            let encoded =
+                encoded.and_then(|()| if wanted == 0 { encoder.flush() } else { Ok(encoder.take()) });
+            output.append(&mut encoded.map_err(|error| self.failed(Operation::Write, &temporary, error))?);
+            if output.len() >= OUTPUT_LEN || wanted == 0 {
+                let output = Bytes::from(std::mem::take(&mut output));
+                let output_len = output.len() as u64;
+                let result = self.disk.write_at(&mut file, file_len, &[output]);
+                result.map_err(|error| self.failed(Operation::Write, &temporary, error))?;
+                file_len += output_len;
+            }
+            if wanted == 0 {
+                break;
+            }
+        }
         let result = self.disk.sync_data(&mut file);
         result.map_err(|error| self.failed(Operation::Sync, &temporary, error))?;
-        let result = self.disk.rename(&temporary, &file_name);
+        let result = self.disk.rename(&temporary, file_name);
         result.map_err(|error| self.failed(Operation::Rename, &temporary, error))?;
-        self.directory_dirty = true;
-        let mut open = opened(segment, file, file_name, compression, existing, SegmentState::Unfinished);
-        if let Some(compressed) = &mut open.compressed {
-            compressed.file_len = file_len;
-            compressed.encoder = Some(encoder);
-        }
-        Ok(open)
+        Ok((file, file_len))
     }
 
     /// Compresses what of `chunks`, the plain bytes from `offset` on, the file does not have yet.
@@ -178,18 +256,47 @@ impl<D: Disk> SegmentWriter<D> {
         let Some(open) = &self.open else { return Ok(()) };
         let Some(compressed) = &open.compressed else { return Ok(()) };
         let Some(finished) = compressed.finished else { return Ok(()) };
-        let source = DiskReader { disk: &mut self.disk, file: &open.file, offset: 0 };
-        let plain = decode_all(compressed.compression, source, open.segment.size().as_u64());
-        match plain {
-            Ok(plain) if (plain.len() as u64, crc32c::crc32c(&plain)) == finished => Ok(()),
-            _ => {
-                let name = open.file_name.clone();
-                let source = io::Error::from(io::ErrorKind::InvalidData);
-                // poisons the writer; the reason is the file's
-                drop(self.failed(Operation::Read, &name, source));
-                Err(SinkError::Compression { path: self.disk.path(&name) })
+        let (method, name) = (compressed.method, open.file_name.clone());
+        let segment_len = open.segment.size().as_u64();
+        if self.read_back(method, &name, segment_len)? == Some(finished) {
+            return Ok(());
+        }
+        self.poison();
+        Err(SinkError::Compression { path: self.disk.path(&name) })
+    }
+
+    /// Length and CRC-32C of what is in a complete file; `None` when it is not one, or longer than `max_len`.
+    fn read_back(
+        &mut self,
+        method: CompressionMethod,
+        file_name: &str,
+        max_len: u64,
+    ) -> Result<Option<(u64, u32)>, SinkError> {
+        let mut decoder = self.decoder(method, file_name)?;
+        let mut piece = vec![0; PIECE_LEN];
+        let mut checksum = 0;
+        while decoder.plain_len() <= max_len {
+            match decoder.read(&mut piece) {
+                Ok(0) => return Ok(Some((decoder.plain_len(), checksum))),
+                Ok(len) => checksum = crc32c::crc32c_append(checksum, &piece[..len]),
+                Err(error) if is_disk_failure(&error) => {
+                    return Err(self.failed(Operation::Read, file_name, error));
+                }
+                Err(_) => return Ok(None),
             }
         }
+        Ok(None)
+    }
+
+    fn decoder(
+        &mut self,
+        method: CompressionMethod,
+        file_name: &str,
+    ) -> Result<Decoder<FileReader<D::File>>, SinkError> {
+        let opened = self.disk.open(file_name, OpenMode::Existing);
+        let file = opened.map_err(|error| self.failed(Operation::Open, file_name, error))?;
+        let decoder = Decoder::new(method, FileReader { file, offset: 0 });
+        decoder.map_err(|error| self.failed(Operation::Read, file_name, error))
     }
 
     fn write_output(&mut self) -> Result<(), SinkError> {
@@ -205,7 +312,7 @@ impl<D: Disk> SegmentWriter<D> {
         result.map_err(|error| self.open_failed(error))
     }
 
-    fn compressed(&mut self) -> Option<&mut CompressedSegment> {
+    fn compressed(&mut self) -> Option<&mut CompressedSegment<D::File>> {
         self.open.as_mut()?.compressed.as_mut()
     }
 
@@ -215,37 +322,37 @@ impl<D: Disk> SegmentWriter<D> {
     }
 }
 
-fn opened<F>(
-    segment: WalSegment,
+/// A file, read from its start.
+#[derive(Debug)]
+struct FileReader<F> {
     file: F,
-    file_name: String,
-    compression: Compression,
-    existing: Vec<u8>,
-    state: SegmentState,
-) -> OpenSegment<F> {
-    let existing_len = existing.len() as u64;
-    let compressed = CompressedSegment {
-        encoder: None,
-        compression,
-        file_len: 0,
-        output: Vec::new(),
-        existing,
-        finished: None,
-    };
-    OpenSegment { segment, file, file_name, existing_len, dirty: false, state, compressed: Some(compressed) }
-}
-
-/// A file on a [`Disk`], read from its start.
-struct DiskReader<'a, D: Disk> {
-    disk: &'a mut D,
-    file: &'a D::File,
     offset: u64,
 }
 
-impl<D: Disk> Read for DiskReader<'_, D> {
+impl<F: DiskFile> Read for FileReader<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.disk.read_at(self.file, self.offset, buffer)?;
+        let len = self.file.fill_from(self.offset, buffer).map_err(|error| {
+            // told apart from what a decompressor says of the bytes
+            io::Error::new(error.kind(), DiskFailure(error))
+        })?;
         self.offset += len as u64;
         Ok(len)
     }
 }
+
+/// The operating system would not read.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct DiskFailure(io::Error);
+
+fn is_disk_failure(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<DiskFailure>)
+}
+
+/// What an unfinished file of this method is called.
+pub(super) fn partial_name(name: &str, method: CompressionMethod) -> String {
+    format!("{name}{}{PARTIAL_SUFFIX}", method.suffix())
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,10 @@ use bytes::Bytes;
 /// A file in the directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DiskEntry {
-    /// Its name; names that are not UTF-8 are not listed, since none of ours are like that.
+    /// Its name.
     pub name: String,
-    /// Its length in bytes.
-    pub len: u64,
+    /// Its length in bytes; `None` where it does not matter.
+    pub len: Option<u64>,
 }
 
 /// What opening does about a file that exists, or does not. No mode truncates.
@@ -23,6 +23,12 @@ pub enum OpenMode {
     ExistingOrNew,
 }
 
+/// An open file, for readers that outlive the steps of others.
+pub trait DiskFile {
+    /// Fills `buffer` from `offset` as far as the file goes; less than asked for only at its end.
+    fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
 /// One directory, and `archive_status` below it where the layout has that.
 ///
 /// Names are relative to the directory. Nothing is durable before the `sync_*` call that says so: `sync_data`
@@ -30,12 +36,15 @@ pub enum OpenMode {
 /// is durable, and no later success makes up for it.
 pub trait Disk {
     /// An open file; dropping it closes it.
-    type File;
+    type File: DiskFile;
 
     /// The full name, for messages.
     fn path(&self, name: &str) -> PathBuf;
-    /// The plain files, in no particular order.
-    fn list(&mut self) -> io::Result<Vec<DiskEntry>>;
+    /// The names of the plain files, in no particular order. Names that are not UTF-8 are left out, since none of ours are
+    /// like that.
+    fn list(&mut self) -> io::Result<Vec<String>>;
+    /// The length in bytes of a file that is not open.
+    fn len_of(&mut self, name: &str) -> io::Result<u64>;
     /// Opens for reading and writing.
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<Self::File>;
     /// The length in bytes.
@@ -43,13 +52,17 @@ pub trait Disk {
     /// Cuts off, or appends zeros.
     fn set_len(&mut self, file: &mut Self::File, len: u64) -> io::Result<()>;
     /// Fills `buffer` from `offset` as far as the file goes; less than asked for only at its end.
-    fn read_at(&mut self, file: &Self::File, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    fn read_at(&mut self, file: &Self::File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        file.fill_from(offset, buffer)
+    }
     /// Writes all of `chunks`, one behind the other, from `offset`.
     fn write_at(&mut self, file: &mut Self::File, offset: u64, chunks: &[Bytes]) -> io::Result<()>;
     /// `fdatasync`.
     fn sync_data(&mut self, file: &mut Self::File) -> io::Result<()>;
     /// Gives the file the name `to`, replacing what had it.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+    /// Takes the name away.
+    fn remove(&mut self, name: &str) -> io::Result<()>;
     /// `fsync` of the directory itself (`""`) or of one below it.
     fn sync_directory(&mut self, name: &str) -> io::Result<()>;
     /// Takes an exclusive lock on the directory (`""`), or on a file, creating it, and holds it as long as the file is open.

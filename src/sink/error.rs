@@ -28,6 +28,8 @@ pub enum Operation {
     SyncDirectory,
     /// Read a directory.
     List,
+    /// Remove a file.
+    Remove,
     /// Take the lock on a directory.
     Lock,
     /// Start the thread that writes.
@@ -46,6 +48,7 @@ impl fmt::Display for Operation {
             Operation::Rename => "rename file",
             Operation::SyncDirectory => "fsync directory",
             Operation::List => "read directory",
+            Operation::Remove => "remove file",
             Operation::Lock => "lock file",
             Operation::StartThread => "start thread for directory",
         })

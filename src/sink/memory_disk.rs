@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::disk::{Disk, DiskEntry, OpenMode};
+use super::disk::{Disk, DiskFile, OpenMode};
 
 type Content = Rc<RefCell<Vec<u8>>>;
 
@@ -27,6 +27,7 @@ pub struct MemoryDisk {
 pub struct MemoryFile {
     name: String,
     content: Content,
+    fail: Rc<RefCell<Option<(String, io::ErrorKind)>>>,
 }
 
 impl MemoryDisk {
@@ -38,6 +39,13 @@ impl MemoryDisk {
     /// Puts a file there.
     pub fn put(&self, name: &str, content: &[u8]) {
         self.files.borrow_mut().insert(name.into(), Rc::new(RefCell::new(content.to_vec())));
+    }
+
+    /// Changes what is in a file that may be open.
+    pub fn overwrite(&self, name: &str, content: &[u8]) {
+        if let Some(file) = self.files.borrow().get(name) {
+            *file.borrow_mut() = content.to_vec();
+        }
     }
 
     /// The names of all files, sorted.
@@ -55,6 +63,19 @@ impl MemoryDisk {
     }
 }
 
+impl DiskFile for MemoryFile {
+    fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some((_, kind)) = self.fail.borrow_mut().take_if(|(prefix, _)| prefix == "read") {
+            return Err(kind.into());
+        }
+        let content = self.content.borrow();
+        let rest = content.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+}
+
 impl Disk for MemoryDisk {
     type File = MemoryFile;
 
@@ -62,13 +83,14 @@ impl Disk for MemoryDisk {
         PathBuf::from("memory").join(name)
     }
 
-    fn list(&mut self) -> io::Result<Vec<DiskEntry>> {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        Ok(self.files.borrow().keys().filter(|name| !name.contains('/')).cloned().collect())
+    }
+
+    fn len_of(&mut self, name: &str) -> io::Result<u64> {
         let files = self.files.borrow();
-        let entry = |(name, content): (&String, &Content)| DiskEntry {
-            name: name.clone(),
-            len: content.borrow().len() as u64,
-        };
-        Ok(files.iter().filter(|(name, _)| !name.contains('/')).map(entry).collect())
+        let content = files.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(content.borrow().len() as u64)
     }
 
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<MemoryFile> {
@@ -83,7 +105,7 @@ impl Disk for MemoryDisk {
                 content
             }
         };
-        Ok(MemoryFile { name: name.into(), content })
+        Ok(MemoryFile { name: name.into(), content, fail: Rc::clone(&self.fail) })
     }
 
     fn len(&mut self, file: &MemoryFile) -> io::Result<u64> {
@@ -93,14 +115,6 @@ impl Disk for MemoryDisk {
     fn set_len(&mut self, file: &mut MemoryFile, len: u64) -> io::Result<()> {
         file.content.borrow_mut().resize(len as usize, 0);
         Ok(())
-    }
-
-    fn read_at(&mut self, file: &MemoryFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let content = file.content.borrow();
-        let rest = content.get(offset as usize..).unwrap_or_default();
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
     }
 
     fn write_at(&mut self, file: &mut MemoryFile, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
@@ -125,6 +139,11 @@ impl Disk for MemoryDisk {
         let content = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         files.insert(to.into(), content);
         Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.step(format!("remove {name}"))?;
+        self.files.borrow_mut().remove(name).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn sync_directory(&mut self, name: &str) -> io::Result<()> {

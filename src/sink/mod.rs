@@ -10,13 +10,14 @@
 //! * bytes that are written again after a restart are written in place, never behind a truncation;
 //! * after one failed write or fsync nothing is acknowledged any more.
 
+mod begun_segment;
 mod compressed_segment;
-mod compression;
 mod direct;
 mod disk;
 mod error;
 mod flushed;
 mod history_file;
+mod listing;
 #[doc(hidden)]
 pub mod memory_disk;
 mod queue;
@@ -25,10 +26,10 @@ mod segment_writer;
 mod stamp;
 mod thread;
 
-pub use compression::Compression;
-pub use disk::{Disk, DiskEntry, OpenMode};
+pub use disk::{Disk, DiskEntry, DiskFile, OpenMode};
 pub use error::{Operation, SinkError};
 pub use flushed::FlushedLsn;
+pub use listing::SegmentFile;
 pub use queue::{Batch, SinkCommand, SinkLimits};
 pub use real_disk::RealDisk;
 pub use segment_writer::{Layout, RecordCheck, SegmentWriter};

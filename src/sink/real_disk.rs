@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::FileOwner;
 
 use super::direct::{DirectWriter, Pieces};
-use super::disk::{Disk, DiskEntry, OpenMode};
+use super::disk::{Disk, DiskFile, OpenMode};
 
 /// How many pieces one `pwritev` takes; the kernel's limit is 1024.
 const MAX_IO_SLICES: usize = 256;
@@ -71,6 +71,21 @@ impl RealDisk {
     }
 }
 
+impl DiskFile for File {
+    fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(len) => filled += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+}
+
 impl Disk for RealDisk {
     type File = File;
 
@@ -78,22 +93,25 @@ impl Disk for RealDisk {
         if name.is_empty() { self.directory.clone() } else { self.directory.join(name) }
     }
 
-    fn list(&mut self) -> io::Result<Vec<DiskEntry>> {
-        let mut entries = Vec::new();
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.directory)? {
             let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
-                // somebody moved a finished segment away while we were looking
+            // the kind comes with the name, on every file system that matters
+            let is_file = match entry.file_type() {
+                Ok(kind) => kind.is_file(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            if metadata.is_file() {
-                entries.push(DiskEntry { name, len: metadata.len() });
+            if is_file && let Ok(name) = entry.file_name().into_string() {
+                names.push(name);
             }
         }
-        Ok(entries)
+        Ok(names)
+    }
+
+    fn len_of(&mut self, name: &str) -> io::Result<u64> {
+        Ok(std::fs::symlink_metadata(self.path(name))?.len())
     }
 
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<File> {
@@ -114,19 +132,6 @@ impl Disk for RealDisk {
         file.set_len(len)
     }
 
-    fn read_at(&mut self, file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(len) => filled += len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
-    }
-
     fn write_at(&mut self, file: &mut File, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
         let mut pieces = Pieces::new(chunks);
         let end = offset + pieces.len();
@@ -144,6 +149,10 @@ impl Disk for RealDisk {
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path(name))
     }
 
     fn sync_directory(&mut self, name: &str) -> io::Result<()> {
@@ -198,7 +207,9 @@ mod tests {
         let mut buffer = vec![1; expected.len() + 10];
         let len = disk.read_at(&file, 0, &mut buffer).unwrap();
         assert_eq!(&buffer[..len], &expected);
-        assert_eq!(disk.list().unwrap(), [DiskEntry { name: "a".into(), len: len as u64 }]);
+        assert_eq!(disk.list().unwrap(), ["a"]);
+        assert_eq!(disk.len_of("a").unwrap(), len as u64);
+        assert_eq!(disk.len_of("b").unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(disk.open("b", OpenMode::Existing).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
@@ -238,6 +249,6 @@ mod tests {
         assert!(disk.lock("").unwrap().is_none());
         drop(held);
         assert!(disk.lock("").unwrap().is_some());
-        assert_eq!(disk.list().unwrap(), [], "a lock leaves nothing behind");
+        assert!(disk.list().unwrap().is_empty(), "a lock leaves nothing behind");
     }
 }

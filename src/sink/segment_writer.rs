@@ -23,11 +23,11 @@
 use bytes::Bytes;
 
 use super::compressed_segment::CompressedSegment;
-use super::compression::Compression;
-use super::disk::{Disk, DiskEntry, OpenMode};
+use super::disk::{Disk, DiskEntry, DiskFile, OpenMode};
 use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
 use super::stamp::ClusterStamp;
+use crate::compression::Compression;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalChecker, WalFileName, WalSegment, WalSegmentSize};
 
 /// What the files are called, and what lies beside them.
@@ -91,7 +91,7 @@ struct Position {
 }
 
 #[derive(Debug)]
-pub(super) struct OpenSegment<F> {
+pub(super) struct OpenSegment<F: DiskFile> {
     pub(super) segment: WalSegment,
     pub(super) file: F,
     pub(super) file_name: String,
@@ -100,7 +100,16 @@ pub(super) struct OpenSegment<F> {
     pub(super) dirty: bool,
     pub(super) state: SegmentState,
     /// For a segment that is stored compressed.
-    pub(super) compressed: Option<CompressedSegment>,
+    pub(super) compressed: Option<CompressedSegment<F>>,
+    /// Other beginnings of the same segment, which are of no use when it is complete.
+    pub(super) superseded: Vec<String>,
+}
+
+impl<F: DiskFile> OpenSegment<F> {
+    pub(super) fn new(segment: WalSegment, file: F, file_name: String, state: SegmentState) -> Self {
+        let (existing_len, dirty, compressed, superseded) = (0, false, None, Vec::new());
+        OpenSegment { segment, file, file_name, existing_len, dirty, state, compressed, superseded }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +139,7 @@ impl<D: Disk> SegmentWriter<D> {
             record_check: RecordCheck::Off,
             system_identifier: None,
             checker: None,
-            compression: Compression::None,
+            compression: Compression::NONE,
             _lock: None,
         };
         if layout.is_archive() {
@@ -161,17 +170,17 @@ impl<D: Disk> SegmentWriter<D> {
         self.layout
     }
 
-    /// Makes sure that the directory is this cluster's, and says what is in it.
+    /// Makes sure that the directory is this cluster's, and says what was in it, a stamp if it was this cluster's before.
     pub fn prepare(&mut self, stamp: ClusterStamp) -> Result<Vec<DiskEntry>, SinkError> {
         self.check_usable()?;
         self.finish_open_segment()?;
         self.position = None;
         self.system_identifier = Some(stamp.system_identifier);
+        let entries = self.list(stamp.segment_size)?;
         if self.layout.is_archive() {
             self.check_stamp(stamp)?;
         }
-        let result = self.disk.list();
-        result.map_err(|error| self.failed(Operation::List, "", error))
+        Ok(entries)
     }
 
     /// A stream of `timeline` begins at `start_lsn`, the start of a segment; what was open is made durable.
@@ -279,7 +288,9 @@ impl<D: Disk> SegmentWriter<D> {
                 self.mark_done(final_name)?;
             }
         }
-        self.flush()
+        let flushed = self.flush()?;
+        self.remove_superseded(&open.superseded)?;
+        Ok(flushed)
     }
 
     /// Makes durable what is open, and the names of all that is not.
@@ -321,6 +332,16 @@ impl<D: Disk> SegmentWriter<D> {
         let result = self.disk.open(&name, OpenMode::ExistingOrNew);
         result.map_err(|error| self.failed(Operation::Open, &name, error))?;
         self.sync_directory(ARCHIVE_STATUS)
+    }
+
+    pub(super) fn poison(&mut self) {
+        self.poisoned = true;
+    }
+
+    /// A checker of its own for a segment that is there, if WAL is checked at all.
+    pub(super) fn checker_for(&self, timeline: TimelineId, segment: WalSegment) -> Option<WalChecker> {
+        let system = self.system_identifier.filter(|_| self.record_check == RecordCheck::On)?;
+        Some(WalChecker::new(system, segment.size(), timeline, segment.start_lsn()))
     }
 
     fn check_records(&mut self, mut lsn: Lsn, chunks: &[Bytes]) -> Result<(), SinkError> {
@@ -366,38 +387,29 @@ impl<D: Disk> SegmentWriter<D> {
         if self.layout == Layout::PgWal {
             return self.open_unfinished(segment, final_name);
         }
-        if self.layout.is_archive()
-            && let Some(open) = self.open_compressed(segment, &final_name)?
-        {
+        if let Some(open) = self.open_finished_compressed(segment, &final_name)? {
             return Ok(open);
         }
-        match self.disk.open(&final_name, OpenMode::Existing) {
-            Ok(file) => {
+        match self.open_existing(&final_name)? {
+            Some(file) => {
                 let len = self.disk.len(&file);
                 let len = len.map_err(|error| self.failed(Operation::Stat, &final_name, error))?;
+                if len != segment_len && self.layout == Layout::PaddedArchive {
+                    // as the original: the whole segment replaces it in the end
+                    return self.open_unfinished(segment, final_name + PARTIAL_SUFFIX);
+                }
                 if len != segment_len {
                     let path = self.disk.path(&final_name);
                     return Err(SinkError::WrongLength { path, len, segment_len });
                 }
-                let state = SegmentState::Finished;
-                Ok(OpenSegment {
-                    segment,
-                    file,
-                    file_name: final_name,
-                    existing_len: len,
-                    dirty: false,
-                    state,
-                    compressed: None,
-                })
+                let open = OpenSegment::new(segment, file, final_name, SegmentState::Finished);
+                Ok(OpenSegment { existing_len: len, ..open })
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.open_unfinished(segment, final_name + PARTIAL_SUFFIX)
-            }
-            Err(error) => Err(self.failed(Operation::Open, &final_name, error)),
+            None => self.open_begun(timeline, segment, &final_name),
         }
     }
 
-    fn open_unfinished(
+    pub(super) fn open_unfinished(
         &mut self,
         segment: WalSegment,
         file_name: String,
@@ -416,20 +428,21 @@ impl<D: Disk> SegmentWriter<D> {
             result.map_err(|error| self.failed(Operation::SetLen, &file_name, error))?;
         }
         self.directory_dirty = true;
-        let state = SegmentState::Unfinished;
-        Ok(OpenSegment { segment, file, file_name, existing_len, dirty: false, state, compressed: None })
+        let open = OpenSegment::new(segment, file, file_name, SegmentState::Unfinished);
+        Ok(OpenSegment { existing_len, ..open })
     }
 
     /// Compares what the stream brings with what an earlier one left in the open segment.
     fn compare(&mut self, lsn: Lsn, chunks: &[Bytes]) -> Result<(), SinkError> {
-        let open = self.open.as_ref().expect("the caller opened the segment");
-        let state = open.state;
+        let open = self.open.as_mut().expect("the caller opened the segment");
+        // a plain file may have lost bytes to a crash; of a compressed one only what is certain is compared
+        let may_have_holes = open.state == SegmentState::Unfinished && open.compressed.is_none();
         let mut offset = lsn - open.segment.start_lsn();
         for chunk in chunks {
             let common = open.existing_len.saturating_sub(offset).min(chunk.len() as u64) as usize;
             self.comparison.resize(common, 0);
-            let read = match &open.compressed {
-                Some(compressed) => Ok(compressed.read_existing(offset, &mut self.comparison)),
+            let read = match &mut open.compressed {
+                Some(compressed) => compressed.read_existing(&mut self.comparison),
                 None => self.disk.read_at(&open.file, offset, &mut self.comparison),
             };
             let len = match read {
@@ -439,8 +452,7 @@ impl<D: Disk> SegmentWriter<D> {
                     return Err(self.failed(Operation::Read, &name, error));
                 }
             };
-            let differs =
-                |(new, old): (&u8, &u8)| new != old && (state == SegmentState::Finished || *old != 0);
+            let differs = |(new, old): (&u8, &u8)| new != old && !(may_have_holes && *old == 0);
             // whole slices first: nearly always they are equal, and this is a memcmp
             if chunk[..len] != self.comparison[..len]
                 && let Some(index) = chunk.iter().zip(&self.comparison[..len]).position(differs)

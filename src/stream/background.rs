@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
@@ -13,11 +14,14 @@ use super::driver::{Clock, Progress, Until};
 use super::error::ReceiveError;
 use super::observer::LogObserver;
 use super::receive::{ReceiveOutcome, open_sink};
+use super::refusal::Wanted;
+use super::resume::SlotHold;
 use super::session::{Session, StreamFrom, StreamOptions};
 use super::upstream::Connector;
 use crate::FileOwner;
+use crate::compression::Compression;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
-use crate::sink::{Compression, Layout, Operation, RealDisk, Sink, SinkError};
+use crate::sink::{Layout, Operation, RealDisk, Sink, SinkError};
 
 /// What to receive, and where to.
 #[derive(Debug, Clone)]
@@ -141,7 +145,7 @@ async fn receive<C: Connector>(
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
     let disk = RealDisk::new(&request.directory).with_file_mode(request.file_mode).with_owner(request.owner);
-    let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check, Compression::None)?;
+    let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check, Compression::NONE)?;
     let mut upstream = connector.connect().await?;
     let mut session = Session {
         options: &request.stream,
@@ -152,6 +156,7 @@ async fn receive<C: Connector>(
         clock: Clock::start(),
         system_identifier: Some(request.system_identifier),
         acknowledged_lsn: Lsn::INVALID,
+        streamed: Duration::ZERO,
         made_progress: false,
     };
     let server = session.identify(&mut upstream).await?;
@@ -162,6 +167,8 @@ async fn receive<C: Connector>(
         // nothing is acknowledged as durable: the directory goes away again when the backup fails, and a commit must
         // not have waited for WAL in it
         flush_floor: Lsn::MAX,
+        wanted: Wanted::Beginning,
+        slot: SlotHold::Unknown,
     };
     session.stream(&mut upstream, server.segment_size, from).await?;
     sink.settle().await?;
@@ -170,8 +177,6 @@ async fn receive<C: Connector>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::scripted::{SEGMENT_LEN, Script, Then, unchecked};
     use super::*;
     use crate::client::ClientError;

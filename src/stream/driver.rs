@@ -176,8 +176,9 @@ impl<K: Sink> Driver<'_, K> {
             }
         }
         self.publish(receiver);
-        if status_queued && let Some(Err(error)) = poll_once(stream.send()).await {
-            return Err(lost(error));
+        if status_queued {
+            // that it fails shows again in the next wait, behind what the server said before it was gone
+            let _ = poll_once(stream.send()).await;
         }
         Ok(Act::Wait)
     }

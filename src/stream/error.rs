@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use super::refusal::Refusal;
 use super::resume::ResumeError;
 use crate::ErrorClass;
 use crate::client::ClientError;
 use crate::pg::{Lsn, TimelineHistoryError, TimelineId};
 use crate::sink::SinkError;
-use crate::wire::server_error::SqlState;
 
 /// What the server must not do within a stream, or must do and did not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +91,14 @@ pub enum ReceiveError {
         timeline: TimelineId,
         /// Why it failed.
         source: ClientError,
+    },
+    /// The server does not stream, for a reason that is known.
+    #[error("{refusal}")]
+    Refused {
+        /// The reason.
+        refusal: Refusal,
+        /// What was being done, and the server's own words.
+        source: Box<ReceiveError>,
     },
     /// The stream is not to be trusted, or has gone silent.
     #[error("replication stream of timeline {timeline} was broken off")]
@@ -185,7 +193,8 @@ impl ReceiveError {
     pub fn class(&self) -> ErrorClass {
         match self {
             ReceiveError::Connect { class, .. } => *class,
-            ReceiveError::Client { source, .. } | ReceiveError::Start { source, .. } => client_class(source),
+            ReceiveError::Client { source, .. } | ReceiveError::Start { source, .. } => source.class(),
+            ReceiveError::Refused { refusal, .. } => refusal.class(),
             ReceiveError::Silent { .. } => ErrorClass::Transient,
             ReceiveError::Stream { source, .. } => match source {
                 ReceiverError::Timeout { .. } => ErrorClass::Transient,
@@ -202,13 +211,5 @@ impl ReceiveError {
             | ReceiveError::NoNextTimeline { .. }
             | ReceiveError::SystemChanged { .. } => ErrorClass::Integrity,
         }
-    }
-}
-
-fn client_class(error: &ClientError) -> ErrorClass {
-    match error {
-        // the server has not noticed yet that the connection before this one is gone
-        ClientError::Server(error) if error.sqlstate == SqlState::OBJECT_IN_USE => ErrorClass::Transient,
-        error => error.class(),
     }
 }

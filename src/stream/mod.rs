@@ -16,6 +16,7 @@ mod observer;
 mod positions;
 mod receive;
 mod receiver;
+mod refusal;
 pub mod resume;
 #[cfg(test)]
 mod scripted;
@@ -33,6 +34,7 @@ pub use receive::{
     ReceiveOptions, ReceiveOutcome, Reconnect, open_sink, receive, receive_into, receive_observed,
 };
 pub use receiver::{Action, FlushPolicy, Moment, Receiver, ReceiverConfig};
+pub use refusal::{Refusal, WalRemoved, Wanted};
 pub use resume::StartChoice;
 pub use session::StreamOptions;
 pub use upstream::{Connector, ReplicationStream, StreamStart, Upstream};

@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use super::error::ReceiveError;
+use super::resume::Stray;
 use crate::pg::{Lsn, TimelineId};
 
 /// Hears what an operator would put on a timeline, as it happens.
 pub trait Observer: Send {
+    /// A file in the directory is none that the stream can go on with; it stays as it is.
+    fn stray_found(&mut self, stray: &Stray);
+    /// The directory was received into before, has no WAL any more, and no slot says where that ended.
+    fn beginning_anew(&mut self, timeline: TimelineId, start_lsn: Lsn);
     /// The server is about to be asked for a timeline from `start_lsn` on.
     fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn);
     /// The segment that ends at `end_lsn` is complete and durable.
@@ -22,6 +27,16 @@ pub trait Observer: Send {
 pub struct LogObserver;
 
 impl Observer for LogObserver {
+    fn stray_found(&mut self, stray: &Stray) {
+        tracing::warn!(file = stray.name, reason = ?stray.reason, "file is not part of the server's history");
+    }
+
+    fn beginning_anew(&mut self, timeline: TimelineId, start_lsn: Lsn) {
+        let told =
+            "directory was received into before, but holds no WAL: what came until here may be nowhere";
+        tracing::warn!(%start_lsn, %timeline, "{told}");
+    }
+
     fn stream_starting(&mut self, timeline: TimelineId, start_lsn: Lsn) {
         tracing::info!(%start_lsn, %timeline, "streaming started");
     }

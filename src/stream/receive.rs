@@ -15,10 +15,9 @@ use super::resume::StartChoice;
 use super::session::{Session, StreamOptions, unless_stopped};
 use super::upstream::Connector;
 use crate::ErrorClass;
+use crate::compression::Compression;
 use crate::pg::Lsn;
-use crate::sink::{
-    Compression, Layout, RealDisk, RecordCheck, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread,
-};
+use crate::sink::{Layout, RealDisk, RecordCheck, SegmentWriter, Sink, SinkError, SinkLimits, SinkThread};
 
 /// What to do when a connection is lost, or cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,11 +59,14 @@ impl Default for ReceiveOptions {
             stop_lsn: None,
             reconnect: Reconnect::default(),
             first_wait: Duration::from_millis(200),
-            longest_wait: Duration::from_secs(30),
+            longest_wait: Duration::from_secs(10),
             seed: 0,
         }
     }
 }
+
+/// A stream that brings nothing counts as a success when it lasts longer than so many of the first waits.
+const STEADY_WAITS: u32 = 5;
 
 /// How far receiving got. It ended because that was wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,12 +120,13 @@ pub async fn receive_observed<C: Connector, K: Sink>(
 pub async fn receive_into<C: Connector>(
     options: &ReceiveOptions,
     directory: &Path,
+    compression: Compression,
     connector: &mut C,
     progress: &watch::Sender<Progress>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
     let disk = RealDisk::new(directory);
-    let mut sink = open_sink(disk, Layout::Archive, options.stream.record_check, Compression::None)?;
+    let mut sink = open_sink(disk, Layout::Archive, options.stream.record_check, compression)?;
     receive(options, connector, &mut sink, progress, shutdown).await
 }
 
@@ -158,9 +161,11 @@ async fn receive_until<C: Connector, K: Sink>(
         clock: Clock::start(),
         system_identifier: None,
         acknowledged_lsn: Lsn::INVALID,
+        streamed: Duration::ZERO,
         made_progress: false,
     };
     let mut connected_once = false;
+    let mut last_wait = Duration::ZERO;
     loop {
         let result = match unless_stopped(&mut stop, connector.connect()).await {
             None => Ok(()),
@@ -186,10 +191,14 @@ async fn receive_until<C: Connector, K: Sink>(
         if !again {
             return Err(error);
         }
-        if std::mem::take(&mut session.made_progress) {
+        // a server that has no WAL to send is of use too, if it stays for longer than we were to stay away
+        let steady = last_wait.max(STEADY_WAITS * options.first_wait);
+        let was_steady = std::mem::take(&mut session.streamed) > steady;
+        if std::mem::take(&mut session.made_progress) || was_steady {
             backoff.reset();
         }
         let wait = backoff.next_wait();
+        last_wait = wait;
         session.observer.disconnected(&error, wait);
         // a wish to stop is seen at the loop's beginning
         let _ = unless_stopped(&mut stop, tokio::time::sleep(wait)).await;
@@ -198,8 +207,10 @@ async fn receive_until<C: Connector, K: Sink>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::resume::Stray;
     use super::super::scripted::{SEGMENT_LEN, Script, Then, unchecked};
     use super::*;
+    use crate::pg::TimelineId;
 
     fn options(stop: u64) -> ReceiveOptions {
         ReceiveOptions {
@@ -218,7 +229,15 @@ mod tests {
         script: &Script,
     ) -> Result<ReceiveOutcome, ReceiveError> {
         let (progress, _) = watch::channel(Progress::default());
-        receive_into(&options, directory, &mut script.clone(), &progress, std::future::pending()).await
+        receive_into(
+            &options,
+            directory,
+            Compression::NONE,
+            &mut script.clone(),
+            &progress,
+            std::future::pending(),
+        )
+        .await
     }
 
     /// The original looks after its status only when the socket is quiet. This one never is.
@@ -266,11 +285,52 @@ mod tests {
         assert_eq!(file.len(), 3 * 8192);
     }
 
+    /// How long was waited before each further attempt.
+    struct Waits(watch::Sender<Vec<Duration>>);
+
+    impl Observer for Waits {
+        fn stray_found(&mut self, _: &Stray) {}
+        fn beginning_anew(&mut self, _: TimelineId, _: Lsn) {}
+        fn stream_starting(&mut self, _: TimelineId, _: Lsn) {}
+        fn segment_finished(&mut self, _: TimelineId, _: Lsn) {}
+        fn timeline_switched(&mut self, _: TimelineId, _: Lsn) {}
+        fn disconnected(&mut self, _: &ReceiveError, wait: Duration) {
+            self.0.send_modify(|waits| waits.push(wait));
+        }
+    }
+
+    /// The longest of some waits for a server that has nothing to send and then does this.
+    async fn longest_wait(first_wait: Duration, then: Then) -> Duration {
+        let directory = tempfile::tempdir().unwrap();
+        let mut script = Script::new(SEGMENT_LEN, 8192, then);
+        let options = ReceiveOptions { stop_lsn: None, first_wait, ..options(0) };
+        let options = ReceiveOptions { longest_wait: 32 * first_wait, ..options };
+        let disk = RealDisk::new(directory.path());
+        let mut sink = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::NONE).unwrap();
+        let (progress, _) = watch::channel(Progress::default());
+        let (sender, mut waits) = watch::channel(Vec::new());
+        let mut told = waits.clone();
+        let shutdown = async move { drop(told.wait_for(|waits| waits.len() >= 12).await) };
+        let mut observer = Waits(sender);
+        let ended = receive_observed(&options, &mut script, &mut sink, &progress, &mut observer, shutdown);
+        ended.await.unwrap();
+        waits.borrow_and_update().iter().max().copied().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stays_is_come_back_to_soon_even_if_it_had_nothing_to_send() {
+        let first_wait = Duration::from_millis(5);
+        let soon = longest_wait(first_wait, Then::CloseAfter(STEADY_WAITS * first_wait * 2)).await;
+        assert!(soon <= first_wait, "{soon:?}");
+        let late = longest_wait(first_wait, Then::Close).await;
+        assert!(late > 10 * first_wait, "{late:?}");
+    }
+
     #[tokio::test]
     async fn a_second_receiver_is_refused_before_it_connects() {
         let directory = tempfile::tempdir().unwrap();
         let disk = RealDisk::new(directory.path());
-        let _first = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::None).unwrap();
+        let _first = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::NONE).unwrap();
         let script = Script::new(2 * SEGMENT_LEN, 8192, Then::Close);
         let result = run(options(0), directory.path(), &script).await;
         assert!(matches!(result, Err(ReceiveError::Sink(SinkError::Locked { .. }))));
@@ -288,7 +348,9 @@ mod tests {
         };
         let mut options = options(0);
         options.stop_lsn = None;
-        let outcome = receive_into(&options, directory.path(), &mut script, &progress, shutdown).await;
+        let outcome =
+            receive_into(&options, directory.path(), Compression::NONE, &mut script, &progress, shutdown)
+                .await;
         assert_eq!(outcome.unwrap().progress.flush_lsn, Lsn::new(3 * SEGMENT_LEN));
     }
 }

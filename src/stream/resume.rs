@@ -15,9 +15,10 @@
 
 use std::collections::BTreeMap;
 
+use super::refusal::Wanted;
 use crate::ErrorClass;
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegment, WalSegmentSize};
-use crate::sink::{Compression, DiskEntry};
+use crate::sink::{DiskEntry, SegmentFile};
 
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +36,10 @@ pub struct ServerState<'a> {
 /// What is known of the slot that the stream uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotHold {
-    /// There is no slot, or it holds no WAL yet.
+    /// There is no slot.
     Nothing,
+    /// There is one that holds no WAL: it was never used, or it was invalidated. The server does not say which.
+    Empty,
     /// There is one, but this server cannot tell its position (before 15).
     Unknown,
     /// WAL from here on.
@@ -81,6 +84,8 @@ pub struct ResumePoint {
     pub flush_floor: Lsn,
     /// Files that are not on the server's history, and stay as they are.
     pub strays: Vec<Stray>,
+    /// Whether something is to be gone on with.
+    pub wanted: Wanted,
     /// The slot is further than what is on disk.
     pub slot_ahead: Option<SlotPosition>,
 }
@@ -162,9 +167,14 @@ pub enum ResumeError {
         /// The first one's length.
         len: u64,
     },
-    /// An empty directory, no slot that holds WAL, and no word where to begin.
+    /// An empty directory, no slot, and no word where to begin.
     #[error("directory holds no WAL, and no replication slot says where to start")]
     NoStart,
+    /// An empty directory, and a slot that holds nothing.
+    #[error(
+        "directory holds no WAL, and neither does the replication slot: it was never used, or was invalidated"
+    )]
+    SlotEmpty,
     /// An empty directory, and a slot that holds WAL from a position that this server (before 15) does not tell.
     #[error(
         "directory holds no WAL, and a server of this version does not say where its replication slot begins"
@@ -226,7 +236,8 @@ pub fn find_start(
     // below what was acknowledged. Reaching the second is certain, the first may have been lost in a fork.
     let acknowledged_lsn = slot.map_or(on_disk_lsn, |slot| slot.restart_lsn);
     let flush_floor = acknowledged_lsn.min(server.flush_lsn);
-    Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, slot_ahead })
+    let wanted = Wanted::Continuation;
+    Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, wanted, slot_ahead })
 }
 
 /// Files on the server's history by segment, of each segment the one on the latest timeline; and the others.
@@ -237,20 +248,22 @@ fn sort_out(
     let mut found = FoundFiles::new();
     let mut strays = Vec::new();
     for entry in entries {
-        let (stem, finished) =
-            entry.name.strip_suffix(".partial").map_or((&entry.name[..], true), |stem| (stem, false));
-        let (stem, compression) = Compression::split_name(stem);
-        let Ok(file) = WalFileName::parse(stem, server.segment_size) else { continue };
-        // how long a compressed one really is was made sure of before it got its final name
-        let compressed = compression != Compression::None;
+        let Some(SegmentFile { name: file, finished, compressed }) =
+            SegmentFile::parse(&entry.name, server.segment_size)
+        else {
+            continue;
+        };
         let segment_len = server.segment_size.as_u64();
         let mut stray = |reason, timeline| {
             strays.push((Stray { name: entry.name.clone(), reason }, timeline));
         };
         if !holds_history(server.history, file) {
             stray(StrayReason::AbandonedTimeline, Some(file.timeline));
-        } else if !compressed && ((finished && entry.len != segment_len) || entry.len > segment_len) {
-            stray(StrayReason::WrongLength(entry.len), None);
+        } else if let Some(len) = entry.len
+            && !compressed
+            && ((finished && len != segment_len) || len > segment_len)
+        {
+            stray(StrayReason::WrongLength(len), None);
         } else {
             let new = Found { timeline: file.timeline, finished };
             let old = found.entry(file.segment).or_insert(new);
@@ -311,11 +324,10 @@ fn follow(found: &FoundFiles, mut last: WalSegment, server: &ServerState<'_>) ->
 /// than its successor's, which was begun again at the segment's start.
 fn end_on_disk(entries: &[DiskEntry], server: &ServerState<'_>) -> Lsn {
     let end_of = |entry: &DiskEntry| {
-        let stem = entry.name.strip_suffix(".partial").unwrap_or(&entry.name);
-        let (stem, compression) = Compression::split_name(stem);
-        let file = WalFileName::parse(stem, server.segment_size).ok()?;
+        let SegmentFile { name: file, compressed, .. } =
+            SegmentFile::parse(&entry.name, server.segment_size)?;
         let segment_len = server.segment_size.as_u64();
-        let len = if compression == Compression::None { entry.len.min(segment_len) } else { segment_len };
+        let len = entry.len.filter(|_| !compressed).map_or(segment_len, |len| len.min(segment_len));
         holds_history(server.history, file).then(|| file.segment.start_lsn() + len)
     };
     entries.iter().filter_map(end_of).max().unwrap_or_default()
@@ -339,6 +351,7 @@ fn start_empty(
         (None, StartChoice::Refuse) if server.slot == SlotHold::Unknown => {
             return Err(ResumeError::SlotPositionUnknown);
         }
+        (None, StartChoice::Refuse) if server.slot == SlotHold::Empty => return Err(ResumeError::SlotEmpty),
         (None, StartChoice::Refuse) => return Err(ResumeError::NoStart),
         (None, StartChoice::Current) => (current, server.flush_lsn),
         (None, StartChoice::At(lsn)) => (server.history.timeline_at(lsn), lsn),
@@ -353,12 +366,13 @@ fn start_empty(
         });
     }
     let flush_floor = match server.slot {
-        SlotHold::Nothing => Lsn::INVALID,
+        SlotHold::Nothing | SlotHold::Empty => Lsn::INVALID,
         // wherever it is, it is not beyond this
         SlotHold::Unknown => server.flush_lsn,
         SlotHold::From(slot) => slot.restart_lsn,
     };
-    Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, slot_ahead: None })
+    let wanted = Wanted::Beginning;
+    Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, wanted, slot_ahead: None })
 }
 
 #[cfg(test)]

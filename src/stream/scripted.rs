@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -38,6 +39,7 @@ pub(super) fn unchecked() -> StreamOptions {
 pub(super) enum Then {
     Silence,
     Close,
+    CloseAfter(Duration),
 }
 
 impl Script {
@@ -107,6 +109,10 @@ impl ReplicationStream for ScriptedStream {
             match self.script.then {
                 Then::Silence => pending::<()>().await,
                 Then::Close => return Err(ClientError::Closed),
+                Then::CloseAfter(after) => {
+                    tokio::time::sleep(after).await;
+                    return Err(ClientError::Closed);
+                }
             }
         }
         self.sent_lsn = start_lsn + len;

@@ -15,11 +15,13 @@ use super::driver::{Clock, Driver, Progress, StreamOutcome, Until, changed};
 use super::error::ReceiveError;
 use super::observer::Observer;
 use super::receiver::{FlushPolicy, Receiver, ReceiverConfig};
+use super::refusal::{Refusal, WalRemoved, Wanted};
 use super::resume::{self, ServerState, SlotHold, SlotPosition, StartChoice};
 use super::upstream::{StreamStart, Upstream};
 use crate::client::{ClientError, NextTimeline, SystemIdentity};
 use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
 use crate::sink::{ClusterStamp, DiskEntry, RecordCheck, Sink};
+use crate::wire::server_error::SqlState;
 
 /// What is wanted of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +63,9 @@ pub(super) struct Session<'a, K> {
     pub(super) system_identifier: Option<SystemIdentifier>,
     /// The last flush position reported.
     pub(super) acknowledged_lsn: Lsn,
-    /// Whether WAL came since this was last cleared: the connection was of use.
+    /// How long the server streamed since this was last cleared, however little came.
+    pub(super) streamed: Duration,
+    /// Whether WAL came since this was last cleared.
     pub(super) made_progress: bool,
 }
 
@@ -71,6 +75,8 @@ pub(super) struct StreamFrom {
     pub(super) timeline: TimelineId,
     pub(super) start_lsn: Lsn,
     pub(super) flush_floor: Lsn,
+    pub(super) wanted: Wanted,
+    pub(super) slot: SlotHold,
 }
 
 /// What the server said of itself at the beginning of a connection.
@@ -128,17 +134,18 @@ impl<K: Sink> Session<'_, K> {
         };
         let point = resume::find_start(&server.entries, &state, choice)?;
         for stray in &point.strays {
-            tracing::warn!(file = stray.name, reason = ?stray.reason, "file is not part of the server's history");
+            self.observer.stray_found(stray);
         }
-        if let Some(slot) = point.slot_ahead {
-            tracing::warn!(
-                restart_lsn = %slot.restart_lsn, start_lsn = %point.start_lsn,
-                "slot has acknowledged WAL that is not in the directory; fetching it again"
-            );
+        tell_of_slot(&state, &point);
+        let used_before = server.entries.iter().any(|entry| entry.name == ClusterStamp::FILE_NAME);
+        let held = matches!(state.slot, SlotHold::From(_));
+        if used_before && !held && point.wanted == Wanted::Beginning {
+            self.observer.beginning_anew(point.timeline, point.start_lsn);
         }
         let acknowledged_lsn = self.acknowledged_lsn.min(server.identity.flush_lsn);
         let flush_floor = point.flush_floor.max(acknowledged_lsn);
-        Ok(StreamFrom { timeline: point.timeline, start_lsn: point.start_lsn, flush_floor })
+        let resume::ResumePoint { timeline, start_lsn, wanted, .. } = point;
+        Ok(StreamFrom { timeline, start_lsn, flush_floor, wanted, slot: state.slot })
     }
 
     async fn read_slot<U: Upstream>(&self, upstream: &mut U) -> Result<SlotHold, ReceiveError> {
@@ -146,10 +153,19 @@ impl<K: Sink> Session<'_, K> {
         if !upstream.can_read_slot() {
             return Ok(SlotHold::Unknown);
         }
-        let state = self.answer("read the replication slot", upstream.read_slot(slot)).await?;
+        let state = self.answer("read the replication slot", upstream.read_slot(slot)).await;
+        let state = state.map_err(|error| match &error {
+            // the server reads physical slots only
+            ReceiveError::Client { source, .. }
+                if source.sqlstate() == Some(SqlState::FEATURE_NOT_SUPPORTED) =>
+            {
+                ReceiveError::Refused { refusal: Refusal::SlotLogical(slot.clone()), source: Box::new(error) }
+            }
+            _ => error,
+        })?;
         let state = state.ok_or_else(|| ReceiveError::NoSlot(slot.clone()))?;
         let position = state.restart_lsn.zip(state.restart_timeline);
-        Ok(position.map_or(SlotHold::Nothing, |(restart_lsn, timeline)| {
+        Ok(position.map_or(SlotHold::Empty, |(restart_lsn, timeline)| {
             SlotHold::From(SlotPosition { restart_lsn, timeline })
         }))
     }
@@ -210,7 +226,7 @@ impl<K: Sink> Session<'_, K> {
                 })
             });
             let Some(started) = started.await else { return Ok(()) };
-            let (next, received_lsn) = match started? {
+            let (next, received_lsn) = match started.map_err(|error| self.explain(error, &from, start_lsn))? {
                 StreamStart::TimelineEnded(next) => (next, start_lsn),
                 StreamStart::Streaming(stream) => {
                     let config = ReceiverConfig {
@@ -232,11 +248,13 @@ impl<K: Sink> Session<'_, K> {
                         finished_lsn: start_lsn,
                         clock: self.clock,
                     };
+                    let began = self.clock.now().elapsed;
                     let outcome = driver.run(stream, &mut receiver).await;
+                    self.streamed += self.clock.now().elapsed.saturating_sub(began);
                     let received_lsn = receiver.positions().received_lsn();
                     self.made_progress |= received_lsn > start_lsn;
                     self.acknowledged_lsn = self.acknowledged_lsn.max(receiver.reported_flush_lsn());
-                    match outcome? {
+                    match outcome.map_err(|error| self.explain(error, &from, received_lsn))? {
                         StreamOutcome::Stopped => return Ok(()),
                         StreamOutcome::TimelineEnded(next) => (next, received_lsn),
                     }
@@ -252,10 +270,34 @@ impl<K: Sink> Session<'_, K> {
             }
             self.observer.timeline_switched(next_timeline, next_lsn);
             from.timeline = next_timeline;
+            from.wanted = Wanted::Continuation;
             from.start_lsn = segment_size.segment_at(next_lsn).start_lsn();
             // what was acknowledged beyond the switch point belongs to a timeline that was left
             from.flush_floor = from.flush_floor.max(self.acknowledged_lsn).min(next_lsn);
         }
+    }
+
+    /// What a refusal means, where that is known. `lsn` is how far the directory goes.
+    fn explain(&self, error: ReceiveError, from: &StreamFrom, lsn: Lsn) -> ReceiveError {
+        let source = match &error {
+            ReceiveError::Start { source, .. } | ReceiveError::Client { source, .. } => source,
+            _ => return error,
+        };
+        let slot = self.options.slot.clone();
+        if let (Some(SqlState::UNDEFINED_OBJECT), Some(slot)) = (source.sqlstate(), &slot) {
+            return ReceiveError::NoSlot(slot.clone());
+        }
+        let wanted = if lsn > from.start_lsn { Wanted::Continuation } else { from.wanted };
+        let slot = slot.map(|slot| (slot, from.slot));
+        let refusal = Refusal::of(source, WalRemoved { lsn, timeline: from.timeline, wanted, slot });
+        let Some(mut refusal) = refusal else { return error };
+        if let Refusal::WalRemoved(wal) = &mut refusal
+            && lsn > from.start_lsn
+        {
+            // what the slot held at the beginning says nothing of now
+            wal.slot = None;
+        }
+        ReceiveError::Refused { refusal, source: Box::new(error) }
     }
 
     /// The answer to a command, or what was being done when there was none.
@@ -295,6 +337,30 @@ impl<K: Sink> Session<'_, K> {
             return Err(ReceiveError::TimelineGap { timeline, received_lsn, next, next_lsn });
         }
         Ok(())
+    }
+}
+
+/// A slot and a directory that do not go together: it may be a mistake, or the trace of one.
+fn tell_of_slot(server: &ServerState<'_>, point: &resume::ResumePoint) {
+    let start_lsn = point.start_lsn;
+    if point.wanted == Wanted::Beginning {
+        return;
+    }
+    match (server.slot, point.slot_ahead) {
+        (_, Some(SlotPosition { restart_lsn, .. })) => {
+            let told = "slot has acknowledged WAL that is not in the directory; fetching it again";
+            tracing::warn!(%restart_lsn, %start_lsn, "{told}");
+        }
+        (SlotHold::From(SlotPosition { restart_lsn, .. }), None) if restart_lsn < start_lsn => {
+            let told = "slot is behind the directory; it moves on with the first WAL that is durable";
+            tracing::info!(%restart_lsn, %start_lsn, "{told}");
+        }
+        (SlotHold::Empty, None) => {
+            let told =
+                "slot holds no WAL: it was never used, or was invalidated; what comes next may be gone";
+            tracing::warn!(%start_lsn, "{told}");
+        }
+        _ => {}
     }
 }
 

@@ -34,6 +34,8 @@ impl SqlState {
     pub const UNDEFINED_OBJECT: SqlState = SqlState(*b"42704");
     /// 42501: the role may not do this.
     pub const INSUFFICIENT_PRIVILEGE: SqlState = SqlState(*b"42501");
+    /// 0A000: the command is not for this, such as `READ_REPLICATION_SLOT` for a logical slot.
+    pub const FEATURE_NOT_SUPPORTED: SqlState = SqlState(*b"0A000");
     /// 42601: the server does not understand the command.
     pub const SYNTAX_ERROR: SqlState = SqlState(*b"42601");
     /// 53300: no connection, or no walsender, is free.

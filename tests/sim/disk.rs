@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use pgwake::sink::{Disk, DiskEntry, OpenMode};
+use pgwake::sink::{Disk, DiskFile, OpenMode};
 
 use crate::log::Log;
 
@@ -28,6 +28,10 @@ pub enum Canary {
     AckAfterFailedFsync,
     SkipEqualWrites,
     HideJumps,
+    /// The compressor keeps the last bytes to itself when it is told to flush.
+    AckBeforeEncoderFlush,
+    /// What was written is not what was meant, and nobody looks before the file gets its final name.
+    RenameBeforeVerify,
 }
 
 pub const CANARIES: [Canary; 7] = [
@@ -38,6 +42,18 @@ pub const CANARIES: [Canary; 7] = [
     Canary::AckAfterFailedFsync,
     Canary::SkipEqualWrites,
     Canary::HideJumps,
+];
+
+/// For segments that are compressed. A file is never written over there, so nothing equal can be skipped.
+pub const COMPRESSED_CANARIES: [Canary; 8] = [
+    Canary::AckBeforeFsync,
+    Canary::NoDirectoryFsync,
+    Canary::RenameBeforeFsync,
+    Canary::TruncatingReopen,
+    Canary::AckAfterFailedFsync,
+    Canary::HideJumps,
+    Canary::RenameBeforeVerify,
+    Canary::AckBeforeEncoderFlush,
 ];
 
 /// What is to go wrong in this life, and when.
@@ -55,19 +71,27 @@ pub enum DiskFault {
 }
 
 type Inode = usize;
+type Ranges = Vec<(usize, usize)>;
 
 #[derive(Debug, Default, Clone)]
 struct Node {
     seen: Vec<u8>,
     durable: Vec<u8>,
     /// Ranges written since the last sync; a change of length is one too.
-    dirty: Vec<(usize, usize)>,
+    dirty: Ranges,
+    /// For canaries: what was durable, and what was not, before the last sync.
+    before_sync: Option<(Vec<u8>, Ranges)>,
+    /// For canaries: what a compressor keeps to itself.
+    kept: Option<(usize, Vec<u8>)>,
+    /// For canaries: a bit of this byte is wrong, and nobody sees it.
+    wrong: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
 enum NameChange {
     Create(String, Inode),
     Rename(String, String, Inode),
+    Remove(String),
 }
 
 #[derive(Debug)]
@@ -95,13 +119,14 @@ pub struct SimDisk(pub Rc<RefCell<DiskState>>);
 #[derive(Debug)]
 pub struct SimFile {
     inode: Inode,
-    locks: Option<SimDisk>,
+    disk: SimDisk,
+    locks: bool,
 }
 
 impl Drop for SimFile {
     fn drop(&mut self) {
-        if let Some(disk) = &self.locks {
-            disk.0.borrow_mut().locked = false;
+        if self.locks {
+            self.disk.0.borrow_mut().locked = false;
         }
     }
 }
@@ -153,6 +178,7 @@ impl SimDisk {
                     names.remove(&from);
                     names.insert(to, inode);
                 }
+                NameChange::Remove(name) => drop(names.remove(&name)),
             }
         }
         for node in &mut state.nodes {
@@ -168,6 +194,7 @@ impl SimDisk {
                 }
             }
             node.seen = node.durable.clone();
+            node.kept = None;
         }
         state.names = names.clone();
         state.durable_names = names;
@@ -179,13 +206,18 @@ impl SimDisk {
         state.names.iter().map(|(name, inode)| (name.clone(), state.nodes[*inode].seen.clone())).collect()
     }
 
-    /// Whether the durable content of one of `names` has `bytes` at `offset`: what would survive the worst crash.
-    pub fn has_durable(&self, names: &[String], offset: usize, bytes: &[u8]) -> bool {
+    /// What a name would have after the worst crash.
+    pub fn with_durable<T>(&self, name: &str, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let state = self.0.borrow();
-        names.iter().filter_map(|name| state.durable_names.get(name)).any(|inode| {
-            state.nodes[*inode].durable.get(offset..offset + bytes.len()).is_some_and(|found| found == bytes)
-        })
+        state.durable_names.get(name).map(|inode| look(&state.nodes[*inode].durable))
     }
+}
+
+/// Whether it is the name of a segment that is complete.
+pub fn is_final(name: &str) -> bool {
+    name.len() >= 24
+        && name.as_bytes()[..24].iter().all(u8::is_ascii_hexdigit)
+        && matches!(&name[24..], "" | ".gz" | ".lz4" | ".zst")
 }
 
 fn persist(node: &mut Node, start: usize, end: usize) {
@@ -197,6 +229,22 @@ fn persist(node: &mut Node, start: usize, end: usize) {
         node.durable.resize(end, 0);
     }
     node.durable[start..end].copy_from_slice(&node.seen[start..end]);
+}
+
+/// All but the last bytes; those come with the next ones.
+fn keep_some_back(node: &mut Node, offset: usize, bytes: &[u8]) -> io::Result<()> {
+    let (mut start, mut all) = node.kept.take().unwrap_or((offset, Vec::new()));
+    if start + all.len() != offset {
+        (start, all) = (offset, Vec::new());
+    }
+    all.extend_from_slice(bytes);
+    let kept = all.split_off(all.len().saturating_sub(3));
+    node.seen.truncate(start);
+    node.seen.resize(start, 0);
+    node.seen.extend_from_slice(&all);
+    node.dirty.push((start, start + all.len()));
+    node.kept = Some((start + all.len(), kept));
+    Ok(())
 }
 
 fn crash_error() -> io::Error {
@@ -244,6 +292,29 @@ impl DiskState {
     }
 }
 
+impl DiskFile for SimFile {
+    fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let state = self.disk.0.borrow();
+        let node = &state.nodes[self.inode];
+        let mut whole = Vec::new();
+        let seen = match &node.kept {
+            Some((at, kept)) => {
+                whole.extend_from_slice(&node.seen[..*at]);
+                whole.extend_from_slice(kept);
+                &whole
+            }
+            None => &node.seen,
+        };
+        let rest = seen.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        if let Some(at) = node.wrong.and_then(|at| at.checked_sub(offset as usize)).filter(|at| *at < len) {
+            buffer[at] ^= 1;
+        }
+        Ok(len)
+    }
+}
+
 impl Disk for SimDisk {
     type File = SimFile;
 
@@ -251,15 +322,17 @@ impl Disk for SimDisk {
         PathBuf::from("sim").join(name)
     }
 
-    fn list(&mut self) -> io::Result<Vec<DiskEntry>> {
+    fn list(&mut self) -> io::Result<Vec<String>> {
         let mut state = self.0.borrow_mut();
         state.step(|| "list".into())?;
-        let len = |inode: &Inode| state.nodes[*inode].seen.len() as u64;
-        Ok(state
-            .names
-            .iter()
-            .map(|(name, inode)| DiskEntry { name: name.clone(), len: len(inode) })
-            .collect())
+        Ok(state.names.keys().cloned().collect())
+    }
+
+    fn len_of(&mut self, name: &str) -> io::Result<u64> {
+        let mut state = self.0.borrow_mut();
+        state.step(|| format!("stat {name}"))?;
+        let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(state.nodes[inode].seen.len() as u64)
     }
 
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<SimFile> {
@@ -268,7 +341,7 @@ impl Disk for SimDisk {
             if state.canary == Some(Canary::TruncatingReopen) && name.ends_with(".partial") {
                 state.nodes[inode] = Node::default();
             }
-            return Ok(SimFile { inode, locks: None });
+            return Ok(SimFile { inode, disk: self.clone(), locks: false });
         }
         if mode == OpenMode::Existing {
             return Err(io::ErrorKind::NotFound.into());
@@ -278,7 +351,7 @@ impl Disk for SimDisk {
         let inode = state.nodes.len() - 1;
         state.names.insert(name.into(), inode);
         state.changes.push(NameChange::Create(name.into(), inode));
-        Ok(SimFile { inode, locks: None })
+        Ok(SimFile { inode, disk: self.clone(), locks: false })
     }
 
     fn len(&mut self, file: &SimFile) -> io::Result<u64> {
@@ -289,17 +362,10 @@ impl Disk for SimDisk {
         let mut state = self.0.borrow_mut();
         let node = &mut state.nodes[file.inode];
         let old = node.seen.len();
+        node.kept = None;
         node.seen.resize(len as usize, 0);
         node.dirty.push((old, len as usize));
         Ok(())
-    }
-
-    fn read_at(&mut self, file: &SimFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let state = self.0.borrow();
-        let rest = state.nodes[file.inode].seen.get(offset as usize..).unwrap_or_default();
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
     }
 
     fn write_at(&mut self, file: &mut SimFile, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
@@ -307,14 +373,22 @@ impl Disk for SimDisk {
         let offset = offset as usize;
         let len: usize = chunks.iter().map(Bytes::len).sum();
         let name = state.name_of(file.inode).to_owned();
-        if name.len() == 24 {
+        if is_final(&name) {
             state.violation = Some(format!("P3: {name} was written under its final name"));
         }
         let result = state.step(|| format!("write {name} {offset}+{len}"));
         // a write that fails, or dies, leaves its first half
         let written = if result.is_ok() { len } else { len / 2 };
-        let skip_equal = state.canary == Some(Canary::SkipEqualWrites);
+        let canary = state.canary;
+        let skip_equal = canary == Some(Canary::SkipEqualWrites);
         let node = &mut state.nodes[file.inode];
+        if canary == Some(Canary::AckBeforeEncoderFlush) && written == len && name.ends_with(".partial") {
+            return keep_some_back(node, offset, &chunks.concat());
+        }
+        if canary == Some(Canary::RenameBeforeVerify) && name.contains(".partial") && offset > 0 {
+            node.wrong.get_or_insert(offset + written / 2);
+        }
+        node.before_sync = None;
         let skip_equal = skip_equal && offset + written <= node.seen.len();
         if node.seen.len() < offset + written {
             node.seen.resize(offset + written, 0);
@@ -328,6 +402,9 @@ impl Disk for SimDisk {
                 node.dirty.push((at, at + part.len()));
             }
             (at, left) = (at + part.len(), left - part.len());
+        }
+        if let Some(at) = node.wrong.filter(|at| (offset..offset + written).contains(at)) {
+            node.seen[at] ^= 1;
         }
         result
     }
@@ -346,8 +423,11 @@ impl Disk for SimDisk {
         }
         match (result, state.canary) {
             (Ok(()), Some(Canary::AckBeforeFsync)) => Ok(()),
-            (Ok(()), Some(Canary::RenameBeforeFsync)) if state.nodes[file.inode].seen.len() == 1 << 20 => {
-                state.unsynced_seal = Some(file.inode);
+            (Ok(()), Some(Canary::RenameBeforeFsync)) => {
+                let node = &mut state.nodes[file.inode];
+                let before = (node.durable.clone(), node.dirty.clone());
+                node.before_sync.get_or_insert(before);
+                state.sync(file.inode);
                 Ok(())
             }
             (Ok(()), _) => {
@@ -372,10 +452,35 @@ impl Disk for SimDisk {
         state.step(|| format!("rename {from} {to}"))?;
         state.renames += 1;
         let inode = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        if state.names.insert(to.into(), inode).is_some() {
+        let replaced = state.names.insert(to.into(), inode).is_some();
+        if replaced && !to.ends_with(".partial") {
             state.violation = Some(format!("P3: {to} was replaced"));
         }
         state.changes.push(NameChange::Rename(from.into(), to.into(), inode));
+        if state.canary == Some(Canary::RenameBeforeFsync) && is_final(to) {
+            let node = &mut state.nodes[inode];
+            if let Some((durable, dirty)) = node.before_sync.take() {
+                (node.durable, node.dirty) = (durable, dirty);
+                state.unsynced_seal = Some(inode);
+            }
+        }
+        if state.canary == Some(Canary::AckBeforeEncoderFlush) && is_final(to) {
+            let node = &mut state.nodes[inode];
+            let (seen, kept) = (node.seen.len(), node.kept.take());
+            if let Some((offset, bytes)) = kept {
+                node.seen.truncate(seen.min(offset));
+                node.seen.extend_from_slice(&bytes);
+                node.durable = node.seen.clone();
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        let mut state = self.0.borrow_mut();
+        state.step(|| format!("remove {name}"))?;
+        state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        state.changes.push(NameChange::Remove(name.into()));
         Ok(())
     }
 
@@ -399,6 +504,6 @@ impl Disk for SimDisk {
         if std::mem::replace(&mut state.locked, true) {
             return Ok(None);
         }
-        Ok(Some(SimFile { inode: file.inode, locks: Some(self.clone()) }))
+        Ok(Some(SimFile { inode: file.inode, disk: self.clone(), locks: true }))
     }
 }

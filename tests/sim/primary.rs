@@ -67,48 +67,65 @@ pub struct State {
     pub limit_lsn: Lsn,
     pub base_lsn: Lsn,
     pub can_read_slot: bool,
-    pub checker: Checker,
-    pub disk: SimDisk,
+    pub sides: Vec<Side>,
     pub random: fastrand::Rng,
     pub log: Log,
     /// The last life: nothing goes wrong any more.
     pub honest: bool,
-    pub lie: Option<Lie>,
-    pub lied: bool,
     pub counts: Counts,
     shutting_down: bool,
     /// Connections of an earlier generation are broken.
     generation: u64,
 }
 
+/// What concerns one receiver: its slot is in its checker.
+pub struct Side {
+    pub checker: Checker,
+    pub disk: SimDisk,
+    pub lie: Option<Lie>,
+    pub lied: bool,
+    /// How far it was ever sent WAL that is still on the history.
+    sent_lsn: Lsn,
+}
+
+/// The primary, as one receiver sees it.
 #[derive(Clone)]
-pub struct Primary(pub Rc<RefCell<State>>);
+pub struct Primary {
+    pub state: Rc<RefCell<State>>,
+    pub side: usize,
+}
 
 impl Primary {
-    pub fn new(log: Log, disk: SimDisk, mut random: fastrand::Rng) -> Self {
+    /// For as many receivers as there are disks.
+    pub fn new(log: Log, disks: &[SimDisk], mut random: fastrand::Rng) -> Vec<Self> {
         let base_lsn = Lsn::new(random.u64(1..5) * SEGMENT_LEN);
         let can_read_slot = random.bool();
         // where a slot's position cannot be read, nobody but this receiver may have moved it
         let ahead = if can_read_slot { [0, 40, random.u64(0..SEGMENT_LEN)][random.usize(..3)] } else { 0 };
         let slot_lsn = base_lsn + ahead;
         let flush_lsn = slot_lsn + [0, random.u64(0..300_000)][random.usize(..2)];
-        Primary(Rc::new(RefCell::new(State {
+        let side = |disk: &SimDisk| Side {
+            checker: Checker::new(base_lsn, slot_lsn),
+            disk: disk.clone(),
+            lie: None,
+            lied: false,
+            sent_lsn: Lsn::INVALID,
+        };
+        let state = Rc::new(RefCell::new(State {
             wal: Wal::new(),
             flush_lsn,
             limit_lsn: flush_lsn + random.u64(1..5 * SEGMENT_LEN / 2),
             base_lsn,
             can_read_slot,
-            checker: Checker::new(base_lsn, slot_lsn),
-            disk,
+            sides: disks.iter().map(side).collect(),
             random,
             log,
             honest: false,
-            lie: None,
-            lied: false,
             counts: Counts::default(),
             shutting_down: false,
             generation: 0,
-        })))
+        }));
+        (0..disks.len()).map(|side| Primary { state: Rc::clone(&state), side }).collect()
     }
 }
 
@@ -119,10 +136,10 @@ impl State {
     }
 
     /// The lie that is planned, if `wanted` is it; from now on it is told.
-    fn tell(&mut self, wanted: Lie) -> bool {
-        let tells = self.lie.take_if(|lie| *lie == wanted).is_some();
+    fn tell(&mut self, side: usize, wanted: Lie) -> bool {
+        let tells = self.sides[side].lie.take_if(|lie| *lie == wanted).is_some();
         if tells {
-            self.lied = true;
+            self.sides[side].lied = true;
             self.counts.lies += 1;
             self.log.add(|| format!("primary lies: {wanted:?}"));
         }
@@ -162,10 +179,13 @@ impl State {
         self.flush_lsn = Lsn::new(switch);
         self.limit_lsn = self.limit_lsn.max(self.flush_lsn);
         let left_lsn = self.wal.begin_lsn(self.wal.current() + 1 - times);
-        if self.checker.slot_lsn > left_lsn {
-            self.counts.forks_behind += 1;
-            // a slot of the new primary's own, which nobody has moved yet
-            self.checker.slot_lsn = if self.can_read_slot { left_lsn } else { self.base_lsn };
+        for side in &mut self.sides {
+            side.sent_lsn = side.sent_lsn.min(left_lsn);
+            if side.checker.slot_lsn > left_lsn {
+                self.counts.forks_behind += 1;
+                // a slot of the new primary's own, which nobody has moved yet
+                side.checker.slot_lsn = if self.can_read_slot { left_lsn } else { self.base_lsn };
+            }
         }
     }
 }
@@ -174,21 +194,22 @@ impl Connector for Primary {
     type Upstream = SimUpstream;
 
     async fn connect(&mut self) -> Result<SimUpstream, ConnectFailure> {
-        let wait = Duration::from_micros(self.0.borrow_mut().random.u64(..5_000));
+        let wait = Duration::from_micros(self.state.borrow_mut().random.u64(..5_000));
         tokio::time::sleep(wait).await;
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         state.counts.connections += 1;
         if state.mishap(10) {
             let source = std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into();
             return Err(ConnectFailure { class: ErrorClass::Transient, source });
         }
         state.log.add(|| "connected".into());
-        Ok(SimUpstream { state: Rc::clone(&self.0), generation: state.generation })
+        Ok(SimUpstream { state: Rc::clone(&self.state), side: self.side, generation: state.generation })
     }
 }
 
 pub struct SimUpstream {
     state: Rc<RefCell<State>>,
+    side: usize,
     generation: u64,
 }
 
@@ -214,7 +235,8 @@ impl Upstream for SimUpstream {
     async fn identify_system(&mut self) -> Result<SystemIdentity, ClientError> {
         self.check_connection()?;
         let mut state = self.state.borrow_mut();
-        let other = state.checker.has_acknowledgements() && state.tell(Lie::OtherSystem);
+        let other =
+            state.sides[self.side].checker.has_acknowledgements() && state.tell(self.side, Lie::OtherSystem);
         Ok(SystemIdentity {
             system_identifier: SystemIdentifier::new(if other { 666 } else { 42 }),
             timeline: state.wal.id(state.wal.current()),
@@ -243,7 +265,7 @@ impl Upstream for SimUpstream {
     async fn read_slot(&mut self, _: &SlotName) -> Result<Option<SlotState>, ClientError> {
         self.check_connection()?;
         let state = self.state.borrow();
-        let restart_lsn = state.checker.slot_lsn;
+        let restart_lsn = state.sides[self.side].checker.slot_lsn;
         let timeline = state.wal.history(state.wal.current()).timeline_at(restart_lsn);
         Ok(Some(SlotState { restart_lsn: Some(restart_lsn), restart_timeline: Some(timeline) }))
     }
@@ -277,6 +299,7 @@ impl Upstream for SimUpstream {
         }
         Ok(StreamStart::Streaming(SimStream {
             state: Rc::clone(&self.state),
+            side: self.side,
             generation: self.generation,
             index,
             sent_lsn: start_lsn,
@@ -294,6 +317,7 @@ impl Upstream for SimUpstream {
 
 pub struct SimStream {
     state: Rc<RefCell<State>>,
+    side: usize,
     generation: u64,
     index: usize,
     start_lsn: Lsn,
@@ -358,7 +382,8 @@ impl SimStream {
         if !state.shutting_down && self.index == state.wal.current() && state.mishap(80) {
             if state.random.bool() {
                 // the server we are connected to is the standby that takes over: it has what it sent
-                state.promote(self.sent_lsn);
+                let sent_lsn = state.sides.iter().map(|side| side.sent_lsn).fold(self.sent_lsn, Lsn::max);
+                state.promote(sent_lsn);
             } else {
                 let lowest = state.base_lsn.max(Lsn::new(state.flush_lsn.as_u64().saturating_sub(700_000)));
                 state.promote(lowest);
@@ -390,7 +415,7 @@ impl SimStream {
             if !std::mem::replace(&mut self.ping_open, true) {
                 self.pings += 1;
                 if self.pings > MOST_PINGS {
-                    state.checker.violate("P7: the server cannot shut down".into());
+                    state.sides[self.side].checker.violate("P7: the server cannot shut down".into());
                 }
                 return (Duration::from_micros(200), Step::Keepalive { reply_requested: true });
             }
@@ -416,7 +441,7 @@ impl SimStream {
             }
             Step::Keepalive { reply_requested } => {
                 let mut wal_end_lsn = self.sent_lsn;
-                if state.tell(Lie::KeepaliveAhead) {
+                if state.tell(self.side, Lie::KeepaliveAhead) {
                     wal_end_lsn = wal_end_lsn + state.random.u64(1..100_000);
                 }
                 state.log.add(|| format!("keepalive {wal_end_lsn} reply {reply_requested}"));
@@ -448,26 +473,28 @@ impl SimStream {
         let mut start_lsn = at;
         // a lie needs a place to point at, and not at the very beginning, where it would be no lie
         if at > self.start_lsn {
-            if state.tell(Lie::JumpAhead) {
+            if state.tell(self.side, Lie::JumpAhead) {
                 start_lsn = at + state.random.u64(1..5_000);
-            } else if state.tell(Lie::JumpSegment) {
+            } else if state.tell(self.side, Lie::JumpSegment) {
                 start_lsn = segment_size().segment_at(at).end_lsn();
-            } else if state.tell(Lie::JumpBack) {
+            } else if state.tell(self.side, Lie::JumpBack) {
                 start_lsn = Lsn::new(at.as_u64() - state.random.u64(1..=at - self.start_lsn));
             }
         }
         let jumped = start_lsn != at;
         let data = Bytes::from(state.wal.bytes(self.index, start_lsn, len));
         let mut wal_end_lsn = state.flush_lsn.max(start_lsn + len);
-        if !jumped && state.tell(Lie::WalEndTooSmall) {
+        if !jumped && state.tell(self.side, Lie::WalEndTooSmall) {
             wal_end_lsn = Lsn::new((at + len).as_u64() - state.random.u64(1..=len));
         }
-        if jumped && state.disk.0.borrow().canary == Some(Canary::HideJumps) {
+        if jumped && state.sides[self.side].disk.0.borrow().canary == Some(Canary::HideJumps) {
             start_lsn = at;
             wal_end_lsn = wal_end_lsn.max(at + len);
         }
         state.log.add(|| format!("WAL {start_lsn}+{len} of {wal_end_lsn}"));
         self.sent_lsn = at + len;
+        let side = &mut state.sides[self.side];
+        side.sent_lsn = side.sent_lsn.max(self.sent_lsn);
         ReplicationMessage::WalData(WalData { start_lsn, wal_end_lsn, sent_at: PgTimestamp(0), data })
     }
 }
@@ -505,7 +532,7 @@ impl ReplicationStream for SimStream {
     fn queue_status_update(&mut self, update: &StandbyStatusUpdate) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        if state.disk.0.borrow().crashed || state.generation != self.generation {
+        if state.sides[self.side].disk.0.borrow().crashed || state.generation != self.generation {
             return;
         }
         state.log.add(|| {
@@ -513,7 +540,8 @@ impl ReplicationStream for SimStream {
             format!("status write {write_lsn} flush {flush_lsn} reply {reply_requested}")
         });
         state.counts.acknowledgements += u64::from(update.flush_lsn.is_valid());
-        state.checker.check_status(update, self.index, self.sent_lsn, &state.wal, &state.disk);
+        let side = &mut state.sides[self.side];
+        side.checker.check_status(update, self.index, self.sent_lsn, &state.wal, &side.disk);
         self.acknowledged_lsn = if update.flush_lsn.is_valid() { update.flush_lsn } else { update.write_lsn };
         self.pong_due |= update.reply_requested;
         self.ping_open = false;
@@ -533,11 +561,11 @@ impl ReplicationStream for SimStream {
         }
         let (next, mut start_lsn) = state.wal.successor(self.index).expect("a timeline ended");
         let mut timeline = state.wal.id(next);
-        if state.tell(Lie::NextTimelineNotLater) {
+        if state.tell(self.side, Lie::NextTimelineNotLater) {
             timeline = state.wal.id(self.index);
-        } else if state.tell(Lie::NextTimelineAhead) {
+        } else if state.tell(self.side, Lie::NextTimelineAhead) {
             start_lsn = self.sent_lsn + state.random.u64(1..2 * SEGMENT_LEN);
-        } else if start_lsn > self.start_lsn && state.tell(Lie::HistoryMismatch) {
+        } else if start_lsn > self.start_lsn && state.tell(self.side, Lie::HistoryMismatch) {
             start_lsn = Lsn::new(start_lsn.as_u64() - 1);
         }
         Ok(StreamEnd { next_timeline: Some(NextTimeline { timeline, start_lsn }) })

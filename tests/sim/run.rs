@@ -1,9 +1,12 @@
 //! One run: several lives of a receiver, each with its own fate, and a last one in which all must come right.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use pgwake::ErrorClass;
+use pgwake::compression::{Compression, CompressionMethod};
 use pgwake::pg::SlotName;
 use pgwake::sink::{Layout, SegmentWriter};
 use pgwake::stream::{
@@ -11,8 +14,9 @@ use pgwake::stream::{
 };
 use tokio::sync::watch;
 
-use crate::disk::{Canary, DiskFault, SimDisk};
+use crate::disk::{Canary, DiskFault, SimDisk, is_final};
 use crate::log::{Kept, Log};
+use crate::plain::Plain;
 use crate::primary::{Counts, LIES, Primary};
 use crate::sink::SimSink;
 use crate::wal::SEGMENT_LEN;
@@ -26,16 +30,28 @@ pub struct Coverage {
     pub power_losses: u64,
     pub disk_failures: u64,
     pub lies_detected: u64,
+    /// Lives in which new segments are compressed.
+    pub compressed: u64,
     pub primary: Counts,
     pub log: String,
 }
 
 impl std::fmt::Display for Coverage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Coverage { runs, lives, crashes, power_losses, disk_failures, lies_detected, primary, .. } = self;
+        let Coverage {
+            runs,
+            lives,
+            crashes,
+            power_losses,
+            disk_failures,
+            lies_detected,
+            compressed,
+            primary,
+            ..
+        } = self;
         write!(
             f,
-            "{runs} runs, {lives} lives, {crashes} crashes, {power_losses} power losses, {disk_failures} disk \
+            "{runs} runs, {lives} lives, {compressed} of them compressing, {crashes} crashes, {power_losses} power losses, {disk_failures} disk \
              failures, {lies_detected} lies detected, {primary:?}"
         )
     }
@@ -49,6 +65,7 @@ impl Coverage {
         self.power_losses += other.power_losses;
         self.disk_failures += other.disk_failures;
         self.lies_detected += other.lies_detected;
+        self.compressed += other.compressed;
         self.primary.connections += other.primary.connections;
         self.primary.disconnects += other.primary.disconnects;
         self.primary.silences += other.primary.silences;
@@ -87,23 +104,69 @@ pub struct Failure {
 /// The last life must have caught up within this time.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
-pub fn run_seed(seed: u64, kept: Kept, canary: Option<Canary>) -> Result<Coverage, Failure> {
+/// A run with one receiver.
+pub fn run_seed(seed: u64, kept: Kept, setup: Setup) -> Result<Coverage, Failure> {
+    simulate(seed, kept, &[setup])
+}
+
+/// A run with as many receivers as there are setups, each with a disk of its own, on one primary.
+pub fn simulate(seed: u64, kept: Kept, setups: &[Setup]) -> Result<Coverage, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime without I/O can be built").block_on(async {
         let log = Log::new(kept);
-        let mut run = Run::new(seed, log.clone(), canary);
-        match run.run().await {
+        let mut runs = Run::all(seed, &log, setups);
+        let result = match &mut runs[..] {
+            [one] => one.run().await,
+            [one, other] => run_both(one, other).await,
+            _ => Err("one receiver or two".into()),
+        };
+        match result {
             Ok(()) => {
-                run.coverage.primary = run.primary.0.borrow().counts;
-                run.coverage.log = log.text();
-                Ok(run.coverage)
+                let mut coverage =
+                    Coverage { primary: runs[0].primary.state.borrow().counts, ..Coverage::default() };
+                for run in &runs {
+                    coverage.add(&run.coverage);
+                }
+                coverage.log = log.text();
+                Ok(coverage)
             }
             Err(message) => Err(Failure { message, log: log.text() }),
         }
     })
 }
 
+/// Two receivers at once: when nothing goes wrong any more, both have the same.
+async fn run_both(one: &mut Run, other: &mut Run) -> Result<(), String> {
+    let (first, second) = tokio::join!(one.live_a_while(), other.live_a_while());
+    first.and(second)?;
+    let (first, second) = tokio::join!(one.live_to_the_end(), other.live_to_the_end());
+    first.and(second)?;
+    let (first, second) = (one.finished_segments(), other.finished_segments());
+    let common = first.iter().filter(|(name, _)| second.contains_key(*name));
+    let different: Vec<&String> =
+        common.filter(|(name, content)| second[*name] != **content).map(|(name, _)| name).collect();
+    if different.is_empty() { Ok(()) } else { Err(format!("{different:?} are not the same in both")) }
+}
+
+/// How one receiver stores segments, and what mistake is built into its disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Setup {
+    pub canary: Option<Canary>,
+    pub storage: Storage,
+}
+
+/// What of the formats is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Storage {
+    #[default]
+    Plain,
+    Always(CompressionMethod),
+    /// Another one in each life.
+    Changing,
+}
+
 struct Run {
+    storage: Storage,
     random: fastrand::Rng,
     disk: SimDisk,
     primary: Primary,
@@ -112,18 +175,51 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64, log: Log, canary: Option<Canary>) -> Self {
+    fn all(seed: u64, log: &Log, setups: &[Setup]) -> Vec<Self> {
         let mut random = fastrand::Rng::with_seed(seed);
-        let disk = SimDisk::new(log.clone(), canary);
-        let primary = Primary::new(log.clone(), disk.clone(), random.fork());
-        Run { random, disk, primary, coverage: Coverage { runs: 1, ..Coverage::default() }, log }
+        let disks: Vec<SimDisk> =
+            setups.iter().map(|setup| SimDisk::new(log.clone(), setup.canary)).collect();
+        let primaries = Primary::new(log.clone(), &disks, random.fork());
+        let others: Vec<fastrand::Rng> = setups[1..].iter().map(|_| random.fork()).collect();
+        let randoms = std::iter::once(random).chain(others);
+        let parts = setups.iter().zip(disks).zip(primaries).zip(randoms);
+        parts
+            .map(|(((setup, disk), primary), random)| Run {
+                storage: setup.storage,
+                random,
+                disk,
+                primary,
+                coverage: Coverage { runs: 1, ..Coverage::default() },
+                log: log.clone(),
+            })
+            .collect()
     }
 
     async fn run(&mut self) -> Result<(), String> {
+        self.live_a_while().await?;
+        self.live_to_the_end().await
+    }
+
+    async fn live_a_while(&mut self) -> Result<(), String> {
         for _ in 0..self.random.u32(1..6) {
             self.live().await?;
         }
-        self.live_to_the_end().await
+        Ok(())
+    }
+
+    fn finished_segments(&self) -> BTreeMap<String, Rc<Vec<u8>>> {
+        let plain = Plain::default();
+        let segments = self.disk.seen().into_iter().filter(|(name, _)| is_final(name));
+        segments.map(|(name, content)| (name[..24].to_owned(), plain.of(&name, &content))).collect()
+    }
+
+    fn compression(&mut self) -> Compression {
+        let method = match self.storage {
+            Storage::Plain => CompressionMethod::None,
+            Storage::Always(method) => method,
+            Storage::Changing => CompressionMethod::ALL[self.random.usize(..4)],
+        };
+        Compression { method, level: Some(1) }
     }
 
     /// One process, from its start to whatever ends it.
@@ -141,9 +237,9 @@ impl Run {
         let lifetime = Duration::from_millis(self.random.u64(..ms));
         let killed_after = (self.random.u8(..5) == 0).then(|| Duration::from_millis(self.random.u64(..ms)));
         {
-            let mut primary = self.primary.0.borrow_mut();
-            primary.lie = (self.random.u8(..4) == 0).then(|| LIES[self.random.usize(..LIES.len())]);
-            primary.lied = false;
+            let side = &mut self.primary.state.borrow_mut().sides[self.primary.side];
+            side.lie = (self.random.u8(..4) == 0).then(|| LIES[self.random.usize(..LIES.len())]);
+            side.lied = false;
         }
         self.log.add(|| format!("life begins: {fault:?}, lifetime {lifetime:?}, killed {killed_after:?}"));
         let result = self.process(fault, tokio::time::sleep(lifetime), killed_after).await;
@@ -162,16 +258,19 @@ impl Run {
     /// Nothing goes wrong any more: all that the primary has must be acknowledged, and survive.
     async fn live_to_the_end(&mut self) -> Result<(), String> {
         {
-            let mut primary = self.primary.0.borrow_mut();
-            (primary.honest, primary.lie, primary.lied) = (true, None, false);
+            let mut state = self.primary.state.borrow_mut();
+            state.honest = true;
+            let side = &mut state.sides[self.primary.side];
+            (side.lie, side.lied) = (None, false);
         }
         self.log.add(|| "last life begins".into());
         let primary = self.primary.clone();
         let caught_up = async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                let state = primary.0.borrow();
-                if state.checker.slot_lsn == state.limit_lsn && state.flush_lsn == state.limit_lsn {
+                let state = primary.state.borrow();
+                let slot_lsn = state.sides[primary.side].checker.slot_lsn;
+                if slot_lsn == state.limit_lsn && state.flush_lsn == state.limit_lsn {
                     return;
                 }
             }
@@ -193,15 +292,17 @@ impl Run {
     ) -> Option<Result<ReceiveOutcome, ReceiveError>> {
         self.coverage.lives += 1;
         self.disk.begin_life(fault);
-        self.primary.0.borrow_mut().checker.begin_life();
+        self.primary.state.borrow_mut().sides[self.primary.side].checker.begin_life();
+        let compression = self.compression();
+        self.coverage.compressed += u64::from(compression.method != CompressionMethod::None);
         let writer = match SegmentWriter::open(self.disk.clone(), Layout::Archive) {
-            Ok(writer) => writer,
+            Ok(writer) => writer.with_compression(compression),
             Err(error) => return Some(Err(error.into())),
         };
         let mut sink = SimSink::new(writer, self.random.fork());
-        let base_lsn = self.primary.0.borrow().base_lsn;
+        let base_lsn = self.primary.state.borrow().base_lsn;
         // in its last life it is to go on for ever
-        let stops = !self.primary.0.borrow().honest && self.random.u8(..6) == 0;
+        let stops = !self.primary.state.borrow().honest && self.random.u8(..6) == 0;
         let options = ReceiveOptions {
             stop_lsn: stops.then(|| base_lsn + self.random.u64(..3 * SEGMENT_LEN)),
             stream: StreamOptions {
@@ -235,7 +336,7 @@ impl Run {
     fn judge(&mut self, result: Option<Result<ReceiveOutcome, ReceiveError>>) -> Result<(), String> {
         let disk = self.disk.0.borrow();
         self.coverage.disk_failures += u64::from(disk.failed);
-        let lied = self.primary.0.borrow().lied;
+        let lied = self.primary.state.borrow().sides[self.primary.side].lied;
         match result {
             None => Ok(()),
             Some(_) if disk.crashed => Ok(()),
@@ -259,10 +360,10 @@ impl Run {
 
     fn check(&mut self) -> Result<(), String> {
         let image = self.disk.seen();
-        let mut primary = self.primary.0.borrow_mut();
-        let primary = &mut *primary;
-        primary.checker.check_image(&image, &primary.wal);
-        let violation = primary.checker.violation.clone().or_else(|| self.disk.0.borrow().violation.clone());
+        let state = &mut *self.primary.state.borrow_mut();
+        let checker = &mut state.sides[self.primary.side].checker;
+        checker.check_image(&image, &state.wal);
+        let violation = checker.violation.clone().or_else(|| self.disk.0.borrow().violation.clone());
         violation.map_or(Ok(()), Err)
     }
 }

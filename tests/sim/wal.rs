@@ -102,7 +102,11 @@ impl Wal {
     pub fn names(&self, index: usize, lsn: Lsn) -> Vec<String> {
         let segment = segment_size().segment_at(lsn);
         let name = |index: &usize| WalFileName { timeline: self.id(*index), segment }.to_string();
-        self.lineage(index).iter().map(name).flat_map(|name| [format!("{name}.partial"), name]).collect()
+        let both = |name: String| [format!("{name}.partial"), name];
+        let names = self.lineage(index).into_iter().map(|index| name(&index));
+        let stored =
+            names.flat_map(|name| ["", ".gz", ".lz4", ".zst"].map(|suffix| format!("{name}{suffix}")));
+        stored.flat_map(both).collect()
     }
 }
 

@@ -5,8 +5,7 @@ use std::io;
 use super::super::receive::SetupError;
 use crate::sink::{Operation, SinkError};
 use crate::stream::resume::ResumeError;
-use crate::stream::{ReceiveError, ReceiverError};
-use crate::wire::server_error::SqlState;
+use crate::stream::{ReceiveError, ReceiverError, Refusal, WalRemoved, Wanted};
 
 pub(super) fn receive(error: &ReceiveError) -> Option<String> {
     let hint = match error {
@@ -19,12 +18,7 @@ pub(super) fn receive(error: &ReceiveError) -> Option<String> {
         ReceiveError::SystemChanged { .. } => {
             "Another cluster answers at this address. Check the connection options before anything else."
         }
-        ReceiveError::Start { source, .. } | ReceiveError::Client { during: "receive WAL", source } => {
-            match source.server_error() {
-                Some(error) if error.hint.is_none() => stream_refusal(error.sqlstate)?,
-                _ => return None,
-            }
-        }
+        ReceiveError::Refused { refusal, .. } => return Some(refused(refusal)),
         ReceiveError::Silent { .. } | ReceiveError::Stream { source: ReceiverError::Timeout { .. }, .. } => {
             "The server hangs, or something between here and there dropped the connection without a word."
         }
@@ -46,18 +40,31 @@ pub(super) fn receive(error: &ReceiveError) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// Why a server does not stream, where the same SQLSTATE means something else elsewhere.
-fn stream_refusal(sqlstate: SqlState) -> Option<&'static str> {
-    match sqlstate {
-        SqlState::UNDEFINED_FILE => Some(
-            "The server no longer has this WAL. With a replication slot made beforehand it would have been kept; \
-             restore the segment from an archive, or start over with a new copy.",
+fn refused(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::SlotTaken(slot) => format!(
+            "Another standby or receiver is using it: stop that one, or choose another slot. After a lost connection the \
+             server may take as long as its wal_sender_timeout to notice; \"SELECT active_pid FROM pg_replication_slots \
+             WHERE slot_name = '{slot}';\" tells who it is, and pg_terminate_backend() ends it."
         ),
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => Some(
-            "Name another slot: a logical one cannot be used, and an invalidated one holds no WAL any more. After an \
-             invalidation a new copy of the server is needed, too.",
+        Refusal::SlotLogical(_) => {
+            "Name another slot; --create-slot makes one if there is none of that name.".to_owned()
+        }
+        Refusal::SlotInvalidated(slot) => format!(
+            "Drop it with \"SELECT pg_drop_replication_slot('{slot}');\" and make a new one with --create-slot. If the \
+             server still has the WAL that comes next, receiving goes on; if not, it says so. max_slot_wal_keep_size and \
+             idle_replication_slot_timeout on the server say when a slot is given up."
         ),
-        _ => None,
+        Refusal::WalRemoved(WalRemoved { wanted: Wanted::Continuation, .. }) => {
+            "There is a hole from there on. If another archive or server has these segments, put them into the directory and \
+             try again; else begin with a new base backup and a new directory. A slot that is not invalidated keeps WAL."
+                .to_owned()
+        }
+        Refusal::WalRemoved(_) => {
+            "The server no longer has this WAL. With a replication slot made beforehand it would have been kept; restore the \
+             segment from an archive, or start over with a new copy."
+                .to_owned()
+        }
     }
 }
 
@@ -111,6 +118,11 @@ pub(super) fn resume(error: &ResumeError) -> &'static str {
         ResumeError::NoStart => {
             "Name a slot with --slot (made with --create-slot, it holds WAL from now on), or say \"--start current\" if what \
              came before does not matter."
+        }
+        ResumeError::SlotEmpty => {
+            "Look with \"SELECT slot_name, wal_status FROM pg_replication_slots;\" on the server. If it says \"lost\", drop the \
+             slot, make a new one with --create-slot, and then a new base backup; else say \"--start current\" if what came \
+             before does not matter."
         }
         ResumeError::SlotPositionUnknown => {
             "Say \"--start LSN\" with what \"SELECT restart_lsn FROM pg_replication_slots;\" shows there for the slot, or \

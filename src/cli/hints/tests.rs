@@ -2,7 +2,7 @@ use super::*;
 use crate::backup::BackupError;
 use crate::pg::{Lsn, TimelineId};
 use crate::sink::Operation;
-use crate::stream::ConnectFailure;
+use crate::stream::{ConnectFailure, Refusal, WalRemoved, Wanted};
 use crate::wire::server_error::ServerError;
 
 /// The hints for an error with all its causes.
@@ -28,6 +28,13 @@ fn start_refused(sqlstate: SqlState) -> ReceiveError {
     ReceiveError::Start { start_lsn, timeline, source: refused(sqlstate) }
 }
 
+/// WAL that is missing at a place that is wanted for this reason.
+fn removed(wanted: Wanted) -> ReceiveError {
+    let wal = WalRemoved { lsn: Lsn::new(1 << 24), timeline: TimelineId::FIRST, wanted, slot: None };
+    let source = Box::new(start_refused(SqlState::UNDEFINED_FILE));
+    ReceiveError::Refused { refusal: Refusal::WalRemoved(wal), source }
+}
+
 fn io(kind: io::ErrorKind) -> io::Error {
     kind.into()
 }
@@ -45,13 +52,27 @@ fn the_outermost_link_knows_best_what_was_wanted() {
 #[test]
 fn one_sqlstate_means_this_here_and_that_there() {
     let (missing, denied) = (SqlState::UNDEFINED_FILE, SqlState::INSUFFICIENT_PRIVILEGE);
-    assert_hint(&start_refused(missing), "no longer has this WAL");
-    assert_hint(&CreateError::Wal(start_refused(missing)), "no longer has this WAL");
+    assert_hint(&removed(Wanted::Beginning), "no longer has this WAL");
+    assert_hint(&removed(Wanted::Continuation), "There is a hole");
+    assert_hint(&CreateError::Wal(removed(Wanted::Beginning)), "no longer has this WAL");
     assert_hint(&CreateError::ReceiveBackup(refused(missing)), "one of its own files");
     assert_hint(&CreateError::ReceiveBackup(refused(denied)), "one of its own files");
     assert_hint(&start_refused(denied), "ALTER ROLE");
-    assert_hint(&start_refused(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), "invalidated");
-    assert_hint(&start_refused(SqlState::OBJECT_IN_USE), "Another standby or receiver");
+}
+
+#[test]
+fn a_slot_that_cannot_be_used_has_a_remedy_of_its_own() {
+    let slot = || "witness".parse().unwrap();
+    for (refusal, text) in [
+        (Refusal::SlotTaken(slot()), "wal_sender_timeout"),
+        (Refusal::SlotLogical(slot()), "Name another slot"),
+        (Refusal::SlotInvalidated(slot()), "pg_drop_replication_slot('witness')"),
+    ] {
+        let source = Box::new(start_refused(SqlState::OBJECT_IN_USE));
+        assert_hint(&ReceiveError::Refused { refusal, source }, text);
+    }
+    assert_hint(&ReceiveError::NoSlot(slot()), "Create it with --create-slot");
+    assert_hint(&ReceiveError::Resume(ResumeError::SlotEmpty), "wal_status");
 }
 
 #[test]

@@ -10,10 +10,11 @@
 mod help;
 mod options;
 mod streaming;
+mod words;
 
 use options::{Job, Options, WhenItExists};
 
-use super::pg_tool::connection::{command_failed, file_mode};
+use super::pg_tool::connection::{check_version, command_failed, file_mode, plain};
 use super::pg_tool::{Failed, Invocation};
 use crate::client::Connection;
 use crate::pg::SlotName;
@@ -44,12 +45,6 @@ fn check_directory(tool: &Invocation, receive: &options::Receive) -> Result<(), 
     }
 }
 
-/// The system's own words, as C programs print them.
-fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" (os error").map_or(text.as_str(), |(front, _)| front).to_owned()
-}
-
 async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
     let (settings, mut connection) = options.connection.connect(tool).await?;
     let file_mode = file_mode(tool, &mut connection).await?;
@@ -76,13 +71,14 @@ async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
             if options.verbose {
                 tool.info(format!("dropping replication slot \"{slot}\""));
             }
-            let name = slot_name(tool, "DROP_REPLICATION_SLOT", slot, "")?;
+            let name = slot_name(tool, SlotUse::Drop, slot)?;
             let dropped = connection.drop_slot(&name, DropWhenActive::Fail).await;
             dropped.map_err(|error| {
                 tool.error(command_failed(&command::drop_slot(&name, DropWhenActive::Fail), &error))
             })?;
         }
         Job::Receive(receive) => {
+            check_version(tool, &connection)?;
             return streaming::receive(tool, options, receive, settings, connection, file_mode).await;
         }
     }
@@ -96,7 +92,7 @@ async fn create_slot(
     slot: &str,
     when_it_exists: WhenItExists,
 ) -> Result<(), Failed> {
-    let name = slot_name(tool, "CREATE_REPLICATION_SLOT", slot, " PHYSICAL")?;
+    let name = slot_name(tool, SlotUse::Create, slot)?;
     let (persistence, reservation) = (SlotPersistence::Permanent, WalReservation::FirstUse);
     match connection.create_physical_slot(&name, persistence, reservation).await {
         Ok(()) => Ok(()),
@@ -113,17 +109,43 @@ async fn create_slot(
     }
 }
 
-/// A name that no server takes is refused in the server's words, without asking it.
-fn slot_name(tool: &Invocation, command: &str, name: &str, rest: &str) -> Result<SlotName, Failed> {
+/// What a slot is named for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SlotUse {
+    Create,
+    Drop,
+    Stream,
+}
+
+/// Servers cut names to this length, and say so.
+const MAX_SLOT_NAME_LEN: usize = 63;
+
+/// The name as a server takes it. One that no slot can have is refused in the server's words, without asking it.
+fn slot_name(tool: &Invocation, wanted: SlotUse, given: &str) -> Result<SlotName, Failed> {
+    let mut name = given;
+    if given.len() > MAX_SLOT_NAME_LEN {
+        let end = (0..=MAX_SLOT_NAME_LEN).rev().find(|&index| given.is_char_boundary(index));
+        name = &given[..end.unwrap_or(0)];
+        tool.raw(format_args!("NOTICE:  identifier \"{given}\" will be truncated to \"{name}\""));
+    }
     name.parse().map_err(|_| {
-        let reason = match name {
-            "" => "replication slot name \"\" is too short".to_owned(),
-            name if name.len() > 63 => format!("replication slot name \"{name}\" is too long"),
-            name => format!(
-                "replication slot name \"{name}\" contains invalid character\nHINT:  Replication slot names may \
-                 only contain lower case letters, numbers, and the underscore character."
-            ),
+        let missing = format!("replication slot \"{name}\" does not exist");
+        let refused = |command: &str, reason: &str| {
+            format!("could not send replication command \"{command}\": ERROR:  {reason}")
         };
-        tool.error(format!("could not send replication command \"{command} \"{name}\"{rest}\": ERROR:  {reason}"))
+        tool.error(match (wanted, name) {
+            (SlotUse::Stream, _) => missing,
+            (SlotUse::Drop, _) => refused(&format!("DROP_REPLICATION_SLOT \"{given}\""), &missing),
+            (SlotUse::Create, name) => {
+                let reason = match name {
+                    "" => "replication slot name \"\" is too short".to_owned(),
+                    _ => format!(
+                        "replication slot name \"{name}\" contains invalid character\nHINT:  Replication slot names \
+                         may only contain lower case letters, numbers, and the underscore character."
+                    ),
+                };
+                refused(&format!("CREATE_REPLICATION_SLOT \"{given}\" PHYSICAL"), &reason)
+            }
+        })
     })
 }

@@ -3,16 +3,7 @@
 //! Answers to `parse_compress_options` and PostgreSQL's `common/compression.c`, in the same order, so that of two
 //! mistakes the same one is told.
 
-use std::fmt;
-
-/// A method that PostgreSQL knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum Method {
-    None,
-    Gzip,
-    Lz4,
-    Zstd,
-}
+use crate::compression::{Compression, CompressionMethod as Method};
 
 /// A method and what was asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +38,15 @@ pub(in crate::cli) enum DetailError {
     NoLevel(Method),
     #[error(
         "compression algorithm \"{0}\" expects a compression level between {min} and {max} (default at {default})",
-        min = .0.levels().min, max = .0.levels().max, default = .0.levels().default
+        min = levels(*.0).min, max = levels(*.0).max, default = levels(*.0).default
     )]
     Level(Method),
     #[error("compression algorithm \"{0}\" does not accept a worker count")]
     NoWorkers(Method),
+    #[error("value for compression option \"{0}\" must be a Boolean value")]
+    NoBoolean(&'static str),
+    #[error("compression algorithm \"{0}\" does not support long-distance mode")]
+    NoLongDistance(Method),
 }
 
 /// What levels a method has.
@@ -61,29 +56,21 @@ struct Levels {
     default: i64,
 }
 
-impl Method {
-    fn levels(self) -> Levels {
-        match self {
-            Method::None => Levels { min: 0, max: 0, default: 0 },
-            Method::Gzip => Levels { min: 1, max: 9, default: -1 },
-            Method::Lz4 => Levels { min: 1, max: 12, default: 0 },
-            Method::Zstd => Levels { min: -131_072, max: 22, default: 3 },
-        }
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Method::None => "none",
-            Method::Gzip => "gzip",
-            Method::Lz4 => "lz4",
-            Method::Zstd => "zstd",
-        })
+fn levels(method: Method) -> Levels {
+    match method {
+        Method::None => Levels { min: 0, max: 0, default: 0 },
+        Method::Gzip => Levels { min: 1, max: 9, default: -1 },
+        Method::Lz4 => Levels { min: 1, max: 12, default: 0 },
+        Method::Zstd => Levels { min: -131_072, max: 22, default: 3 },
     }
 }
 
 impl CompressionSpec {
+    /// How segments are to be stored.
+    pub(in crate::cli) fn compression(self) -> Compression {
+        Compression { method: self.method, level: self.level }
+    }
+
     /// Reads `METHOD[:DETAIL]`, or a level alone, which is gzip's; 0 and the empty string are no compression.
     pub(in crate::cli) fn parse(text: &str) -> Result<Self, CompressionSpecError> {
         let (method, detail) = match leading_integer(text) {
@@ -103,8 +90,8 @@ impl CompressionSpec {
 }
 
 fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec, DetailError> {
-    let default = method.levels().default;
-    let (mut level, mut workers) = (default, None);
+    let default = levels(method).default;
+    let (mut level, mut workers, mut long_distance) = (default, None, None);
     match detail.map(|detail| (detail, leading_integer(detail).filter(|_| !detail.is_empty()))) {
         None => {}
         Some((_, Some(bare))) => level = bare,
@@ -116,12 +103,13 @@ fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec
                     "" => return Err(DetailError::Empty),
                     "level" => level = integer("level", value)?,
                     "workers" => workers = Some(integer("workers", value)?),
+                    "long" => long_distance = Some(boolean("long", value)?),
                     other => return Err(DetailError::Unrecognized(other.to_owned())),
                 }
             }
         }
     }
-    let levels = method.levels();
+    let levels = levels(method);
     if level != default {
         if method == Method::None {
             return Err(DetailError::NoLevel(method));
@@ -133,6 +121,10 @@ fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec
     if workers.is_some() && method != Method::Zstd {
         return Err(DetailError::NoWorkers(method));
     }
+    // asked for or refused: the original minds the word alone
+    if long_distance.is_some() && method != Method::Zstd {
+        return Err(DetailError::NoLongDistance(method));
+    }
     let level = (level != default).then_some(level as i32);
     Ok(CompressionSpec { method, level, workers: workers.map(|workers| workers as i32) })
 }
@@ -140,6 +132,14 @@ fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec
 fn integer(option: &'static str, value: Option<&str>) -> Result<i64, DetailError> {
     let value = value.ok_or(DetailError::NoValue(option))?;
     leading_integer(value).filter(|_| !value.is_empty()).ok_or(DetailError::NoInteger(option))
+}
+
+fn boolean(option: &'static str, value: Option<&str>) -> Result<bool, DetailError> {
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("yes" | "on" | "1") => Ok(true),
+        Some("no" | "off" | "0") => Ok(false),
+        Some(_) => Err(DetailError::NoBoolean(option)),
+    }
 }
 
 /// C's `strtol` when it reaches the end of the text: blanks, a sign, digits; the empty text is 0. What does not fit
@@ -184,6 +184,8 @@ mod tests {
             ("gzip:level=3,level=4", "gzip Some(4) None"),
             ("lz4:12", "lz4 Some(12) None"),
             ("zstd:level=5,workers=2", "zstd Some(5) Some(2)"),
+            ("zstd:long", "zstd None None"),
+            ("zstd:long=OFF", "zstd None None"),
         ] {
             assert_eq!(outcome(text), expected, "{text}");
         }
@@ -218,6 +220,14 @@ mod tests {
             (
                 "lz4:workers=1",
                 "invalid compression specification: compression algorithm \"lz4\" does not accept a worker count",
+            ),
+            (
+                "zstd:long=x",
+                "invalid compression specification: value for compression option \"long\" must be a Boolean value",
+            ),
+            (
+                "gzip:long=off",
+                "invalid compression specification: compression algorithm \"gzip\" does not support long-distance mode",
             ),
         ] {
             assert_eq!(outcome(text), expected, "{text}");

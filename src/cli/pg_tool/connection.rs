@@ -1,10 +1,12 @@
 //! Connecting as PostgreSQL's tools do (`GetConnection` in `streamutil.c`).
 
 use std::ffi::OsString;
+use std::io;
 
 use super::{Failed, Invocation};
-use crate::cli::prompt::prompt;
-use crate::client::conninfo::{ConnInfo, Settings, SystemEnvironment};
+use crate::cli::prompt::prompt_anywhere;
+use crate::cli::signals::Signals;
+use crate::client::conninfo::{ConnInfo, Secret, Settings, SystemEnvironment};
 use crate::client::{ClientError, Connection, Purpose, open};
 
 /// When to ask for a password.
@@ -33,28 +35,31 @@ impl ConnectionOptions {
     /// Opens the first connection; the settings, with the password that was asked for, are for further ones.
     pub(in crate::cli) async fn connect(&self, tool: &Invocation) -> Result<(Settings, Connection), Failed> {
         let conninfo = self.conninfo(tool)?;
-        let purpose = match conninfo.value("replication") {
-            Some("database") => Purpose::LogicalReplication,
-            _ => Purpose::PhysicalReplication,
-        };
         let settings = Settings::resolve(&conninfo, &SystemEnvironment);
         let mut settings = settings.map_err(|error| tool.error(with_causes(&error)))?;
         for warning in &settings.warnings {
-            tool.warn(warning);
+            tool.raw(format_args!("WARNING: {warning}"));
         }
         if self.prompt == PasswordPrompt::Always {
-            settings.password = Some(prompt("Password: ").await.map_err(|error| tool.error(error))?);
+            settings.password = ask(tool).await?.password();
         }
-        let mut result = open(&settings, purpose).await;
-        let missing = matches!(&result, Err(error) if error.is_password_missing());
-        if missing && self.prompt != PasswordPrompt::Never {
-            settings.password = Some(prompt("Password: ").await.map_err(|error| tool.error(error))?);
-            result = open(&settings, purpose).await;
+        let mut result = open(&settings, Purpose::PhysicalReplication).await;
+        while self.prompt != PasswordPrompt::Never
+            && matches!(&result, Err(error) if error.is_password_missing())
+        {
+            // nobody is there to type one: the original would ask for ever
+            let Asked::Line(password) = ask(tool).await? else { break };
+            settings.password = password;
+            // after the question signals are ours, and would do nothing while the server is silent
+            let mut signals = Signals::listen().map_err(|error| tool.error(error))?;
+            result = tokio::select! {
+                biased;
+                signal = signals.received() => return Err(tool.error(format!("interrupted by {signal}"))),
+                result = open(&settings, Purpose::PhysicalReplication) => result,
+            };
         }
-        match result {
-            Ok(connection) => Ok((settings, connection)),
-            Err(error) => Err(tool.error(with_causes(&error))),
-        }
+        let connection = result.map_err(|error| tool.error(with_causes(&error)))?;
+        Ok((settings, connection))
     }
 
     /// What was given on the command line; `-h`, `-p` and `-U` win over `-d`.
@@ -76,6 +81,41 @@ impl ConnectionOptions {
     }
 }
 
+/// What was typed.
+enum Asked {
+    /// A password; the empty one is none.
+    Line(Option<Secret>),
+    /// The input ended.
+    Nothing,
+}
+
+impl Asked {
+    fn password(self) -> Option<Secret> {
+        if let Asked::Line(password) = self { password } else { None }
+    }
+}
+
+async fn ask(tool: &Invocation) -> Result<Asked, Failed> {
+    let typed = prompt_anywhere("Password: ").await.map_err(|error| tool.error(with_causes(&error)))?;
+    Ok(typed.map_or(Asked::Nothing, |secret| {
+        Asked::Line(Some(secret).filter(|secret| !secret.expose().is_empty()))
+    }))
+}
+
+/// A server that is too old to stream from is refused, as by the original; one that is newer than any known is tried.
+pub(in crate::cli) fn check_version(tool: &Invocation, connection: &Connection) -> Result<(), Failed> {
+    let version = connection.version();
+    if !version.can_stream_to_receivers() {
+        return Err(tool.error(format!(
+            "incompatible server version {version}; client does not support streaming from server versions older than 9.3"
+        )));
+    }
+    if version.is_newer_than_tested() {
+        tool.warn(format!("server version {version} is newer than any that pgwake has been tested with"));
+    }
+    Ok(())
+}
+
 /// The mode for new files that the server's `data_directory_mode` asks for (`RetrieveDataDirCreatePerm`).
 pub(in crate::cli) async fn file_mode(tool: &Invocation, connection: &mut Connection) -> Result<u32, Failed> {
     if !connection.version().has_data_directory_mode() {
@@ -95,21 +135,30 @@ pub(in crate::cli) fn command_failed(command: &str, error: &ClientError) -> Stri
 
 /// An error on an open connection in libpq's words.
 pub(in crate::cli) fn libpq_text(error: &ClientError) -> String {
+    let gone = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+    };
     match error {
-        ClientError::Closed => "server closed the connection unexpectedly\n\
-             \tThis probably means the server terminated abnormally\n\
-             \tbefore or while processing the request."
-            .to_owned(),
+        ClientError::Closed => CLOSED.to_owned(),
+        // which of the two notices first is chance
+        ClientError::Send(error) | ClientError::Receive(error) if gone(error) => CLOSED.to_owned(),
         error => with_causes(error),
     }
 }
+
+const CLOSED: &str = "server closed the connection unexpectedly\n\
+     \tThis probably means the server terminated abnormally\n\
+     \tbefore or while processing the request.";
 
 /// An error and what is behind it, on one line.
 pub(in crate::cli) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let more = error.to_string();
+        let more = match error.downcast_ref::<io::Error>() {
+            Some(error) => plain(error),
+            None => error.to_string(),
+        };
         if !text.ends_with(&more) {
             text.push_str(": ");
             text.push_str(&more);
@@ -117,4 +166,10 @@ pub(in crate::cli) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// The system's own words, as C programs print them.
+pub(in crate::cli) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.as_str(), |(front, _)| front).to_owned()
 }

@@ -3,15 +3,19 @@
 //! Answers to `pg_logging`, `option_utils` and `streamutil` of PostgreSQL. Under these names every failure is exit
 //! code 1, messages go to standard error behind the tool's name, and nothing is logged otherwise.
 
+mod colours;
 pub(super) mod compression;
 pub(super) mod connection;
 pub(super) mod getopt;
+mod warnings;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+
+use colours::{Colours, Part};
 
 /// The tool that this process was called as.
 #[derive(Debug, Clone)]
@@ -22,6 +26,8 @@ pub(super) struct Invocation {
     pub(super) called_as: OsString,
     /// What came behind the name.
     pub(super) arguments: Vec<OsString>,
+    /// How its messages are painted.
+    colours: Colours,
 }
 
 /// What runs a tool.
@@ -48,7 +54,10 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> Option<Exit
         (None, Some(first)) => (tool(first)?, arguments.remove(0)),
         (None, None) => return None,
     };
-    let invocation = Invocation { name, called_as, arguments };
+    let (when, which) = (std::env::var_os("PG_COLOR"), std::env::var_os("PG_COLORS"));
+    let colours = Colours::new(when.as_deref(), which.as_deref(), std::io::stderr().is_terminal());
+    let invocation = Invocation { name, called_as, arguments, colours };
+    warnings::show(&invocation);
     Some(ExitCode::from(match run(&invocation) {
         Ok(()) => 0,
         Err(Failed) => 1,
@@ -74,23 +83,23 @@ impl Invocation {
 
     /// Information, behind the name alone.
     pub(super) fn info(&self, text: impl fmt::Display) {
-        self.say("", text);
+        self.say(None, text);
     }
 
     /// A warning.
     pub(super) fn warn(&self, text: impl fmt::Display) {
-        self.say("warning: ", text);
+        self.say(Some((Part::Warning, "warning: ")), text);
     }
 
     /// An error. To be returned.
     pub(super) fn error(&self, text: impl fmt::Display) -> Failed {
-        self.say("error: ", text);
+        self.say(Some((Part::Error, "error: ")), text);
         Failed
     }
 
     /// What to do about the error before it.
     pub(super) fn hint(&self, text: impl fmt::Display) {
-        self.say("hint: ", text);
+        self.say(Some((Part::Note, "hint: ")), text);
     }
 
     /// A mistake on the command line.
@@ -110,9 +119,16 @@ impl Invocation {
         Failed
     }
 
-    fn say(&self, kind: &str, text: impl fmt::Display) {
+    /// What libpq itself says, and servers say through it: without the tool's name.
+    pub(super) fn raw(&self, text: impl fmt::Display) {
+        write_line(&text.to_string());
+    }
+
+    fn say(&self, kind: Option<(Part, &str)>, text: impl fmt::Display) {
         let text = text.to_string();
-        write_line(&format!("{}: {kind}{}", self.name, text.strip_suffix('\n').unwrap_or(&text)));
+        let name = self.colours.paint(Part::Locus, &format!("{}: ", self.name));
+        let kind = kind.map_or_else(String::new, |(part, word)| self.colours.paint(part, word));
+        write_line(&format!("{name}{kind}{}", text.strip_suffix('\n').unwrap_or(&text)));
     }
 }
 

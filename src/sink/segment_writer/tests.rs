@@ -210,7 +210,7 @@ fn preparing_again_leaves_the_open_segment_durable() {
     writer.write(Lsn::new(MIB), &[bytes(10)]).unwrap();
     let stamp = ClusterStamp { system_identifier: SystemIdentifier::new(1), segment_size: size() };
     let listed = writer.prepare(stamp).unwrap();
-    assert!(listed.contains(&DiskEntry { name: "000000010000000000000001.partial".into(), len: 10 }));
+    assert!(listed.contains(&DiskEntry { name: "000000010000000000000001.partial".into(), len: Some(10) }));
     assert!(disk.steps.borrow().iter().any(|step| step.starts_with("sync 0")));
 }
 

@@ -25,10 +25,10 @@ fn directory(files: &[&str]) -> Vec<DiskEntry> {
             let segment = size().segment_at(at(segment.parse().unwrap(), 0));
             let name = WalFileName { timeline: timeline.parse().unwrap(), segment };
             match len {
-                "full" => DiskEntry { name: name.to_string(), len: MIB },
+                "full" => DiskEntry { name: name.to_string(), len: Some(MIB) },
                 _ => DiskEntry {
                     name: format!("{name}.partial"),
-                    len: len.parse::<u64>().unwrap() * MIB / 1000,
+                    len: Some(len.parse::<u64>().unwrap() * MIB / 1000),
                 },
             }
         })
@@ -95,7 +95,7 @@ fn strays_are_told_and_left_alone() {
             "000000030000000000000004",
         ]
     );
-    let short = [DiskEntry { name: "000000010000000000000005".into(), len: 7 }];
+    let short = [DiskEntry { name: "000000010000000000000005".into(), len: Some(7) }];
     let files = [&directory(&["1/4"])[..], &short].concat();
     let point = find_start(&files, &server(&three), StartChoice::Refuse).unwrap();
     assert_eq!(point.start_lsn, at(5, 0));
@@ -107,7 +107,7 @@ fn strays_are_told_and_left_alone() {
 #[test]
 fn other_files_mean_nothing() {
     let names = ["00000002.history", ".pgwake.stamp", "000000010000000000000005.xz", "x", "1.partial"];
-    let files: Vec<DiskEntry> = names.map(|name| DiskEntry { name: name.into(), len: 1 }).into();
+    let files: Vec<DiskEntry> = names.map(|name| DiskEntry { name: name.into(), len: Some(1) }).into();
     let one = history(1, &[]);
     let result = find_start(&files, &server(&one), StartChoice::Refuse);
     assert_eq!(result, Err(ResumeError::NoStart));
@@ -186,7 +186,7 @@ fn a_name_beyond_every_log_is_no_wal_file() {
     let mut entries = directory(&["1/3"]);
     entries.extend(
         ["00000001FFFFFFFF00000FFF.partial", "00000001FFFFFFFF00000FFF"]
-            .map(|name| DiskEntry { name: name.to_owned(), len: MIB }),
+            .map(|name| DiskEntry { name: name.to_owned(), len: Some(MIB) }),
     );
     let point = find_start(&entries, &server(&one), StartChoice::Refuse).unwrap();
     assert_eq!((point.start_lsn, point.strays), (at(4, 0), Vec::new()));

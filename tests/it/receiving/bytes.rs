@@ -19,6 +19,11 @@ fn segments_of_16_mb_are_the_primarys_and_the_originals() {
     compare_under_load(16, 36, 2);
 }
 
+#[test]
+fn segments_of_64_mb_are_the_primarys_and_the_originals() {
+    compare_under_load(64, 72, 2);
+}
+
 fn compare_under_load(segment_megabytes: u32, megabytes: u32, least_finished: usize) {
     require_server!();
     let primary = keeping_wal(segment_megabytes).start();

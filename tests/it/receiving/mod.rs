@@ -1,9 +1,11 @@
 //! `pgwake receive` on real servers: what it promises, what it refuses, what it survives.
 
 mod bytes;
+mod crashing;
 mod harness;
 mod refusing;
 mod resuming;
+mod slots;
 mod suffering;
 mod timelines;
 mod trusting;

@@ -5,11 +5,12 @@ use std::fs;
 use super::harness::{
     assert_same_as, caught_up, directory, keeping_wal, make_wal, receive, streaming, without_slot,
 };
+use crate::cloning::{catch_up, create};
 use crate::require_server;
 use crate::support::{Cluster, Outcome, Stop, Tool, tree};
 
 #[track_caller]
-fn assert_refused(tool: &Tool, code: i32, cause: &str, hint: &str) -> Outcome {
+pub(super) fn assert_refused(tool: &Tool, code: i32, cause: &str, hint: &str) -> Outcome {
     let outcome = tool.run().exited(code).complains(cause);
     let hints = outcome.stderr.lines().find(|line| line.starts_with("hint: ")).unwrap_or_default();
     assert!(hints.contains(hint), "{outcome}");
@@ -45,15 +46,6 @@ fn two_receivers_do_not_share_a_directory() {
     let first = streaming(&receive(&primary.conninfo(), &received));
     let second = without_slot(&primary.conninfo(), &received).args(["--start", "current"]);
     assert_refused(&second, 1, "directory is in use by another receiver", "Stop the other receiver");
-    // nor a slot
-    let elsewhere = primary.dir().subdir("elsewhere", 0o700);
-    let third = receive(&primary.conninfo(), &elsewhere).arg("-n");
-    assert_refused(
-        &third,
-        1,
-        "replication slot \"witness\" is active for PID",
-        "Another standby or receiver",
-    );
     first.terminate();
     first.wait().succeeded();
     second.args(["--endpos", "0/1"]).run().succeeded();
@@ -70,7 +62,7 @@ fn a_place_to_begin_at_is_never_guessed() {
     assert_refused(&missing, 1, "replication slot \"nobody\" does not exist", "Create it with --create-slot");
     primary.psql("SELECT pg_create_physical_replication_slot('empty')");
     let empty = without_slot(&primary.conninfo(), &received).args(["--slot", "empty"]);
-    assert_refused(&empty, 1, "no replication slot says where to start", "--start current");
+    assert_refused(&empty, 1, "neither does the replication slot: it was never used", "wal_status");
     let receiver = streaming(&tool.args(["--start", "current"]));
     make_wal(&primary, 2);
     caught_up(&primary);
@@ -81,53 +73,6 @@ fn a_place_to_begin_at_is_never_guessed() {
     let nowhere = primary.dir().join("socket/nowhere/received");
     assert_refused(&receive(&primary.conninfo(), &nowhere), 1, "No such file or directory", "");
     assert!(!nowhere.exists());
-}
-
-#[test]
-fn wal_that_is_gone_is_an_error_at_once() {
-    require_server!();
-    let primary = Cluster::builder()
-        .wal_segsize(1)
-        .setting("max_slot_wal_keep_size", "3MB")
-        .setting("min_wal_size", "2MB")
-        .setting("max_wal_size", "4MB")
-        .start();
-    let received = directory(&primary);
-    let tool = receive(&primary.conninfo(), &received);
-    let receiver = streaming(&tool);
-    make_wal(&primary, 1);
-    caught_up(&primary);
-    receiver.terminate();
-    receiver.wait().succeeded();
-    for _ in 0..3 {
-        make_wal(&primary, 6);
-        primary.psql("CHECKPOINT");
-    }
-    primary.wait_for("SELECT wal_status FROM pg_replication_slots", "lost");
-    let before = tree(&received);
-    // servers differ in whether they name the slot or the segment
-    let outcome = tool.run().exited(1);
-    let removed = "requested WAL segment 000000010000000000000007 has already been removed";
-    assert!(
-        outcome.stderr.contains(removed) || outcome.stderr.contains("replication slot \"witness\""),
-        "{outcome}"
-    );
-    assert!(outcome.stderr.contains("hint: "), "{outcome}");
-    // without the slot it is the segment that is missing
-    let outcome = assert_refused(
-        &without_slot(&primary.conninfo(), &received),
-        1,
-        "has already been removed",
-        "The server no longer has this WAL",
-    );
-    assert!(
-        outcome.stderr.contains("could not start streaming at")
-            || outcome.stderr.contains("could not receive WAL")
-    );
-    assert_eq!(tree(&received), before);
-    // an empty directory cannot begin at such a slot either
-    let empty = primary.dir().subdir("empty", 0o700);
-    assert_refused(&receive(&primary.conninfo(), &empty), 1, "no replication slot says where to start", "");
 }
 
 #[test]
@@ -164,6 +109,51 @@ fn a_server_that_has_lost_wal_is_refused_or_waited_for() {
     let outcome = waiting.wait().exited(3).complains("WAL from the server differs from what is in");
     assert!(outcome.stderr.contains("hint: Two servers have written the same timeline"), "{outcome}");
     assert_same_as(&[&primary], &received);
+}
+
+/// After a failover to a server that lags, with nothing lost: it is waited for, and what is here stays as it is.
+#[test]
+fn a_server_that_lags_is_gone_on_with_once_it_has_caught_up() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let standby = primary.adopt(primary.dir().join("standby"));
+    create(&primary, standby.data_dir()).run().succeeded();
+    catch_up(&primary, &standby);
+    let upstream = standby.psql("SHOW primary_conninfo");
+    let follow = |conninfo: &str| {
+        let conninfo = conninfo.replace('\'', "''");
+        standby.psql(&format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'; SELECT pg_reload_conf()"));
+        let expected = if conninfo.is_empty() { "0" } else { "1" };
+        standby.wait_for("SELECT count(*) FROM pg_stat_wal_receiver", expected);
+    };
+    // some segments behind, and then some bytes
+    for filler in [3, 0] {
+        follow("");
+        let ahead = streaming(&receive(&primary.conninfo(), &received));
+        make_wal(&primary, filler);
+        caught_up(&primary);
+        ahead.terminate();
+        ahead.wait().succeeded();
+        let before = tree(&received);
+        let mut waiting = without_slot(&standby.conninfo(), &received).spawn();
+        if filler > 0 {
+            waiting.wait_for_stderr(
+                "WARN disconnected; trying again error=could not find where to start: directory",
+            );
+            waiting.wait_for_stderr("but the server's WAL ends at");
+        } else {
+            standby.wait_for("SELECT count(*) FROM pg_stat_replication", "1");
+        }
+        assert_eq!(tree(&received), before);
+        follow(&upstream);
+        make_wal(&primary, 1);
+        let end = primary.psql("SELECT pg_current_wal_flush_lsn()");
+        standby.wait_for(&format!("SELECT bool_or(flush_lsn >= '{end}') FROM pg_stat_replication"), "t");
+        waiting.terminate();
+        waiting.wait().succeeded();
+        assert_same_as(&[&primary], &received);
+    }
 }
 
 #[test]

@@ -7,9 +7,9 @@ use super::harness::{
     Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
     recover, streaming, wal_files, without_slot,
 };
-use crate::cloning::{catch_up, create};
+use crate::cloning::{catch_up, create, hash_of_everything};
 use crate::require_server;
-use crate::support::{Cluster, Running, Stop};
+use crate::support::{Cluster, Running, Stop, Tool, wait_until};
 
 /// A standby of `primary` that streams, with a slot for the receiver.
 fn standby_of(primary: &Cluster) -> Cluster {
@@ -19,6 +19,17 @@ fn standby_of(primary: &Cluster) -> Cluster {
     catch_up(primary, &standby);
     standby.psql("SELECT pg_create_physical_replication_slot('witness', true)");
     standby
+}
+
+/// A standby of that standby.
+fn cascading_standby_of(primary: &Cluster, standby: &Cluster) -> Cluster {
+    let directory = primary.dir().join("cascade");
+    create(standby, &directory).run().succeeded();
+    let cascade = primary.adopt(&directory);
+    cascade.start();
+    catch_up_quietly(primary, &cascade);
+    cascade.psql("SELECT pg_create_physical_replication_slot('witness', true)");
+    cascade
 }
 
 /// To whichever of the two is the primary.
@@ -89,7 +100,64 @@ fn a_failover_in_the_middle_of_a_segment_is_followed() {
     assert_same_histories(&standby, &received, [2]);
     let recovered = recover(&standby, &backup, &received);
     assert_holds(&recovered, &before);
-    assert_eq!(recovered.psql("SELECT count(*) FROM ledger WHERE id >= 1000000"), "101");
+    assert_same_rows(&recovered, &standby);
+}
+
+/// A record of many segments is under way when the primary dies: its beginning came, and is no part of what follows.
+#[test]
+fn a_failover_in_the_middle_of_a_record_is_followed() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let standby = standby_of(&primary);
+    let receiver = streaming(&receive(&either(&primary, &standby), &received));
+    let backup = base_backup(&primary, "backup");
+    primary.psql("CREATE TABLE ledger (id int); INSERT INTO ledger VALUES (1)");
+    caught_up(&primary);
+    let before = wal_files(&received).len();
+    let record = "SELECT pg_logical_emit_message(true, 'large', repeat('x', 300000000))";
+    let writing = Tool::psql().args(["-XAtq", "-d", &primary.conninfo(), "-c", record]).spawn();
+    wait_until("some of the record is here and on the standby", || {
+        let here = wal_files(&received).len() >= before + 4;
+        here && standby.psql("SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()") == "t"
+    });
+    primary.kill9();
+    drop(writing);
+    standby.promote();
+    let switch = switch_point(&standby, 2);
+    standby.psql("INSERT INTO ledger VALUES (2)");
+    make_wal(&standby, 3);
+    caught_up(&standby);
+    end(receiver, 1);
+    let files = wal_files(&received);
+    let beyond = files.iter().filter(|name| name.starts_with("00000001") && name[8..] > switch[8..]).count();
+    assert!(beyond >= 2, "nothing of the record lies beyond {switch}: {files:?}");
+    assert!(files.iter().any(|name| *name == format!("00000002{}", &switch[8..])), "{switch}: {files:?}");
+    assert_same_as(&[&standby, &primary], &received);
+    assert_same_histories(&standby, &received, [2]);
+    let recovered = recover(&standby, &backup, &received);
+    assert_holds(&recovered, &[1, 2]);
+    assert_same_rows(&recovered, &standby);
+}
+
+/// The name of the segment, on the timeline before, in which `timeline` began.
+fn switch_point(server: &Cluster, timeline: u32) -> String {
+    let history = server.data_dir().join(format!("pg_wal/{timeline:08X}.history"));
+    let history = fs::read_to_string(history).expect("read a history");
+    let last = history.lines().rfind(|line| !line.trim().is_empty()).expect("an ancestor");
+    let mut fields = last.split('\t');
+    let ancestor: u32 = fields.next().and_then(|field| field.parse().ok()).expect("a timeline");
+    let lsn = fields.next().expect("a position");
+    let name = server.psql(&format!("SELECT pg_walfile_name('{lsn}')"));
+    format!("{ancestor:08X}{}", &name[8..])
+}
+
+/// What was recovered has all rows of all tables, and no other ones.
+#[track_caller]
+fn assert_same_rows(recovered: &Cluster, primary: &Cluster) {
+    let expected = hash_of_everything(primary);
+    assert!(expected.contains("ledger"), "{expected}");
+    assert_eq!(hash_of_everything(recovered), expected);
 }
 
 #[test]
@@ -110,6 +178,7 @@ fn a_failover_at_a_segments_end_is_followed() {
     standby.promote();
     let history = fs::read_to_string(standby.data_dir().join("pg_wal/00000002.history")).unwrap();
     assert!(history.contains("00000\t"), "the switch is not at a segment's end: {history}");
+    standby.psql("INSERT INTO ledger VALUES (2)");
     make_wal(&standby, 2);
     caught_up(&standby);
     end(receiver, 1);
@@ -122,7 +191,8 @@ fn a_failover_at_a_segments_end_is_followed() {
     assert_same_as(&[&standby, &primary], &received);
     assert_same_histories(&standby, &received, [2]);
     let recovered = recover(&standby, &backup, &received);
-    assert_holds(&recovered, &[1]);
+    assert_holds(&recovered, &[1, 2]);
+    assert_same_rows(&recovered, &standby);
 }
 
 /// Waits until the standby has replayed all, without writing anything.
@@ -140,7 +210,7 @@ fn one_promotion_after_the_other_is_followed_and_so_are_those_that_were_missed()
     let late = primary.dir().subdir("received_late", 0o700);
     let beginning = primary.psql("SELECT pg_current_wal_lsn()");
     let receiver = streaming(&receive(&primary.conninfo(), &received));
-    let backup = base_backup(&primary, "backup");
+    let (backup, other_backup) = (base_backup(&primary, "backup"), base_backup(&primary, "other_backup"));
     primary.psql("CREATE TABLE ledger (id int)");
     // one that sleeps through it all, on a timeline that is over then
     let sleeper = without_slot(&primary.conninfo(), &late).args(["--start", &beginning]);
@@ -161,6 +231,8 @@ fn one_promotion_after_the_other_is_followed_and_so_are_those_that_were_missed()
     end(receiver, 4);
     assert_same_as(&[&primary], &received);
     assert_same_histories(&primary, &received, 2..=5);
+    let recovered = recover(&primary, &other_backup, &received);
+    assert_same_rows(&recovered, &primary);
     let waking = streaming(&sleeper);
     primary.psql("INSERT INTO ledger VALUES (6)");
     caught_up(&primary);
@@ -170,6 +242,76 @@ fn one_promotion_after_the_other_is_followed_and_so_are_those_that_were_missed()
     assert_same_as(&[&primary], &late);
     let recovered = recover(&primary, &backup, &late);
     assert_holds(&recovered, &[1, 2, 3, 4, 5, 6]);
+    assert_same_rows(&recovered, &primary);
+}
+
+/// Two servers were promoted, one after the other and each another one, while the receiver was away.
+#[test]
+fn servers_that_were_promoted_in_turn_are_followed_afterwards() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    // their WAL begins where they were copied
+    let middle = standby_of(&primary);
+    let last = cascading_standby_of(&primary, &middle);
+    let beginning = primary.psql("SELECT pg_current_wal_lsn()");
+    let first = streaming(&without_slot(&primary.conninfo(), &received).args(["--start", &beginning]));
+    let backup = base_backup(&primary, "backup");
+    primary.psql("CREATE TABLE ledger (id int); INSERT INTO ledger VALUES (1)");
+    make_wal(&primary, 1);
+    caught_up(&primary);
+    first.terminate();
+    first.wait().succeeded();
+    primary.psql("INSERT INTO ledger VALUES (2)");
+    make_wal(&primary, 2);
+    catch_up_quietly(&primary, &last);
+    primary.stop(Stop::Immediate);
+    middle.promote();
+    middle.psql("INSERT INTO ledger VALUES (3)");
+    make_wal(&middle, 1);
+    catch_up_quietly(&middle, &last);
+    middle.stop(Stop::Immediate);
+    last.promote();
+    last.psql("INSERT INTO ledger VALUES (4)");
+    make_wal(&last, 1);
+    let receiver = streaming(&without_slot(&last.conninfo(), &received));
+    caught_up(&last);
+    end(receiver, 2);
+    assert_same_as(&[&last, &middle, &primary], &received);
+    assert_same_histories(&last, &received, [2, 3]);
+    let recovered = recover(&last, &backup, &received);
+    assert_holds(&recovered, &[1, 2, 3, 4]);
+    assert_same_rows(&recovered, &last);
+}
+
+/// The server that is followed stays a standby; the one that it follows is promoted.
+#[test]
+fn a_standby_whose_upstream_is_promoted_is_followed_on_one_connection() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let middle = standby_of(&primary);
+    let last = cascading_standby_of(&primary, &middle);
+    let mut receiver = streaming(&receive(&last.conninfo(), &received));
+    let backup = base_backup(&primary, "backup");
+    primary.psql("CREATE TABLE ledger (id int); INSERT INTO ledger VALUES (1)");
+    make_wal(&primary, 2);
+    catch_up_quietly(&primary, &last);
+    primary.stop(Stop::Fast);
+    middle.promote();
+    receiver.wait_for_stderr("timeline switched");
+    middle.psql("INSERT INTO ledger VALUES (2)");
+    make_wal(&middle, 2);
+    let end_lsn = middle.psql("SELECT pg_current_wal_flush_lsn()");
+    last.wait_for(&format!("SELECT bool_or(flush_lsn >= '{end_lsn}') FROM pg_stat_replication"), "t");
+    receiver.terminate();
+    let outcome = receiver.wait().succeeded();
+    assert!(!outcome.stderr.contains("disconnected"), "{outcome}");
+    assert_same_as(&[&last, &middle, &primary], &received);
+    assert_same_histories(&middle, &received, [2]);
+    let recovered = recover(&middle, &backup, &received);
+    assert_holds(&recovered, &[1, 2]);
+    assert_same_rows(&recovered, &middle);
 }
 
 #[test]
@@ -179,12 +321,14 @@ fn a_standby_is_followed_through_its_promotion_on_one_connection() {
     let received = directory(&primary);
     let standby = standby_of(&primary);
     let mut receiver = streaming(&receive(&standby.conninfo(), &received));
+    let backup = base_backup(&primary, "backup");
     make_wal(&primary, 2);
     primary.psql("CREATE TABLE ledger (id int); INSERT INTO ledger VALUES (1)");
     catch_up_quietly(&primary, &standby);
     primary.stop(Stop::Fast);
     standby.promote();
     receiver.wait_for_stderr("timeline switched");
+    standby.psql("INSERT INTO ledger VALUES (2)");
     make_wal(&standby, 2);
     caught_up(&standby);
     receiver.terminate();
@@ -192,6 +336,9 @@ fn a_standby_is_followed_through_its_promotion_on_one_connection() {
     assert!(!outcome.stderr.contains("disconnected"), "{outcome}");
     assert_same_as(&[&standby, &primary], &received);
     assert_same_histories(&standby, &received, [2]);
+    let recovered = recover(&standby, &backup, &received);
+    assert_holds(&recovered, &[1, 2]);
+    assert_same_rows(&recovered, &standby);
 }
 
 #[test]

@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex};
 
 /// Writes to a client; an error means that it has gone, which is what most tests want.
 pub(crate) type Answer = Box<dyn Fn(&mut TcpStream) -> io::Result<()> + Send + Sync>;
+/// The same, for who has to know the whole command.
+type AnswerTo = Box<dyn Fn(&str, &mut TcpStream) -> io::Result<()> + Send + Sync>;
 
 /// The script of a primary.
 #[derive(Default)]
 pub(crate) struct Script {
     greeting: Option<Answer>,
-    answers: Vec<(String, Answer)>,
+    answers: Vec<(String, AnswerTo)>,
 }
 
 impl Script {
@@ -35,9 +37,18 @@ impl Script {
 
     /// What is said to commands that begin like this.
     pub(crate) fn on(
-        mut self,
+        self,
         command: &str,
         answer: impl Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Script {
+        self.on_command(command, move |_, client| answer(client))
+    }
+
+    /// As [`Script::on`], with the whole command.
+    pub(crate) fn on_command(
+        mut self,
+        command: &str,
+        answer: impl Fn(&str, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Script {
         self.answers.push((command.to_owned(), Box::new(answer)));
         self
@@ -93,7 +104,7 @@ impl Script {
                     let command = String::from_utf8_lossy(&body).trim_end_matches('\0').to_owned();
                     heard.lock().expect("no panic while appending").push(command.clone());
                     match self.answers.iter().find(|(beginning, _)| command.starts_with(beginning)) {
-                        Some((_, answer)) => answer(&mut client)?,
+                        Some((_, answer)) => answer(&command, &mut client)?,
                         None => client.write_all(&usual_answer(&command))?,
                     }
                 }
@@ -125,6 +136,13 @@ impl ScriptedPrimary {
     pub(crate) fn connection_count(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+}
+
+/// The next message: its tag and its body.
+pub(crate) fn read_message(client: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+    let mut tag = [0];
+    client.read_exact(&mut tag)?;
+    Ok((tag[0], read_body(client)?))
 }
 
 fn read_body(client: &mut TcpStream) -> io::Result<Vec<u8>> {
