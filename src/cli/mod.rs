@@ -12,6 +12,7 @@ mod prompt;
 mod receive;
 mod report;
 mod signals;
+mod standby;
 mod standby_create;
 mod table;
 mod values;
@@ -52,7 +53,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make standbys
+    /// Make standbys, look at them, promote them, point them elsewhere
     #[command(subcommand)]
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
@@ -64,6 +65,10 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum StandbyCommand {
     Create(Box<standby_create::CreateArgs>),
+    Status(standby::status::StatusArgs),
+    Promote(standby::promote::PromoteArgs),
+    Follow(Box<standby::follow::FollowArgs>),
+    Wait(standby::wait::WaitArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,6 +99,10 @@ pub fn main() -> ExitCode {
     logging::init(&cli.logging);
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
+        Command::Standby(StandbyCommand::Status(args)) => standby::status::run(&args).into(),
+        Command::Standby(StandbyCommand::Promote(args)) => standby::promote::run(&args).into(),
+        Command::Standby(StandbyCommand::Follow(args)) => standby::follow::run(*args).into(),
+        Command::Standby(StandbyCommand::Wait(args)) => standby::wait::run(&args).into(),
         Command::Receive(args) => receive::run(&args).into(),
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
     }

@@ -3,6 +3,7 @@
 mod cloning;
 mod command_line;
 mod connecting;
+mod failover;
 mod hostile_server;
 mod one_server;
 mod pg_receivewal;
