@@ -3,6 +3,7 @@
 mod following;
 mod looking;
 mod promoting;
+mod reading;
 mod waiting;
 
 use std::path::Path;
