@@ -127,6 +127,31 @@ pub fn render_auto_conf(existing: &[u8], settings: &[Setting]) -> Vec<u8> {
     content
 }
 
+/// The value that the content of a configuration file gives a setting: the last one counts. Files that it includes are
+/// not looked into.
+pub fn setting_value(content: &[u8], name: &str) -> Option<String> {
+    let lines = content.split(|&b| b == b'\n').rev();
+    let mut of_name =
+        lines.filter(|line| line_name(line).is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes())));
+    let line = String::from_utf8_lossy(of_name.next()?).into_owned();
+    let rest = line.trim_start()[name.len()..].trim_start();
+    let rest = rest.strip_prefix('=').map_or(rest, str::trim_start);
+    let Some(quoted) = rest.strip_prefix('\'') else {
+        return Some(rest.split(['#', ' ', '\t', '\r']).next().unwrap_or_default().to_owned());
+    };
+    let mut value = String::new();
+    let mut characters = quoted.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\'' if characters.next_if_eq(&'\'').is_some() => value.push('\''),
+            '\'' => return Some(value),
+            '\\' => value.extend(characters.next()),
+            other => value.push(other),
+        }
+    }
+    None
+}
+
 /// A password, and the connections it is for. An empty field stands for any (`*`).
 #[derive(Clone, PartialEq, Eq)]
 pub struct PassfileEntry<'a> {

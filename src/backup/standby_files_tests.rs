@@ -120,3 +120,16 @@ proptest! {
         prop_assert_eq!(&render_auto_conf(&once, &settings), &once);
     }
 }
+
+#[test]
+fn values_are_read_back_as_the_server_reads_them() {
+    let value = |content: &str| setting_value(content.as_bytes(), "primary_slot_name");
+    assert_eq!(value("primary_slot_name = 'a'\nprimary_slot_name = 'b'\n"), Some("b".to_owned()));
+    assert_eq!(value("  PRIMARY_slot_name='it''s' # x"), Some("it's".to_owned()));
+    assert_eq!(value("primary_slot_name standby1 # x\r\n"), Some("standby1".to_owned()));
+    assert_eq!(value("#primary_slot_name = 'a'\nprimary_slot_names = 'b'\nprimary_slot_name = 'c"), None);
+    for text in ["", "host=/tmp user='o''brien' password='a\\b'", "#", "x = 'y'"] {
+        let setting = Setting::new("primary_slot_name", text).unwrap();
+        assert_eq!(value(&format!("{setting}\n")).as_deref(), Some(text));
+    }
+}

@@ -76,6 +76,11 @@ pub(super) const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
 impl ConnectionArgs {
     /// Everything that connecting needs, from these options, the environment and libpq's files.
     pub(super) fn settings(&self, application_name: &str) -> Result<Settings, ConnectionArgsError> {
+        self.resolve(&self.conninfo(application_name)?)
+    }
+
+    /// These options alone.
+    pub(super) fn conninfo(&self, application_name: &str) -> Result<ConnInfo, ConnectionArgsError> {
         let mut conninfo = match &self.dbname {
             Some(text) => ConnInfo::parse(text)?,
             None => ConnInfo::new(),
@@ -86,7 +91,12 @@ impl ConnectionArgs {
             }
         }
         conninfo.set("fallback_application_name", application_name)?;
-        let settings = Settings::resolve(&conninfo, &SystemEnvironment)?;
+        Ok(conninfo)
+    }
+
+    /// Fills options in, from the environment and libpq's files.
+    pub(super) fn resolve(&self, conninfo: &ConnInfo) -> Result<Settings, ConnectionArgsError> {
+        let settings = Settings::resolve(conninfo, &SystemEnvironment)?;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }

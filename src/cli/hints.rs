@@ -1,5 +1,6 @@
 //! What to type next: one sentence or two for each error that has a remedy.
 
+mod failover;
 mod receiving;
 mod server;
 mod slot;
@@ -10,14 +11,18 @@ use std::io;
 use super::prompt::PromptError;
 use super::receive::SetupError;
 use super::slot::SlotError;
+use super::standby::server::ServerError;
 use crate::client::conninfo::PrimaryConninfoError;
 use crate::client::{ClientError, OpenError};
 use crate::sink::SinkError;
 use crate::standby::error::CreateError;
+use crate::standby::follow_error::FollowError;
 use crate::standby::preflight::PreflightError;
 use crate::standby::programs::ProgramsError;
+use crate::standby::promote::PromoteError;
 use crate::standby::space::SpaceError;
 use crate::standby::start::StartError;
+use crate::standby::wait::WaitError;
 use crate::standby::workspace::WorkspaceError;
 use crate::stream::ReceiveError;
 use crate::stream::resume::ResumeError;
@@ -61,6 +66,12 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<PrimaryConninfoError>() {
         return Some(older_libpq(error).to_owned());
     }
+    if let Some(error) = error.downcast_ref::<FollowError>() {
+        return failover::follow(error);
+    }
+    if let Some(error) = error.downcast_ref::<ServerError>() {
+        return failover::server(error);
+    }
     if let Some(error) = error.downcast_ref::<ReceiveError>() {
         return receiving::receive(error);
     }
@@ -75,6 +86,12 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
 
 /// Those that say nothing of the case at hand.
 fn fixed(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref::<PromoteError>() {
+        return failover::promote(error);
+    }
+    if let Some(error) = error.downcast_ref::<WaitError>() {
+        return failover::wait(error);
+    }
     if let Some(error) = error.downcast_ref::<ClientError>() {
         return server::client(error);
     }

@@ -17,6 +17,7 @@ mod report;
 mod service;
 mod signals;
 mod slot;
+mod standby;
 mod standby_create;
 mod status;
 mod table;
@@ -61,7 +62,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make standbys
+    /// Make standbys, look at them, promote them, point them elsewhere
     #[command(subcommand)]
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
@@ -80,6 +81,10 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum StandbyCommand {
     Create(Box<standby_create::CreateArgs>),
+    Status(standby::status::StatusArgs),
+    Promote(standby::promote::PromoteArgs),
+    Follow(Box<standby::follow::FollowArgs>),
+    Wait(standby::wait::WaitArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +123,10 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Standby(StandbyCommand::Create(args)) => standby_create::run(*args).into(),
         Command::Check(args) => check::run(&args).into(),
+        Command::Standby(StandbyCommand::Status(args)) => standby::status::run(&args).into(),
+        Command::Standby(StandbyCommand::Promote(args)) => standby::promote::run(&args).into(),
+        Command::Standby(StandbyCommand::Follow(args)) => standby::follow::run(*args).into(),
+        Command::Standby(StandbyCommand::Wait(args)) => standby::wait::run(&args).into(),
         Command::Receive(args) => receive::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
         Command::Slot(SlotCommand::List(args)) => slot::run_list(&args).into(),

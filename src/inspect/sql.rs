@@ -19,6 +19,11 @@ pub struct InspectError {
 }
 
 impl InspectError {
+    /// A row was expected, and none came.
+    pub fn no_answer(what: &'static str) -> Self {
+        InspectError { what, source: ClientError::Answer { command: "SELECT", problem: "no row" } }
+    }
+
     /// What to do about it.
     pub fn class(&self) -> ErrorClass {
         self.source.class()

@@ -1,12 +1,11 @@
 //! `global/pg_control`: what a data directory says of itself.
 
-use super::SystemIdentifier;
+use super::{Lsn, SystemIdentifier, TimelineId};
 
-/// The head of a control file, of which every supported major keeps the same layout.
+/// The head of a control file, of which every supported major keeps the same layout, and how far recovery had come.
 ///
-/// Answers to `ControlFileData` in PostgreSQL's `catalog/pg_control.h`: system identifier (u64), control file
-/// version (u32) and catalog version (u32), machine byte order. The checksum, a CRC-32C over all before it,
-/// moves with the version.
+/// Answers to `ControlFileData` in PostgreSQL's `catalog/pg_control.h`, in the machine's byte order. The end of
+/// recovery moves with the version, and so does the checksum, a CRC-32C over all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlFile {
     /// The cluster's identity.
@@ -15,6 +14,53 @@ pub struct ControlFile {
     pub control_version: u32,
     /// `CATALOG_VERSION_NO`, such as 202209061.
     pub catalog_version: u32,
+    /// What the cluster was doing when the file was written.
+    pub state: ClusterState,
+    /// Where recovery from the last checkpoint begins.
+    pub redo_lsn: Lsn,
+    /// The timeline of the last checkpoint.
+    pub timeline: Option<TimelineId>,
+    /// How far recovery had come at least; `None` outside of recovery, and for versions newer than any known.
+    pub min_recovery_lsn: Option<Lsn>,
+    /// The timeline of that position.
+    pub min_recovery_timeline: Option<TimelineId>,
+}
+
+/// `DBState`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterState {
+    /// Shut down as a primary.
+    ShutDown,
+    /// Shut down as a standby.
+    ShutDownInRecovery,
+    /// A standby, or a recovery, that runs or was cut off.
+    InRecovery,
+    /// A primary that runs or was cut off.
+    InProduction,
+    /// Anything else: just made, or cut off on the way from one state to another.
+    Between,
+}
+
+impl ClusterState {
+    fn of_number(number: u32) -> Self {
+        match number {
+            1 => ClusterState::ShutDown,
+            2 => ClusterState::ShutDownInRecovery,
+            5 => ClusterState::InRecovery,
+            6 => ClusterState::InProduction,
+            _ => ClusterState::Between,
+        }
+    }
+}
+
+/// Where `minRecoveryPoint` is; its timeline follows. By `PG_CONTROL_VERSION`, which carries the major from 17 on.
+const fn min_recovery_offset(control_version: u32) -> Option<usize> {
+    match control_version {
+        1300..=1899 => Some(136),
+        1900..=1999 => Some(144),
+        _ => None,
+    }
 }
 
 /// Why a control file cannot be used.
@@ -64,13 +110,20 @@ impl ControlFile {
         if !last.is_some_and(|offset| matches(offset) || matches(offset + 4) || matches(offset + 8)) {
             return Err(ControlFileError::Checksum);
         }
-        let low = u64::from(word(0));
-        let high = u64::from(word(4));
-        let number = if cfg!(target_endian = "little") { high << 32 | low } else { low << 32 | high };
+        let long = |offset: usize| {
+            let (first, second) = (u64::from(word(offset)), u64::from(word(offset + 4)));
+            if cfg!(target_endian = "little") { second << 32 | first } else { first << 32 | second }
+        };
+        let min_recovery = min_recovery_offset(control_version);
         Ok(ControlFile {
-            system_identifier: SystemIdentifier::new(number),
+            system_identifier: SystemIdentifier::new(long(0)),
             control_version,
             catalog_version: word(12),
+            state: ClusterState::of_number(word(16)),
+            redo_lsn: Lsn::new(long(40)),
+            timeline: TimelineId::new(word(48)),
+            min_recovery_lsn: min_recovery.map(|offset| Lsn::new(long(offset))).filter(|lsn| lsn.is_valid()),
+            min_recovery_timeline: min_recovery.and_then(|offset| TimelineId::new(word(offset + 8))),
         })
     }
 }
@@ -96,6 +149,26 @@ mod tests {
             let control = ControlFile::parse(&sample(crc_offset)).unwrap();
             assert_eq!(control.system_identifier.as_u64(), 7_710_876_330_348_008_478);
             assert_eq!((control.control_version, control.catalog_version), (1300, 202_209_061));
+        }
+    }
+
+    #[test]
+    fn the_end_of_recovery_is_where_the_version_puts_it() {
+        for (version, offset) in [(1300u32, 136), (1700, 136), (1800, 136), (1905, 144)] {
+            let mut content = vec![0; CONTROL_FILE_LEN];
+            content[8..12].copy_from_slice(&version.to_ne_bytes());
+            content[16..20].copy_from_slice(&5u32.to_ne_bytes());
+            content[40..48].copy_from_slice(&0x1_0000_0028u64.to_ne_bytes());
+            content[48..52].copy_from_slice(&2u32.to_ne_bytes());
+            content[offset..offset + 8].copy_from_slice(&0x1_0000_0700u64.to_ne_bytes());
+            content[offset + 8..offset + 12].copy_from_slice(&3u32.to_ne_bytes());
+            let crc = crc32c::crc32c(&content[..292]);
+            content[292..296].copy_from_slice(&crc.to_ne_bytes());
+            let control = ControlFile::parse(&content).unwrap();
+            assert_eq!(control.state, ClusterState::InRecovery);
+            assert_eq!((control.redo_lsn.to_string(), control.timeline), ("1/28".into(), TimelineId::new(2)));
+            assert_eq!(control.min_recovery_lsn, Some("1/700".parse().unwrap()));
+            assert_eq!(control.min_recovery_timeline, TimelineId::new(3));
         }
     }
 

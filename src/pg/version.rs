@@ -122,6 +122,16 @@ impl ServerVersion {
         self.major >= 19
     }
 
+    /// Whether `pg_get_wal_replay_pause_state()` tells a pause that was asked for from one that has begun (14).
+    pub const fn has_wal_replay_pause_state(self) -> bool {
+        self.major >= 14
+    }
+
+    /// Whether `WAIT FOR LSN` exists (19).
+    pub const fn has_wait_for_lsn(self) -> bool {
+        self.major >= 19
+    }
+
     /// Whether protocol 3.2, with its long cancel keys, may be asked for (18).
     pub const fn has_protocol_3_2(self) -> bool {
         self.major >= 18

@@ -52,12 +52,10 @@ pub enum ConfigurationError {
 
 /// What can be known before the copy: whether the passfile's path can stand in `primary_conninfo`.
 pub(super) fn check(request: &CreateRequest, target: &Path) -> Result<(), CreateError> {
-    let hosts = &request.settings.hosts;
-    let wanted = hosts.iter().any(|host| request.settings.password_for(host, "replication").is_some());
-    if wanted && target.to_str().is_none() {
-        return Err(CreateError::UnprintablePath);
+    match is_passfile_unnameable(&request.settings, target) {
+        true => Err(CreateError::UnprintablePath),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Writes it, durably, into the data directory in the making.
@@ -82,24 +80,30 @@ pub(super) fn write(
         Setting::new("primary_slot_name", request.slot.as_str())?,
     ];
     settings.extend(request.standby_settings.iter().cloned());
-    write_settings(&data, &settings)?;
-    give(&data.join(AUTO_CONF_NAME), workspace.owner())?;
-    let path = data.join(PASSFILE_NAME);
-    match passfile {
-        Some(passfile) => {
-            replace_file(&path, &passfile, Secrecy::Secret)?;
-            give(&path, workspace.owner())?;
-        }
-        // the server copied may be a standby itself, and its password is none of ours
-        None => match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(ConfigurationError::Sync { path, source });
-            }
-            _ => {}
-        },
-    }
+    write_auto_conf(&data, &settings, workspace.owner())?;
+    // the server copied may be a standby itself, and its password is none of ours
+    write_passfile(&data, passfile.as_deref(), workspace.owner())?;
     write_standby_signal(&data)?;
     give(&data.join(STANDBY_SIGNAL_NAME), workspace.owner())
+}
+
+/// Puts the passfile into a data directory, or takes away the one that is there.
+pub(super) fn write_passfile(
+    data: &Path,
+    content: Option<&[u8]>,
+    owner: Option<Owner>,
+) -> Result<(), ConfigurationError> {
+    let path = data.join(PASSFILE_NAME);
+    let Some(content) = content else {
+        return match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::new("remove file", path, source).into())
+            }
+            _ => Ok(()),
+        };
+    };
+    replace_file(&path, content, Secrecy::Secret)?;
+    give(&path, owner)
 }
 
 /// How the standby will connect: to be asked before anything is made, too.
@@ -136,8 +140,14 @@ pub(super) fn unreadable_file(files: &[PathBuf], owner: Owner) -> Option<PathBuf
     files.iter().find(|file| !readable(file)).cloned()
 }
 
+/// Whether a password would have to go to a file whose path cannot stand in `primary_conninfo`.
+pub(super) fn is_passfile_unnameable(settings: &Settings, directory: &Path) -> bool {
+    let wanted = settings.hosts.iter().any(|host| settings.password_for(host, "replication").is_some());
+    wanted && directory.to_str().is_none()
+}
+
 /// A line for each host whose password is known; `None` when no password is needed.
-fn render_passfile(settings: &Settings) -> Result<Option<Vec<u8>>, ConfigurationError> {
+pub(super) fn render_passfile(settings: &Settings) -> Result<Option<Vec<u8>>, ConfigurationError> {
     let mut content = Vec::new();
     for host in &settings.hosts {
         let Some(password) = settings.password_for(host, "replication") else { continue };
@@ -161,6 +171,16 @@ fn render_passfile(settings: &Settings) -> Result<Option<Vec<u8>>, Configuration
 
 fn passfile_names(host: &HostSpec) -> Vec<String> {
     host.passfile_names().iter().map(ToString::to_string).collect()
+}
+
+/// Writes settings into a data directory's `postgresql.auto.conf`.
+pub(super) fn write_auto_conf(
+    data: &Path,
+    settings: &[Setting],
+    owner: Option<Owner>,
+) -> Result<(), ConfigurationError> {
+    write_settings(data, settings)?;
+    give(&data.join(AUTO_CONF_NAME), owner)
 }
 
 /// Gives a file to its owner; the change is made durable like the file before it.

@@ -58,6 +58,29 @@ pub async fn wait_until_streaming(
     }
 }
 
+/// Waits until a standby of this `application_name` is seen, where it has no slot to know it by.
+pub(super) async fn wait_until_seen(
+    sql: &mut Connection,
+    application_name: &str,
+    timeout: Duration,
+) -> Result<Option<StreamingEvidence>, ClientError> {
+    let deadline = Instant::now() + timeout;
+    let text = format!(
+        "SELECT FROM pg_stat_replication WHERE application_name = {} AND state = 'streaming'",
+        quote_string(application_name)
+    );
+    loop {
+        let sets = sql.query(&text, "SELECT").await?;
+        if sets.first().is_some_and(|set| !set.rows.is_empty()) {
+            return Ok(Some(StreamingEvidence::Streaming));
+        }
+        if Instant::now() + POLL_INTERVAL > deadline {
+            return Ok(None);
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
 async fn ask(sql: &mut Connection, slot: &SlotName) -> Result<Observation, ClientError> {
     let text = format!(
         "SELECT r.state FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid \

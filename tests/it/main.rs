@@ -4,6 +4,7 @@ mod checking;
 mod cloning;
 mod command_line;
 mod connecting;
+mod failover;
 mod hostile_server;
 mod one_server;
 mod pg_receivewal;

@@ -47,6 +47,18 @@ impl HostSpec {
         matches!(self.address, HostAddress::SocketDir(_) | HostAddress::DefaultSocketDir)
     }
 
+    /// The server's place for people, such as `db1:5432` or `/run/postgresql:5432`; escaped.
+    pub fn place(&self) -> String {
+        let host = match (&self.name, &self.address) {
+            (Some(name), _) => name,
+            (None, HostAddress::Name(host) | HostAddress::Address(host) | HostAddress::SocketDir(host)) => {
+                host
+            }
+            (None, HostAddress::DefaultSocketDir) => "local socket",
+        };
+        format!("{}:{}", host.escape_debug(), self.port)
+    }
+
     /// The names by which a password file may know the host. Which of the usual directories is a libpq's own, and so
     /// `localhost` to it, depends on its build.
     pub(crate) fn passfile_names(&self) -> Vec<&str> {
