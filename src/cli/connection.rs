@@ -132,18 +132,10 @@ impl ConnectionArgs {
 
     /// An ordinary connection, to the database that was named, or else to one that is there.
     pub(super) async fn connect_sql(&self, settings: &mut Settings) -> Result<Connection, ConnectError> {
-        let named = settings.dbname != settings.user;
-        let mut others = USUAL_DATABASES.iter().filter(|_| !named);
+        let mut others = OtherDatabases::new(settings);
         loop {
             match self.connect(settings, Purpose::Sql).await {
-                Err(ConnectError::Open(OpenError::Connect(error)))
-                    if error.sqlstate() == Some(SqlState::INVALID_CATALOG_NAME) =>
-                {
-                    match others.next() {
-                        Some(database) => settings.dbname = (*database).to_owned(),
-                        None => return Err(OpenError::Connect(error).into()),
-                    }
-                }
+                Err(ConnectError::Open(error)) if others.take_next(&error, settings) => {}
                 other => return other,
             }
         }
@@ -169,5 +161,37 @@ impl ConnectionArgs {
         }
         self.connect(settings, Purpose::PhysicalReplication).await?.close().await;
         Ok(())
+    }
+}
+
+/// The same without anybody to ask for a password.
+pub(super) async fn open_sql(settings: &mut Settings) -> Result<Connection, OpenError> {
+    let mut others = OtherDatabases::new(settings);
+    loop {
+        match open(settings, Purpose::Sql).await {
+            Err(error) if others.take_next(&error, settings) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Databases that are nearly always there, for where none was named and none is called like the user.
+struct OtherDatabases(std::slice::Iter<'static, &'static str>);
+
+impl OtherDatabases {
+    fn new(settings: &Settings) -> Self {
+        let named = settings.dbname != settings.user;
+        OtherDatabases(if named { [].iter() } else { USUAL_DATABASES.iter() })
+    }
+
+    /// Whether there is another one to try, because the last one does not exist.
+    fn take_next(&mut self, error: &OpenError, settings: &mut Settings) -> bool {
+        let OpenError::Connect(error) = error else { return false };
+        if error.sqlstate() != Some(SqlState::INVALID_CATALOG_NAME) {
+            return false;
+        }
+        let Some(database) = self.0.next() else { return false };
+        settings.dbname = (*database).to_owned();
+        true
     }
 }

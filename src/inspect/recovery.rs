@@ -243,5 +243,7 @@ pub async fn wait_for_replay(sql: &mut Connection, lsn: Lsn, timeout: Duration) 
     let milliseconds = timeout.as_millis().max(1);
     let text =
         format!("WAIT FOR LSN '{lsn}' WITH (MODE 'standby_replay', TIMEOUT '{milliseconds}ms', NO_THROW)");
-    ask(sql, &text, "to wait for an LSN").await.map(drop)
+    // alone: it is not for transactions
+    let waited = sql.query(&text, "WAIT FOR").await;
+    waited.map(drop).map_err(|source| InspectError { what: "to wait for an LSN", source })
 }

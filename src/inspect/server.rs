@@ -48,7 +48,7 @@ pub struct ReplayState {
     pub received_lsn: Option<Lsn>,
     /// How far it is replayed.
     pub replayed_lsn: Option<Lsn>,
-    /// Age of the last transaction replayed; 0 when all that was received is replayed.
+    /// Age of the last transaction replayed; 0 when all that was received is replayed, and more is being received.
     pub delay_seconds: Option<f64>,
     /// Whether replay is paused.
     pub paused: bool,
@@ -83,7 +83,8 @@ extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::inter
 current_setting('synchronous_standby_names'), \
 CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
 CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END, \
-CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
+CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() \
+AND (SELECT pid FROM pg_stat_get_wal_receiver()) IS NOT NULL THEN 0 \
 ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END, \
 CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \
 CASE WHEN pg_is_in_recovery() AND pg_has_role('pg_read_all_settings', 'USAGE') \

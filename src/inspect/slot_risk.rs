@@ -80,15 +80,16 @@ pub fn span(len: f64, rate: Option<f64>) -> Option<Duration> {
 
 /// Asks for all slots.
 pub async fn slot_risks(sql: &mut Connection) -> Result<Vec<SlotRisk>, InspectError> {
-    let since = match sql.version().has_slot_inactive_since() {
-        true => "extract(epoch FROM now() - inactive_since), invalidation_reason",
-        false => "NULL, NULL",
+    // a synchronised slot is the primary's, and looked after there
+    let (since, which) = match sql.version().has_slot_inactive_since() {
+        true => ("extract(epoch FROM now() - inactive_since), invalidation_reason", "WHERE NOT synced"),
+        false => ("NULL, NULL", ""),
     };
     let text = format!(
         "SELECT slot_name, active, temporary, wal_status, safe_wal_size, \
          greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() \
-           THEN coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn() END, \
-           restart_lsn))::bigint, {since} FROM pg_catalog.pg_replication_slots ORDER BY slot_name"
+           THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn() END, \
+           restart_lsn))::bigint, {since} FROM pg_catalog.pg_replication_slots {which} ORDER BY slot_name"
     );
     let rows = ask(sql, &text, "its replication slots").await?;
     let slot = |row: &Answer| SlotRisk {

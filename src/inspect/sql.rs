@@ -34,10 +34,9 @@ impl InspectError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer(DataRow);
 
-/// Asks in SQL, without parameters: what is put into `text` has to be quoted. `what` is what errors call it.
+/// Asks in SQL, without parameters: what is put into `text`, a `SELECT`, has to be quoted. `what` is what errors call it.
 pub async fn ask(sql: &mut Connection, text: &str, what: &'static str) -> Result<Vec<Answer>, InspectError> {
-    let sets = sql.query(text, "SELECT").await.map_err(|source| InspectError { what, source })?;
-    Ok(sets.into_iter().flat_map(|set| set.rows).map(Answer).collect())
+    Ok(ask_all(sql, &[text], what).await?.into_iter().flatten().collect())
 }
 
 /// Asks several questions in one message, which is one transaction and one round trip. Each question is a `SELECT`;

@@ -55,7 +55,7 @@ impl SyncStandbys {
         let place = |walsender: &Walsender| self.place(&walsender.application_name);
         let mut there: Vec<&Walsender> = walsenders
             .iter()
-            .filter(|walsender| walsender.is_streaming() && place(walsender).is_some())
+            .filter(|walsender| walsender.can_confirm() && place(walsender).is_some())
             .collect();
         there.sort_by_key(|walsender| place(walsender));
         let is_there =

@@ -58,7 +58,7 @@ impl WalSample {
 
 /// Looks once. `None` when a standby has nothing yet.
 pub async fn wal_sample(sql: &mut Connection) -> Result<Option<WalSample>, InspectError> {
-    let text = "SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
+    let text = "SELECT CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
                 ELSE pg_current_wal_insert_lsn() END, extract(epoch FROM clock_timestamp())";
     let rows = ask(sql, text, "where its WAL ends").await?;
     Ok(rows.first().and_then(|row| Some(WalSample { lsn: row.lsn(0)?, at: row.get(1)? })))

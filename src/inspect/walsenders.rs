@@ -26,6 +26,11 @@ impl Walsender {
         self.state.as_deref() == Some("streaming")
     }
 
+    /// Whether it can confirm a commit: who never says that anything is durable does not count for the server.
+    pub fn can_confirm(&self) -> bool {
+        self.is_streaming() && self.flush_lsn.is_some()
+    }
+
     /// Whether it is a receiver that only keeps WAL: it says how far that is durable, and never that any was applied.
     pub fn never_applies(&self) -> bool {
         self.replay_lsn.is_none()

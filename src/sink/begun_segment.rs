@@ -86,7 +86,11 @@ impl<D: Disk> SegmentWriter<D> {
     /// Takes away the other beginnings of a segment that is complete and durable.
     pub(super) fn remove_superseded(&mut self, names: &[String]) -> Result<(), SinkError> {
         for name in names {
-            let result = self.disk.remove(name);
+            let result = match self.disk.remove(name) {
+                // somebody was faster
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            };
             result.map_err(|error| self.failed(Operation::Remove, name, error))?;
         }
         Ok(())

@@ -55,8 +55,8 @@ impl Default for SinkLimits {
     }
 }
 
-/// As much is written at once. More would leave the processor's cache between being checked and being written.
-const MAX_PIECE_LEN: u64 = 512 << 10;
+/// As much is written at once: more would leave the processor's cache between being checked and being written.
+const MAX_PIECE_LEN: u64 = 2 << 20;
 
 /// All that had gathered when the sink came to look: written in pieces as large as segments allow, and made
 /// durable by one flush at its end, however many were asked for.

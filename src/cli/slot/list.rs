@@ -9,7 +9,6 @@ use super::super::grid::wrap;
 use super::super::{block_on, report, width};
 use super::view;
 use crate::ErrorClass;
-use crate::client::Purpose;
 use crate::inspect::InspectError;
 use crate::inspect::slots::{ReplicationSlot, Slots, slots};
 
@@ -71,7 +70,7 @@ pub(in crate::cli) fn run(args: &ListArgs) -> Exit {
 async fn list(args: &ListArgs) -> Result<Slots, ListError> {
     let mut settings = args.connection.settings("pgwake slot")?;
     args.connection.ask_password_if_told(&mut settings).await?;
-    let mut sql = args.connection.connect(&mut settings, Purpose::Sql).await?;
+    let mut sql = args.connection.connect_sql(&mut settings).await?;
     sql.set_answer_timeout(Some(super::change::ANSWER_TIMEOUT));
     let found = slots(&mut sql).await?;
     sql.close().await;

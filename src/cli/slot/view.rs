@@ -7,6 +7,8 @@ use super::super::human::{bytes, duration, printable};
 use super::super::table::Column;
 use crate::inspect::server::ServerState;
 use crate::inspect::slots::{ReplicationSlot, SlotUser, WalStatus};
+use crate::pg::SlotName;
+use crate::wire::command::quote_identifier;
 
 /// The longest name that is shown in full.
 const MAX_NAME_LEN: usize = 63;
@@ -80,8 +82,8 @@ pub(in crate::cli) fn warning(slot: &ReplicationSlot, server: &ServerState) -> O
             None => "lost".to_owned(),
         };
         return Some(format!(
-            "slot \"{name}\" is {why}: what used it cannot go on with it, and has to be made anew. Drop it: pgwake slot drop \
-             {name}"
+            "slot \"{name}\" is {why}: what used it cannot go on with it, and has to be made anew. {}",
+            drop_it(slot)
         ));
     }
     let bound = match server.max_slot_wal_keep_size {
@@ -93,7 +95,7 @@ pub(in crate::cli) fn warning(slot: &ReplicationSlot, server: &ServerState) -> O
         return Some(format!(
             "slot \"{name}\" is about to be lost: it claims {held} of WAL, {bound}, and the next checkpoint may remove it; \
              {whose}. {}",
-            remedy(slot, &name)
+            remedy(slot)
         ));
     }
     if let (Some(safe), Some(bound_bytes)) = (slot.safe_wal_size, server.max_slot_wal_keep_size)
@@ -103,7 +105,7 @@ pub(in crate::cli) fn warning(slot: &ReplicationSlot, server: &ServerState) -> O
         let safe = bytes(u64::try_from(safe).unwrap_or_default());
         return Some(format!(
             "slot \"{name}\" is lost after {safe} more of WAL ({bound}); {whose}. {}",
-            remedy(slot, &name)
+            remedy(slot)
         ));
     }
     forgotten(slot, server, &name, &held)
@@ -124,7 +126,7 @@ fn forgotten(slot: &ReplicationSlot, server: &ServerState, name: &str, held: &st
     if slot.wal_status == Some(WalStatus::Extended) {
         return Some(format!(
             "slot \"{name}\" has been used by nobody{since} and makes the server keep {held} of WAL: {consequence}. {}",
-            remedy(slot, name)
+            remedy(slot)
         ));
     }
     let inactive = slot.inactive_seconds?;
@@ -134,22 +136,29 @@ fn forgotten(slot: &ReplicationSlot, server: &ServerState, name: &str, held: &st
         return Some(format!(
             "slot \"{name}\" has been used by nobody{since}, and the server invalidates it soon \
              (idle_replication_slot_timeout). {}",
-            remedy(slot, name)
+            remedy(slot)
         ));
     }
     (inactive > FORGOTTEN_AFTER).then(|| {
         format!(
             "slot \"{name}\" has been used by nobody{since} and holds {held} of WAL: {consequence}. {}",
-            remedy(slot, name)
+            remedy(slot)
         )
     })
 }
 
-fn remedy(slot: &ReplicationSlot, name: &str) -> String {
+fn remedy(slot: &ReplicationSlot) -> String {
     match slot.active {
         true => "See what holds it up, or raise max_slot_wal_keep_size".to_owned(),
-        false => format!("Start what should use it, or drop it: pgwake slot drop {name}"),
+        false => format!("Start what should use it. {}", drop_it(slot)),
     }
+}
+
+/// Only a name that is one goes into a line for a shell.
+fn drop_it(slot: &ReplicationSlot) -> String {
+    slot.name
+        .parse::<SlotName>()
+        .map_or_else(|_| "Drop it".to_owned(), |name| format!("Drop it: pgwake slot drop {name}"))
 }
 
 /// What a role without `pg_read_all_stats` has not seen, if there was something to see.
@@ -162,7 +171,9 @@ pub(in crate::cli) fn hidden(slots: &[ReplicationSlot], server: &ServerState) ->
 /// A sentence about what this role may not see.
 pub(in crate::cli) fn may_not_see(server: &ServerState, what: &str) -> String {
     let role = printable(&server.role, MAX_NAME_LEN);
-    format!("role \"{role}\" may not see {what}: GRANT pg_monitor TO \"{role}\";")
+    // a name that cannot be shown as it is would be another one's in the line
+    let grantee = if role == server.role { quote_identifier(&role) } else { "…".to_owned() };
+    format!("role \"{role}\" may not see {what}: GRANT pg_monitor TO {grantee};")
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::super::connection::open_sql;
 use super::super::report;
 use crate::ErrorClass;
 use crate::client::conninfo::{HostAddress, HostSpec, Settings, default_socket_dir};
-use crate::client::{Connection, OpenError, Purpose, SystemEnvironment, open};
+use crate::client::{Connection, OpenError, SystemEnvironment};
 use crate::inspect::{InspectError, Survey, survey};
 use crate::pg::{Lsn, ServerVersion};
 
@@ -119,7 +120,7 @@ impl Host {
     pub(super) async fn sample(&mut self) -> Sample {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => open(&self.settings, Purpose::Sql).await?,
+            None => open_sql(&mut self.settings).await?,
         };
         let version = connection.version();
         if !version.is_supported() {

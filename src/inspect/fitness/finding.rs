@@ -138,11 +138,13 @@ impl Fix {
 
     /// Any line. Nothing that a server says can make two of it.
     pub(super) fn new(place: Place, line: impl AsRef<str>, needs: Needs) -> Self {
+        let shown = one_line(line.as_ref(), MAX_LINE_LEN);
         let offer = match place {
-            Place::Sql => Offer::Apply,
+            // a line that had to be changed to be shown does not say any more what was meant
+            Place::Sql if shown == line.as_ref() => Offer::Apply,
             _ => Offer::Consider,
         };
-        Fix { place, line: one_line(line.as_ref(), MAX_LINE_LEN), before_line: None, needs, offer }
+        Fix { place, line: shown, before_line: None, needs, offer }
     }
 
     /// A setting. One that is given on the server's command line has to be changed there.

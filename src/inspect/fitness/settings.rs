@@ -54,8 +54,10 @@ fn max_wal_senders(seen: &Seen, job: Job) -> Option<Finding> {
     let max = seen.settings.number(CHECK)?;
     let needed = job.connections();
     let raise = |used: u64| {
-        let enough = (used + needed + 2).max(10);
-        Fix::set(&seen.settings, CHECK, &enough.to_string(), Needs::Restart)
+        let enough = used.max(max).saturating_add(needed + 2).max(10);
+        let fix = Fix::set(&seen.settings, CHECK, &enough.to_string(), Needs::Restart);
+        // a hot standby with a lower value than its primary stops
+        if used == 0 { fix } else { fix.left_to_operator() }
     };
     let full = matches!(&seen.trial, Trial::Refused(refusal) if refusal.kind == super::RefusalKind::Full);
     let used = match &seen.walsenders {
@@ -220,7 +222,10 @@ fn summarize_wal(seen: &Seen) -> Option<Finding> {
 fn wal_rate(seen: &Seen) -> Finding {
     const CHECK: &str = "WAL rate";
     let rate = |rate: Rate| format!("{}/s", human::bytes(rate.bytes_per_second as u64));
-    let time = |rate: Rate| human::duration(std::time::Duration::from_secs_f64(rate.seconds));
+    let time = |rate: Rate| {
+        std::time::Duration::try_from_secs_f64(rate.seconds)
+            .map_or_else(|_| "a time".to_owned(), human::duration)
+    };
     let moment = seen.wal_rate.moment.map(|moment| format!("{} within {}", rate(moment), time(moment)));
     let average = seen.wal_rate.average;
     let average = average.map(|average| format!("{} on average over {}", rate(average), time(average)));

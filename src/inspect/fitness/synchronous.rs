@@ -93,7 +93,7 @@ fn nobody_named(seen: &Seen, job: Job) -> Finding {
     let streaming: Vec<&str> = visible(seen)
         .unwrap_or_default()
         .iter()
-        .filter(|walsender| walsender.is_streaming())
+        .filter(|walsender| walsender.can_confirm() && walsender.application_name != "*")
         .map(|walsender| walsender.application_name.as_str())
         .collect();
     let finding = |why: String| Finding::new(NAMES, Level::Problem, found, why);
@@ -106,12 +106,8 @@ fn nobody_named(seen: &Seen, job: Job) -> Finding {
     names.sort_unstable();
     names.dedup();
     let value = format!("ANY 1 ({})", list(&names));
-    finding(format!("{why}; these are streaming.")).mended_by(Fix::set(
-        &seen.settings,
-        NAMES,
-        &value,
-        Needs::Reload,
-    ))
+    let fix = Fix::set(&seen.settings, NAMES, &value, Needs::Reload);
+    finding(format!("{why}; these are streaming.")).mended_by(fix)
 }
 
 fn named(seen: &Seen, names: &SyncStandbys, walsenders: &[Walsender], commit: &str) -> Vec<Finding> {

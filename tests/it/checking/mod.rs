@@ -123,7 +123,7 @@ fn a_primary_whose_connections_are_all_taken_says_so() {
     let directory = primary.dir().subdir("socket_wal", 0o700);
     let receive = Tool::pgwake().args(["receive", "-d", &primary.conninfo(), "--start", "current", "-D"]);
     let receiver = receive.arg(&directory).by_server_user().spawn();
-    primary.wait_for("SELECT state FROM pg_stat_replication", "streaming");
+    primary.wait_for("SELECT state FROM pg_stat_replication WHERE flush_lsn IS NOT NULL", "streaming");
     let report = found(&primary.conninfo(), &["--for", "archive"]);
     assert_eq!(problems(&report), ["max_wal_senders"], "{report:#}");
     receiver.terminate();
@@ -255,7 +255,7 @@ fn a_standby_is_checked_as_an_upstream() {
     crate::cloning::create(&primary, &directory).run().succeeded();
     let standby = primary.adopt(&directory);
     standby.start();
-    primary.wait_for("SELECT state FROM pg_stat_replication", "streaming");
+    primary.wait_for("SELECT state FROM pg_stat_replication WHERE flush_lsn IS NOT NULL", "streaming");
     let report = found(&standby.conninfo(), &[]);
     assert_eq!(
         (&report["fit"], &report["server"]["in_recovery"]),

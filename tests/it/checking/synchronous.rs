@@ -17,7 +17,7 @@ fn names_that_nobody_answers_to_make_commits_wait() {
     let directory = primary.dir().subdir("socket_wal", 0o700);
     let receive = Tool::pgwake().args(["receive", "-d", &conninfo, "--start", "current", "-D"]);
     let receiver = receive.arg(&directory).by_server_user().spawn();
-    primary.wait_for("SELECT state FROM pg_stat_replication", "streaming");
+    primary.wait_for("SELECT state FROM pg_stat_replication WHERE flush_lsn IS NOT NULL", "streaming");
     let report = found(&conninfo, &["--for", "synchronous"]);
     assert_eq!(
         (problems(&report), level(&report, "synchronous_standby_names").as_str()),
@@ -49,7 +49,7 @@ fn a_receiver_is_made_synchronous_by_what_is_printed() {
     let directory = primary.dir().subdir("socket_wal", 0o700);
     let receive = Tool::pgwake().args(["receive", "-d", &conninfo, "--start", "current", "-D"]);
     let receiver = receive.arg(&directory).by_server_user().spawn();
-    primary.wait_for("SELECT state FROM pg_stat_replication", "streaming");
+    primary.wait_for("SELECT state FROM pg_stat_replication WHERE flush_lsn IS NOT NULL", "streaming");
     let lines = mend(&primary, &conninfo, &["--for", "synchronous"]);
     assert!(named(&lines), "{lines}");
     primary.wait_for("SELECT sync_state FROM pg_stat_replication", "quorum");

@@ -182,6 +182,10 @@ fn after_a_failed_fsync_nothing_more_is_acknowledged() {
             assert_eq!(position(), before, "{fault}");
             assert!(acknowledged.is_empty(), "{fault}: {acknowledged:?}");
         }
+        // a commit that still waits for a receiver holds its lock
+        let clients = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                       WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        primary.wait_for(clients, "0");
         primary.psql("SET synchronous_commit = local; DROP TABLE ledger");
         let healed = streaming(&tool);
         caught_up(&primary);
