@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::process::{Pid, Signal};
+
 use super::harness::{
     Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
     recover, streaming, wal_files, without_slot,
@@ -117,9 +119,9 @@ fn a_failover_in_the_middle_of_a_record_is_followed() {
     let before = wal_files(&received).len();
     let record = "SELECT pg_logical_emit_message(true, 'large', repeat('x', 300000000))";
     let writing = Tool::psql().args(["-XAtq", "-d", &primary.conninfo(), "-c", record]).spawn();
-    wait_until("some of the record is here and on the standby", || {
-        let here = wal_files(&received).len() >= before + 4;
-        here && standby.psql("SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()") == "t"
+    hold_in_the_middle(&primary, || wal_files(&received).len() >= before + 4);
+    wait_until("some of the record is on the standby", || {
+        standby.psql("SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()") == "t"
     });
     primary.kill9();
     drop(writing);
@@ -138,6 +140,28 @@ fn a_failover_in_the_middle_of_a_record_is_followed() {
     let recovered = recover(&standby, &backup, &received);
     assert_holds(&recovered, &[1, 2]);
     assert_same_rows(&recovered, &standby);
+}
+
+/// Stops the process that writes the large record, as soon as enough of it has come.
+#[track_caller]
+fn hold_in_the_middle(primary: &Cluster, enough: impl Fn() -> bool) {
+    let writer =
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%emit_message%' AND pid <> pg_backend_pid()";
+    let mut pid = None;
+    wait_until("the record is being written", || {
+        pid = primary.psql(writer).parse().ok().and_then(Pid::from_raw);
+        pid.is_some()
+    });
+    let pid = pid.expect("a process");
+    let signal = |signal| rustix::process::kill_process(pid, signal).expect("signal the writer");
+    wait_until("some of the record is here", || {
+        signal(Signal::STOP);
+        let enough = enough();
+        if !enough {
+            signal(Signal::CONT);
+        }
+        enough
+    });
 }
 
 /// The name of the segment, on the timeline before, in which `timeline` began.
