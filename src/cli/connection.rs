@@ -71,7 +71,7 @@ impl ConnectError {
 }
 
 /// Databases that are nearly always there, for a role whose own name is no database.
-pub(super) const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
+const USUAL_DATABASES: [&str; 2] = ["postgres", "template1"];
 
 impl ConnectionArgs {
     /// Everything that connecting needs, from these options, the environment and libpq's files.

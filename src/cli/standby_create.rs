@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::connection::{ConnectError, ConnectionArgs, ConnectionArgsError, USUAL_DATABASES};
+use super::connection::{ConnectError, ConnectionArgs, ConnectionArgsError, open_sql};
 use super::exit::Exit;
 use super::outcome;
 use super::report;
@@ -15,7 +15,7 @@ use super::values::{MappingArg, parse_application_name, parse_label, parse_rate}
 use crate::ErrorClass;
 use crate::backup::standby_files::Setting;
 use crate::client::conninfo::Settings;
-use crate::client::{Connection, OpenError, Purpose};
+use crate::client::{Connection, Purpose};
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
 use crate::pg::ChecksumAlgorithm;
 use crate::pg::SlotName;
@@ -23,7 +23,6 @@ use crate::standby::create::{CreateRequest, StartRequest, create, dry_run};
 use crate::standby::error::CreateError;
 use crate::standby::preflight::ExistingSlot;
 use crate::wire::command::CheckpointMode;
-use crate::wire::server_error::SqlState;
 
 /// Clone a running primary into a standby that streams from it
 ///
@@ -221,31 +220,21 @@ async fn open_connections(
     settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
     let mut replication = args.connect(settings, Purpose::PhysicalReplication).await?;
     replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
-    let sql = open_sql(&mut settings.pinned_to(replication.host())).await;
+    let sql = ordinary(&mut settings.pinned_to(replication.host())).await;
     Ok((replication, sql))
 }
 
-/// An ordinary connection, to the database that was named, or else to one that is there.
-async fn open_sql(settings: &mut Settings) -> Option<Connection> {
-    let named = settings.dbname != settings.user;
-    let mut others = USUAL_DATABASES.iter().filter(|_| !named);
-    loop {
-        match crate::client::open(settings, Purpose::Sql).await {
-            Ok(mut sql) => {
-                sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
-                return Some(sql);
-            }
-            Err(OpenError::Connect(error)) if error.sqlstate() == Some(SqlState::INVALID_CATALOG_NAME) => {
-                match others.next() {
-                    Some(database) => settings.dbname = (*database).to_owned(),
-                    None => return None,
-                }
-            }
-            Err(error) => {
-                tracing::info!("no ordinary connection to the server, so less can be checked beforehand");
-                tracing::debug!("the reason: {error}");
-                return None;
-            }
+/// An ordinary connection, where the role may have one.
+async fn ordinary(settings: &mut Settings) -> Option<Connection> {
+    match open_sql(settings).await {
+        Ok(mut sql) => {
+            sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+            Some(sql)
+        }
+        Err(error) => {
+            tracing::info!("no ordinary connection to the server, so less can be checked beforehand");
+            tracing::debug!("the reason: {error}");
+            None
         }
     }
 }

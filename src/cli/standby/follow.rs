@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::super::connection::open_sql;
 use super::server::{
     ANSWER_TIMEOUT, ServerError, address_of, connect_sql, lead_to, shown, unless_interrupted,
 };
@@ -18,7 +19,7 @@ use crate::cli::exit::Exit;
 use crate::cli::report;
 use crate::cli::values::parse_application_name;
 use crate::client::conninfo::{ConnInfo, Secret, Settings};
-use crate::client::{Connection, Purpose, open};
+use crate::client::{Connection, Purpose};
 use crate::inspect::InspectError;
 use crate::inspect::recovery::recovery;
 use crate::pg::SlotName;
@@ -214,18 +215,16 @@ fn application_name(primary_conninfo: &Secret) -> Option<String> {
 
 /// An ordinary connection to the new primary, where the role may have one.
 async fn ordinary(settings: &Settings) -> Option<Connection> {
-    let mut postgres = settings.clone();
-    postgres.dbname = "postgres".to_owned();
-    for settings in [settings, &postgres] {
-        match open(settings, Purpose::Sql).await {
-            Ok(mut sql) => {
-                sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
-                return Some(sql);
-            }
-            Err(error) => tracing::debug!("no ordinary connection to the new primary: {error}"),
+    match open_sql(&mut settings.clone()).await {
+        Ok(mut sql) => {
+            sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+            Some(sql)
+        }
+        Err(error) => {
+            tracing::debug!("no ordinary connection to the new primary: {error}");
+            None
         }
     }
-    None
 }
 
 fn finish(done: &Done, json: bool) -> Exit {

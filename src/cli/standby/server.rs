@@ -12,10 +12,9 @@ use crate::cli::connection::{ConnectError, ConnectionArgs, ConnectionArgsError};
 use crate::cli::exit::Exit;
 use crate::cli::report;
 use crate::cli::signals::Signals;
+use crate::client::Connection;
 use crate::client::conninfo::{ConnInfo, ParseConnInfoError, Settings, user_name_of};
-use crate::client::{Connection, OpenError, Purpose};
 use crate::standby::postmaster::{self, PostmasterAddress};
-use crate::wire::server_error::SqlState;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ServerArgs {
@@ -126,17 +125,7 @@ pub(super) async fn connect_sql(
     mut settings: Settings,
 ) -> Result<Connection, ServerError> {
     settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
-    let connected = match args.connect(&mut settings, Purpose::Sql).await {
-        Err(ConnectError::Open(OpenError::Connect(error)))
-            if error.sqlstate() == Some(SqlState::INVALID_CATALOG_NAME)
-                && settings.dbname == settings.user =>
-        {
-            settings.dbname = "postgres".to_owned();
-            args.connect(&mut settings, Purpose::Sql).await
-        }
-        other => other,
-    };
-    let mut sql = connected?;
+    let mut sql = args.connect_sql(&mut settings).await?;
     sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
     Ok(sql)
 }
