@@ -43,46 +43,47 @@ impl DirectWriter {
         (self.supported && len >= head_len + MIN_LEN).then_some(head_len)
     }
 
-    /// Writes whole blocks from `pieces` to `offset`, the start of one, as far as they go and the file system lets it;
-    /// returns how many bytes.
-    pub(super) fn write(&mut self, file: &File, offset: u64, pieces: &mut Pieces<'_>) -> io::Result<u64> {
+    /// Takes whole blocks from `pieces` and writes them to `offset`, the start of one, as far as they go and the file
+    /// system lets it.
+    pub(super) fn write(&mut self, file: &File, offset: u64, pieces: &mut Pieces<'_>) -> io::Result<()> {
         let flags = fcntl_getfl(file)?;
         if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
             self.supported = false;
-            return Ok(0);
+            return Ok(());
         }
         let written = self.write_blocks(file, offset, pieces);
         fcntl_setfl(file, flags)?;
         written
     }
 
-    fn write_blocks(&mut self, file: &File, offset: u64, pieces: &mut Pieces<'_>) -> io::Result<u64> {
+    fn write_blocks(&mut self, file: &File, mut offset: u64, pieces: &mut Pieces<'_>) -> io::Result<()> {
         self.buffer.resize(BUFFER_LEN + BLOCK_LEN as usize, 0);
         let start = self.buffer.as_ptr().align_offset(BLOCK_LEN as usize);
         let buffer = &mut self.buffer[start..start + BUFFER_LEN];
-        let mut written = 0;
         loop {
             let len = pieces.len().min(BUFFER_LEN as u64) / BLOCK_LEN * BLOCK_LEN;
             if len == 0 {
-                return Ok(written);
+                return Ok(());
             }
             let block = &mut buffer[..len as usize];
             pieces.copy_to(block);
-            let count = match file.write_at(block, offset + written) {
+            let count = match file.write_at(block, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => count as u64,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+                Err(error)
+                    if matches!(Errno::from_io_error(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) =>
+                {
                     self.supported = false;
-                    return Ok(written);
+                    return Ok(());
                 }
                 Err(error) => return Err(error),
             };
             pieces.advance(count);
-            written += count;
+            offset += count;
             if !count.is_multiple_of(BLOCK_LEN) {
                 // the page cache takes anything
-                return Ok(written);
+                return Ok(());
             }
         }
     }

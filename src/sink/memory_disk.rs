@@ -150,6 +150,10 @@ impl Disk for MemoryDisk {
         self.step(format!("sync_directory {name}").trim_end().to_owned())
     }
 
+    fn sync_earlier(&mut self) -> io::Result<()> {
+        self.step("sync_earlier".to_owned())
+    }
+
     fn lock(&mut self, name: &str) -> io::Result<Option<MemoryFile>> {
         self.open(name, OpenMode::ExistingOrNew).map(Some)
     }

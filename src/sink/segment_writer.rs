@@ -260,13 +260,7 @@ impl<D: Disk> SegmentWriter<D> {
             .position
             .ok_or(SinkError::OutOfOrder { lsn: Lsn::INVALID, reason: "no stream has begun" })?;
         self.sync_open_segment()?;
-        if std::mem::take(&mut self.earlier_dirty) {
-            let result = self.disk.sync_earlier();
-            result.map_err(|error| self.failed(Operation::SyncDirectory, "", error))?;
-        }
-        if self.directory_dirty {
-            self.sync_directory("")?;
-        }
+        self.sync_rest()?;
         Ok(FlushedLsn::new(position.timeline, position.lsn))
     }
 
@@ -309,7 +303,20 @@ impl<D: Disk> SegmentWriter<D> {
             self.finish_open_segment()?;
         } else if self.open.is_some() {
             self.flush()?;
-        } else if self.directory_dirty {
+        } else {
+            self.sync_rest()?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what is not the open segment: the directory's names, and what was there before this process.
+    fn sync_rest(&mut self) -> Result<(), SinkError> {
+        if self.earlier_dirty {
+            let result = self.disk.sync_earlier();
+            result.map_err(|error| self.failed(Operation::SyncDirectory, "", error))?;
+            self.earlier_dirty = false;
+        }
+        if self.directory_dirty {
             self.sync_directory("")?;
         }
         Ok(())

@@ -168,15 +168,13 @@ impl<K: Sink> Driver<'_, K> {
     ) -> Result<Act, ReceiveError> {
         let mut status_queued = false;
         while let Some(action) = receiver.poll_action() {
-            match action {
-                Action::Write { lsn, data } => self.sink.push(SinkCommand::Write { lsn, data }),
-                Action::Seal => self.sink.push(SinkCommand::Seal),
-                Action::Flush => self.sink.push(SinkCommand::Flush),
-                Action::SendStatus(update) => {
+            match self.hand_to_sink(action) {
+                Some(Action::SendStatus(update)) => {
                     stream.queue_status_update(&update);
                     status_queued = true;
                 }
-                Action::SendCopyDone => return Ok(Act::CopyDone),
+                Some(Action::SendCopyDone) => return Ok(Act::CopyDone),
+                _ => {}
             }
         }
         self.publish(receiver);
@@ -190,15 +188,22 @@ impl<K: Sink> Driver<'_, K> {
     /// The stream is broken, in the middle of a batch perhaps. There is nobody any more to tell anything.
     fn keep_received(&mut self, receiver: &mut Receiver) {
         while let Some(action) = receiver.poll_action() {
-            match action {
-                Action::Write { lsn, data } => self.sink.push(SinkCommand::Write { lsn, data }),
-                Action::Seal => self.sink.push(SinkCommand::Seal),
-                Action::Flush => self.sink.push(SinkCommand::Flush),
-                Action::SendStatus(_) => {}
-                Action::SendCopyDone => break,
-            }
+            // what is for the server has no reader
+            let _ = self.hand_to_sink(action);
         }
         self.publish(receiver);
+    }
+
+    /// An action that is the sink's; the others come back.
+    fn hand_to_sink(&mut self, action: Action) -> Option<Action> {
+        let command = match action {
+            Action::Write { lsn, data } => SinkCommand::Write { lsn, data },
+            Action::Seal => SinkCommand::Seal,
+            Action::Flush => SinkCommand::Flush,
+            other => return Some(other),
+        };
+        self.sink.push(command);
+        None
     }
 
     async fn wait<S: ReplicationStream>(

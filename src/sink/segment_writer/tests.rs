@@ -38,6 +38,7 @@ fn a_new_file_is_found_again_before_the_first_acknowledgement() {
             "create 000000010000000000000001.partial",
             "write 000000010000000000000001.partial 0+15",
             "sync 000000010000000000000001.partial",
+            "sync_earlier",
             "sync_directory",
             "write 000000010000000000000001.partial 15+5",
             "sync 000000010000000000000001.partial",
@@ -56,6 +57,7 @@ fn a_full_segment_is_durable_before_it_gets_its_name() {
         [
             "sync 000000010000000000000001.partial",
             "rename 000000010000000000000001.partial 000000010000000000000001",
+            "sync_earlier",
             "sync_directory",
         ]
     );
@@ -128,7 +130,7 @@ fn a_finished_segment_is_compared_and_never_written() {
     let mut writer = archive(&disk);
     writer.write(Lsn::new(MIB), &[bytes(MIB)]).unwrap();
     writer.seal().unwrap();
-    assert_eq!(*disk.steps.borrow(), ["sync_directory"]);
+    assert_eq!(*disk.steps.borrow(), ["sync_earlier", "sync_directory"]);
 
     let mut damaged = bytes(MIB).to_vec();
     damaged[5] = 0;
@@ -144,7 +146,7 @@ fn a_finished_segment_is_compared_and_never_written() {
 
 #[test]
 fn every_failed_step_ends_acknowledgement_for_good() {
-    for step in ["create", "write", "sync 0", "rename", "sync_directory"] {
+    for step in ["create", "write", "sync 0", "sync_earlier", "rename", "sync_directory"] {
         let disk = MemoryDisk::default();
         let mut writer = archive(&disk);
         *disk.fail.borrow_mut() = Some((step.into(), io::ErrorKind::StorageFull));
@@ -253,4 +255,14 @@ fn wal_that_does_not_check_is_neither_written_nor_acknowledged() {
         writer.write(Lsn::new(MIB), &[Bytes::copy_from_slice(wal.bytes())]).unwrap();
     }
     assert_eq!(writer.flush().unwrap().lsn(), wal.end_lsn());
+}
+
+/// A directory that needs nothing more is told of as durable too, and what lies there may be somebody's copy.
+#[test]
+fn what_was_there_is_made_durable_without_a_stream() {
+    let disk = MemoryDisk::default();
+    let mut writer = archive(&disk);
+    writer.settle().unwrap();
+    writer.settle().unwrap();
+    assert_eq!(*disk.steps.borrow(), ["sync_earlier", "sync_directory"]);
 }
