@@ -118,7 +118,9 @@ fn a_failover_in_the_middle_of_a_record_is_followed() {
     caught_up(&primary);
     let before = wal_files(&received).len();
     let record = "SELECT pg_logical_emit_message(true, 'large', repeat('x', 300000000))";
-    let writing = Tool::psql().args(["-XAtq", "-d", &primary.conninfo(), "-c", record]).spawn();
+    // time to find the process before it begins
+    let first = "SELECT pg_sleep(3) /* emit_message */";
+    let writing = Tool::psql().args(["-XAtq", "-d", &primary.conninfo(), "-c", first, "-c", record]).spawn();
     hold_in_the_middle(&primary, || wal_files(&received).len() >= before + 4);
     wait_until("some of the record is on the standby", || {
         standby.psql("SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()") == "t"
