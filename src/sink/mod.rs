@@ -25,6 +25,7 @@ mod queue;
 mod real_disk;
 mod segment_writer;
 mod stamp;
+mod sync_observer;
 mod thread;
 
 pub use disk::{Disk, DiskEntry, DiskFile, OpenMode};
@@ -35,4 +36,5 @@ pub use queue::{Batch, SinkCommand, SinkLimits};
 pub use real_disk::RealDisk;
 pub use segment_writer::{Layout, RecordCheck, SegmentWriter};
 pub use stamp::ClusterStamp;
+pub use sync_observer::{SyncObserver, Synced};
 pub use thread::{Sink, SinkEvent, SinkThread};

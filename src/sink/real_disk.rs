@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::fs::{
@@ -16,6 +17,7 @@ use crate::FileOwner;
 
 use super::direct::{DirectWriter, Pieces};
 use super::disk::{Disk, DiskFile, OpenMode};
+use super::sync_observer::{SyncObserver, SyncTimer, Synced};
 
 /// How many pieces one `pwritev` takes; the kernel's limit is 1024.
 const MAX_IO_SLICES: usize = 256;
@@ -29,6 +31,7 @@ pub struct RealDisk {
     syncs: bool,
     direct: DirectWriter,
     handle: Option<OwnedFd>,
+    sync_observer: Option<Arc<dyn SyncObserver>>,
 }
 
 impl RealDisk {
@@ -36,7 +39,8 @@ impl RealDisk {
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         let directory = directory.into();
         let direct = DirectWriter::new();
-        RealDisk { directory, file_mode: 0o600, owner: None, syncs: true, direct, handle: None }
+        let (file_mode, owner, syncs, handle, sync_observer) = (0o600, None, true, None, None);
+        RealDisk { directory, file_mode, owner, syncs, direct, handle, sync_observer }
     }
 
     /// Creates files with `mode`, as `data_directory_mode` of the primary asks for.
@@ -49,6 +53,16 @@ impl RealDisk {
     pub fn with_owner(mut self, owner: Option<FileOwner>) -> Self {
         self.owner = owner;
         self
+    }
+
+    /// Tells `observer` how long each fsync takes.
+    pub fn with_sync_observer(mut self, observer: Arc<dyn SyncObserver>) -> Self {
+        self.sync_observer = Some(observer);
+        self
+    }
+
+    fn time(&self, what: Synced) -> SyncTimer {
+        SyncTimer::start(self.sync_observer.as_ref(), what)
     }
 
     /// The directory, opened once: whatever happens to its path afterwards, names are looked up in this one.
@@ -168,7 +182,9 @@ impl Disk for RealDisk {
         if !self.syncs {
             return Ok(());
         }
+        let timer = self.time(Synced::Data);
         file.sync_data()?;
+        timer.stop();
         // durable, and nobody would find it
         match file.metadata()?.nlink() {
             0 => Err(io::Error::other("somebody removed the file while it was being written")),
@@ -189,11 +205,15 @@ impl Disk for RealDisk {
         if !self.syncs {
             return Ok(());
         }
+        let timer = self.time(Synced::Directory);
         if name.is_empty() {
-            return Ok(rustix::fs::fsync(self.handle()?)?);
+            rustix::fs::fsync(self.handle()?)?;
+        } else {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::fsync(openat(self.handle()?, name, flags, Mode::empty())?)?;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::fsync(openat(self.handle()?, name, flags, Mode::empty())?)?)
+        timer.stop();
+        Ok(())
     }
 
     fn sync_earlier(&mut self) -> io::Result<()> {

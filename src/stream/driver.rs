@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::ReceiveError;
-use super::observer::Observer;
+use super::observer::{BatchReceived, Observer};
 use super::receiver::{Action, Moment, Receiver};
 use super::upstream::ReplicationStream;
 use crate::client::{ClientError, NextTimeline, StreamEnd};
@@ -142,6 +142,7 @@ impl<K: Sink> Driver<'_, K> {
                     self.tell_finished(flushed);
                     let result = receiver.handle_flushed(self.clock.now(), flushed);
                     result.map_err(|error| broken_off(receiver, error))?;
+                    self.observer.flushed(receiver.positions().flush_lsn());
                 }
                 Wake::Sink(SinkEvent::Room) => {}
                 Wake::Until => {
@@ -267,7 +268,16 @@ impl<K: Sink> Driver<'_, K> {
                 None => break,
             }
         }
-        receiver.handle_batch_end(self.clock.now());
+        let now = self.clock.now();
+        self.observer.batch_received(&BatchReceived {
+            message_count: messages as u64,
+            wal_len: bytes as u64,
+            age: now.elapsed.saturating_sub(started.elapsed),
+            received_lsn: receiver.positions().received_lsn(),
+            server_wal_end_lsn: receiver.server_wal_end_lsn(),
+            server_sent_at: receiver.server_sent_at(),
+        });
+        receiver.handle_batch_end(now);
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub use backoff::Backoff;
 pub use connector::ServerConnector;
 pub use driver::{Progress, Until};
 pub use error::{ConnectFailure, ReceiveError, ReceiverError};
-pub use observer::{LogObserver, Observer};
+pub use observer::{BatchReceived, LogObserver, Observer};
 pub use positions::Positions;
 pub use receive::{
     ReceiveOptions, ReceiveOutcome, Reconnect, open_sink, receive, receive_into, receive_observed,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::ReceiveError;
 use super::resume::Stray;
 use crate::pg::{Lsn, TimelineId};
+use crate::wire::replication::PgTimestamp;
 
 /// Hears what an operator would put on a timeline, as it happens.
 pub trait Observer: Send {
@@ -20,6 +21,27 @@ pub trait Observer: Send {
     fn timeline_switched(&mut self, timeline: TimelineId, switch_lsn: Lsn);
     /// The connection was lost, or could not be had; the next attempt comes after `wait`.
     fn disconnected(&mut self, error: &ReceiveError, wait: Duration);
+    /// Messages came, and are on their way to the disk. On the path of every byte: no system call, no lock.
+    fn batch_received(&mut self, _: &BatchReceived) {}
+    /// All before `lsn` is durable. On the same path.
+    fn flushed(&mut self, _lsn: Lsn) {}
+}
+
+/// Messages that were taken together, and how far the stream is with them.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchReceived {
+    /// How many.
+    pub message_count: u64,
+    /// The WAL in them, in bytes.
+    pub wal_len: u64,
+    /// How long ago the first of them was taken from the socket.
+    pub age: Duration,
+    /// What has arrived by now.
+    pub received_lsn: Lsn,
+    /// The furthest position that the server has spoken of.
+    pub server_wal_end_lsn: Lsn,
+    /// When the server sent the last of them, by its own clock.
+    pub server_sent_at: Option<PgTimestamp>,
 }
 
 /// Writes it to the log.

@@ -150,6 +150,7 @@ pub struct Receiver {
     ping_sent: bool,
     reading_paused: bool,
     server_wal_end_lsn: Lsn,
+    server_sent_at: Option<PgTimestamp>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -180,6 +181,7 @@ impl Receiver {
             ping_sent: false,
             reading_paused: false,
             server_wal_end_lsn: Lsn::INVALID,
+            server_sent_at: None,
         }
     }
 
@@ -196,6 +198,11 @@ impl Receiver {
     /// The furthest position that the server has spoken of.
     pub fn server_wal_end_lsn(&self) -> Lsn {
         self.server_wal_end_lsn
+    }
+
+    /// When the server sent its last message, by its own clock.
+    pub fn server_sent_at(&self) -> Option<PgTimestamp> {
+        self.server_sent_at
     }
 
     /// The flush position as it may be reported: [`Lsn::INVALID`] below the floor.
@@ -220,6 +227,7 @@ impl Receiver {
         self.now = now;
         self.heard_at = now.elapsed;
         self.ping_sent = false;
+        self.server_sent_at = Some(message.sent_at());
         match self.phase {
             Phase::Streaming | Phase::Stopping => {}
             Phase::ServerDone | Phase::Ended => {

@@ -26,6 +26,11 @@ impl PgTimestamp {
         };
         PgTimestamp(micros.saturating_sub(Self::EPOCH_OFFSET_SECS * 1_000_000))
     }
+
+    /// Microseconds from `earlier` until this; negative when it is later.
+    pub fn micros_since(self, earlier: PgTimestamp) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
 }
 
 /// A message from the primary while it streams.
@@ -104,6 +109,15 @@ pub enum ReplicationMessageError {
 }
 
 impl ReplicationMessage {
+    /// When the primary sent it, by its own clock.
+    pub fn sent_at(&self) -> PgTimestamp {
+        match self {
+            ReplicationMessage::WalData(wal) => wal.sent_at,
+            ReplicationMessage::PrimaryKeepalive(keepalive) => keepalive.sent_at,
+            ReplicationMessage::PrimaryStatus(status) => status.sent_at,
+        }
+    }
+
     /// Reads the payload of one CopyData message. The WAL itself is not copied.
     pub fn parse(payload: Bytes) -> Result<Self, ReplicationMessageError> {
         let mut reader = Reader::new(payload);
