@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{ClientError, Connection};
+use crate::pg::version::BaseBackupSyntax;
 use crate::pg::{Lsn, TimelineId};
 use crate::wire::backend::{BackendMessage, DataRow};
 use crate::wire::command::BaseBackup;
@@ -81,6 +82,13 @@ impl Connection {
         let version = self.version();
         if request.incremental && !version.has_incremental_backup() {
             return Err(ClientError::NotSupported { command: "BASE_BACKUP (INCREMENTAL)", version });
+        }
+        let for_options = version.base_backup_syntax() == BaseBackupSyntax::Options;
+        if request.target.is_some() && !for_options {
+            return Err(ClientError::NotSupported { command: "BASE_BACKUP (TARGET)", version });
+        }
+        if request.compression.is_some() && !for_options {
+            return Err(ClientError::NotSupported { command: "BASE_BACKUP (COMPRESSION)", version });
         }
         self.start_query(&request.to_command(version)).await?;
         // the checkpoint takes as long as it takes

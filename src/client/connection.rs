@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
 use super::ClientError;
-use super::connect::{Carrier, Protection};
+use super::connect::{Backend, Carrier, Protection};
 use super::conninfo::HostSpec;
 use crate::pg::ServerVersion;
 use crate::wire::auth::AuthMethod;
@@ -43,6 +43,7 @@ pub struct Connection {
     version: ServerVersion,
     host: HostSpec,
     protection: Protection,
+    backend: Backend,
     notice_handler: NoticeHandler,
     phase: Phase,
     answer_timeout: Option<Duration>,
@@ -93,6 +94,7 @@ impl Connection {
             version,
             host,
             protection: Protection { carrier: Carrier::Local, method: AuthMethod::None },
+            backend: Backend::Unknown,
             notice_handler: Box::new(log_notice),
             phase: Phase::Ready,
             answer_timeout: None,
@@ -121,6 +123,16 @@ impl Connection {
     /// Says how it is protected.
     pub(super) fn protected_by(self, protection: Protection) -> Self {
         Connection { protection, ..self }
+    }
+
+    /// The process that serves this connection.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Says which process serves it.
+    pub(super) fn served_by(self, backend: Backend) -> Self {
+        Connection { backend, ..self }
     }
 
     /// A setting that the server has reported, such as `server_version` or `in_hot_standby` (14).

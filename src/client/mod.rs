@@ -17,7 +17,7 @@ mod upload_manifest;
 mod wal_stream;
 
 pub use base_backup::{BackupEnd, BackupStart, BackupStep, BaseBackupStream, Tablespace};
-pub use connect::{Carrier, ConnectError, Connected, Protection, Purpose, Stream, connect};
+pub use connect::{Backend, Carrier, ConnectError, Connected, Protection, Purpose, Stream, connect};
 pub use connection::{Connection, NoticeHandler, Transport};
 pub use conninfo::{ConnInfo, Settings, SystemEnvironment};
 pub use error::ClientError;

@@ -132,6 +132,8 @@ fn base_backup_command(request: &CreateRequest) -> BaseBackup {
         verify_checksums: true,
         manifest: Some(request.manifest_checksums),
         incremental: false,
+        target: None,
+        compression: None,
     }
 }
 

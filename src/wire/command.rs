@@ -119,6 +119,28 @@ pub struct BaseBackup {
     pub manifest: Option<ChecksumAlgorithm>,
     /// Whether only what changed since the uploaded manifest is sent (17).
     pub incremental: bool,
+    /// Where the archives go, if not to the client (15): only their names, the manifest and progress come then.
+    pub target: Option<ServerTarget>,
+    /// How the server compresses the archives (15).
+    pub compression: Option<ServerCompression>,
+}
+
+/// A place for archives that the server knows: `blackhole`, or `server` with a directory of its as the detail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTarget {
+    /// `TARGET`.
+    pub name: String,
+    /// `TARGET_DETAIL`.
+    pub detail: Option<String>,
+}
+
+/// What `--compress=server-…` of `pg_basebackup` asks for. The server judges it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerCompression {
+    /// `COMPRESSION`: `gzip`, `lz4`, `zstd` …
+    pub algorithm: String,
+    /// `COMPRESSION_DETAIL`, such as `level=3,workers=2`.
+    pub detail: Option<String>,
 }
 
 impl BaseBackup {
@@ -162,6 +184,18 @@ impl BaseBackup {
         }
         if self.incremental {
             option("INCREMENTAL");
+        }
+        if let Some(ServerTarget { name, detail }) = &self.target {
+            option(&format!("TARGET {}", quote_string(name)));
+            if let Some(detail) = detail {
+                option(&format!("TARGET_DETAIL {}", quote_string(detail)));
+            }
+        }
+        if let Some(ServerCompression { algorithm, detail }) = &self.compression {
+            option(&format!("COMPRESSION {}", quote_string(algorithm)));
+            if let Some(detail) = detail {
+                option(&format!("COMPRESSION_DETAIL {}", quote_string(detail)));
+            }
         }
         command.push(')');
         command
@@ -231,6 +265,8 @@ mod tests {
             verify_checksums: true,
             manifest: Some(ChecksumAlgorithm::Crc32c),
             incremental: false,
+            target: None,
+            compression: None,
         };
         assert_eq!(
             backup.to_command(ServerVersion::new(14, 23)),
@@ -241,6 +277,13 @@ mod tests {
             "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT 0, MAX_RATE 1024, VERIFY_CHECKSUMS 1, \
              MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
         );
+        let compression =
+            ServerCompression { algorithm: "zstd".to_owned(), detail: Some("level=3".to_owned()) };
+        let target = ServerTarget { name: "server".to_owned(), detail: Some("/it's".to_owned()) };
+        let backup = BaseBackup { target: Some(target), compression: Some(compression), ..backup };
+        assert!(backup.to_command(ServerVersion::new(15, 18)).ends_with(
+            "'CRC32C', TARGET 'server', TARGET_DETAIL '/it''s', COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=3')"
+        ));
     }
 
     #[test]

@@ -32,6 +32,8 @@ fn base_backup(incremental: bool) -> BaseBackup {
         verify_checksums: true,
         manifest: Some(ChecksumAlgorithm::Sha256),
         incremental,
+        target: None,
+        compression: None,
     }
 }
 

@@ -7,6 +7,7 @@
 //! Settings are borrowed and never changed: a reconnect asks for the same protection as the first connection
 //! (CVE-2020-25694).
 
+mod backend;
 mod error;
 mod protection;
 mod socket;
@@ -14,6 +15,7 @@ mod startup;
 mod stream;
 mod target;
 
+pub use backend::Backend;
 pub use error::{AttemptError, ConnectError, HostFailure, Peer, WrongServer};
 pub use protection::{Carrier, Protection};
 pub use stream::Stream;
@@ -75,8 +77,9 @@ pub struct Connected {
 impl Connected {
     /// The connection with its commands.
     pub fn into_connection(self) -> Result<Connection, ClientError> {
+        let backend = Backend::of(self.backend_key.as_ref(), &self.stream);
         let connection = Connection::new(Box::new(self.stream), self.decoder, self.parameters, self.host)?;
-        Ok(connection.protected_by(self.protection))
+        Ok(connection.protected_by(self.protection).served_by(backend))
     }
 }
 

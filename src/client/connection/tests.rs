@@ -93,6 +93,8 @@ async fn a_backup_may_begin_late_and_then_be_silent_for_some_minutes() {
         verify_checksums: true,
         manifest: None,
         incremental: false,
+        target: None,
+        compression: None,
     };
     let backup = async {
         let mut backup = connection.base_backup(&request).await.unwrap();
