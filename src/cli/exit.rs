@@ -16,6 +16,12 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// This one, or where all is done that which `other` says: what was done may not have been told.
+    #[must_use]
+    pub(super) fn or(self, other: Exit) -> Exit {
+        if self == Exit::Done { other } else { self }
+    }
+
     /// The number that the shell sees.
     pub fn code(self) -> u8 {
         match self {

@@ -43,8 +43,7 @@ struct ManualError {
 pub(super) fn completions(args: &CompletionsArgs, mut cli: Command) -> Exit {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut cli, "pgwake", &mut text);
-    report::print(&String::from_utf8_lossy(&text));
-    Exit::Done
+    report::print(&String::from_utf8_lossy(&text))
 }
 
 pub(super) fn manual(args: &ManualArgs, mut cli: Command) -> Exit {

@@ -108,10 +108,10 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // help and version are answers, not errors; a closed pipe is nobody's concern
-            let _ = error.print();
+            // help and version are answers, not errors
+            let printed = error.print();
             if !error.use_stderr() {
-                return Exit::Done.into();
+                return report::printed(printed).into();
             }
             if std::env::args_os().any(|argument| argument == "--json") {
                 report::usage_json(&error.to_string());

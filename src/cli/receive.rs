@@ -293,13 +293,14 @@ fn print_outcome(progress: &Progress, stop_lsn: Option<Lsn>, json: bool) -> Exit
         tracing::warn!("{warning}; WAL before that is here only if it was in the directory already");
     }
     if json {
-        report::print_json(&serde_json::json!({
+        return report::print_json(&serde_json::json!({
             "timeline": progress.timeline,
             "received_lsn": progress.received_lsn,
             "flush_lsn": progress.flush_lsn,
             "warning": warning,
         }));
-    } else if let (Some(timeline), None) = (progress.timeline, warning) {
+    }
+    if let (Some(timeline), None) = (progress.timeline, warning) {
         tracing::info!("stopped at {} on timeline {timeline}; all of it is durable", progress.flush_lsn);
     }
     Exit::Done

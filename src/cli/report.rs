@@ -36,20 +36,21 @@ pub(super) fn usage_json(told: &str) {
     let message = told.split("\n\n").next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message).trim_end().to_owned();
     let report = Report { message, causes: Vec::new(), hints: Vec::new(), exit_code: Exit::Usage.code() };
-    print_json(&serde_json::json!({ "error": report }));
+    let _ = print_json(&serde_json::json!({ "error": report }));
 }
 
 fn print_report(report: &Report, json: bool) {
     // when standard error is closed there is nobody to tell
     let _ = std::io::stderr().write_all(report.to_text().as_bytes());
     if json {
-        print_json(&serde_json::json!({ "error": report }));
+        let _ = print_json(&serde_json::json!({ "error": report }));
     }
 }
 
 /// Prints a result as one line of JSON, and never nothing: an empty answer is no answer to a program.
-pub(super) fn print_json(value: &impl Serialize) {
-    print(&json_line(value));
+#[must_use]
+pub(super) fn print_json(value: &impl Serialize) -> Exit {
+    print(&json_line(value))
 }
 
 /// A result as one line of JSON, with its end.
@@ -75,16 +76,29 @@ fn harmless(line: String) -> String {
     line.chars().map(escaped).collect()
 }
 
-/// Prints a result. Nobody may be there to read it any more; what was done is done all the same.
-pub(super) fn print(text: &str) {
+/// Prints a result, and says how the program ends: who counts on an answer that did not get where it should (a disk is
+/// full) must hear of it.
+#[must_use]
+pub(super) fn print(text: &str) -> Exit {
     let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    printed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
-/// Prints a result for people.
-pub(super) fn print_text(text: &str) {
-    // when standard output is closed there is nobody to tell
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// What came of printing. Nobody may be there to read it any more; what was done is done all the same.
+pub(super) fn printed(result: std::io::Result<()>) -> Exit {
+    match result {
+        Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
+            failure(&OutputError { source }, ErrorClass::Operator, false)
+        }
+        _ => Exit::Done,
+    }
+}
+
+/// The answer is not where it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("could not write to standard output")]
+pub(super) struct OutputError {
+    pub(super) source: std::io::Error,
 }
 
 #[derive(Debug, Serialize)]

@@ -195,12 +195,7 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
 }
 
 fn finish(outcome: &(impl std::fmt::Display + serde::Serialize), json: bool) -> Exit {
-    if json {
-        report::print_json(outcome);
-    } else {
-        report::print(&outcome.to_string());
-    }
-    Exit::Done
+    if json { report::print_json(outcome) } else { report::print(&outcome.to_string()) }
 }
 
 /// Before anything was made.

@@ -33,15 +33,10 @@ pub(super) fn run(args: &VerifyArgs) -> Exit {
         Err(error) => return report::failure(&error, error.class(), args.json),
     };
     let exit = if found.problems.is_empty() { Exit::Done } else { Exit::Integrity };
-    if args.json {
-        print_json(&found, exit);
-    } else {
-        print_text(&found);
-    }
-    exit
+    exit.or(if args.json { print_json(&found, exit) } else { print_text(&found) })
 }
 
-fn print_json(found: &VerifyReport, exit: Exit) {
+fn print_json(found: &VerifyReport, exit: Exit) -> Exit {
     let problems: Vec<_> = found
         .problems
         .iter()
@@ -63,10 +58,10 @@ fn print_json(found: &VerifyReport, exit: Exit) {
         "timelines": found.timelines,
         "problems": problems,
         "exit_code": exit.code(),
-    }));
+    }))
 }
 
-fn print_text(found: &VerifyReport) {
+fn print_text(found: &VerifyReport) -> Exit {
     let VerifyReport { system_identifier, segment_size, timelines, problems, .. } = found;
     let mut text = format!("system {system_identifier}, segments of {} MB\n", segment_size.as_u64() >> 20);
     for timeline in timelines {
@@ -81,7 +76,7 @@ fn print_text(found: &VerifyReport) {
         1 => text.push_str(&format!("{verified}: 1 problem\n")),
         count => text.push_str(&format!("{verified}: {count} problems\n")),
     }
-    report::print_text(&text);
+    report::print(&text)
 }
 
 fn timeline_line(report: &TimelineReport) -> String {

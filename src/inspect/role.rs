@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{InspectError, ask};
+use super::{Answer, InspectError, ask};
 use crate::client::Connection;
 
 /// A role, as the server knows it.
@@ -22,6 +22,19 @@ pub struct Role {
     pub sees_activity: bool,
     /// Whether it may read the rules of `pg_hba.conf`.
     pub sees_rules: bool,
+    /// How the server keeps its password; `None` where it may not know.
+    pub password: Option<StoredPassword>,
+}
+
+/// How a server keeps a role's password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredPassword {
+    /// There is none.
+    Missing,
+    /// As an MD5 hash, which SCRAM cannot be spoken with.
+    Md5,
+    /// For SCRAM.
+    Scram,
 }
 
 impl Role {
@@ -48,13 +61,32 @@ pub async fn role(sql: &mut Connection) -> Result<Role, InspectError> {
     let rows = ask(sql, TEXT, "the role's rights").await?;
     let Some(row) = rows.first() else { return Ok(Role::default()) };
     let yes = |column| row.is_true(column).unwrap_or(false);
+    let superuser = yes(1);
     Ok(Role {
         name: row.text(0).unwrap_or_default().to_owned(),
-        superuser: yes(1),
+        superuser,
         replication: yes(2),
         member_of: row.text(3).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
         address: row.get(4),
         sees_activity: yes(5),
         sees_rules: yes(6),
+        password: if superuser {
+            Some(stored_password(&ask(sql, PASSWORD, "how its password is kept").await?))
+        } else {
+            None
+        },
     })
+}
+
+/// What kind of password it is, and nothing of the password.
+const PASSWORD: &str = "\
+SELECT CASE WHEN rolpassword LIKE 'SCRAM-SHA-256$%' THEN 'scram' WHEN rolpassword IS NOT NULL THEN 'md5' END \
+FROM pg_catalog.pg_authid WHERE rolname = session_user";
+
+fn stored_password(rows: &[Answer]) -> StoredPassword {
+    match rows.first().and_then(|row| row.text(0)) {
+        Some("scram") => StoredPassword::Scram,
+        Some(_) => StoredPassword::Md5,
+        None => StoredPassword::Missing,
+    }
 }

@@ -170,6 +170,17 @@ fn nobody_need_read_what_it_says() {
         assert_eq!(outcome.stdout.trim(), "0", "{more:?}: {outcome}");
         assert!(!outcome.stderr.contains("panicked"), "{more:?}: {outcome}");
     }
+    // but who counts on the answer has to hear that it is not there
+    for args in [
+        &["status", "-d", &primary.conninfo()][..],
+        &["slot", "list", "--json", "-d", &primary.conninfo()],
+        &["--help"],
+    ] {
+        let full = ["-c", "exec \"$@\" >/dev/full", "sh"].map(Into::into);
+        let outcome = Tool::pgwake().args(args).under(find_program("sh").unwrap(), full).run().exited(1);
+        let outcome = outcome.complains("error: could not write to standard output\n");
+        outcome.complains("  caused by: No space left on device");
+    }
     // no log line is worth more than the work
     std::fs::remove_dir_all(primary.dir().join("standby")).unwrap();
     let deaf = ["-c", "exec 2>/dev/full; exec \"$@\"", "sh"].map(Into::into);

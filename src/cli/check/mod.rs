@@ -103,14 +103,13 @@ async fn drive(args: &CheckArgs, mut settings: Settings) -> Exit {
     };
     let findings = fitness::findings(&seen, job);
     let exit = if fitness::is_fit(&findings) { Exit::Done } else { Exit::Failed };
-    if args.json {
-        output::print_json(&seen, &place, job, &findings, exit);
+    exit.or(if args.json {
+        output::print_json(&seen, &place, job, &findings, exit)
     } else if args.fix_sql {
-        report::print(&output::fix_sql(&findings));
+        report::print(&output::fix_sql(&findings))
     } else {
-        report::print(&output::text(&seen, &place, job, &findings));
-    }
-    exit
+        report::print(&output::text(&seen, &place, job, &findings))
+    })
 }
 
 /// Where the server is, as it was written.

@@ -139,7 +139,7 @@ pub(super) fn fix_sql(findings: &[Finding]) -> String {
 }
 
 /// One line for a program.
-pub(super) fn print_json(seen: &Seen, place: &Place, job: Job, findings: &[Finding], exit: Exit) {
+pub(super) fn print_json(seen: &Seen, place: &Place, job: Job, findings: &[Finding], exit: Exit) -> Exit {
     report::print_json(&json!({
         "fit": exit == Exit::Done,
         "for": job,
@@ -156,7 +156,7 @@ pub(super) fn print_json(seen: &Seen, place: &Place, job: Job, findings: &[Findi
         "wal_rate": { "moment": seen.wal_rate.moment, "average": seen.wal_rate.average },
         "findings": findings,
         "exit_code": exit.code(),
-    }));
+    }))
 }
 
 #[cfg(test)]

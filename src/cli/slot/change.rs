@@ -169,11 +169,10 @@ pub(in crate::cli) fn run_create(args: &CreateArgs) -> Exit {
                     None if args.no_reserve => "its first use".to_owned(),
                     None => "now".to_owned(),
                 };
-                report::print_text(&format!("created slot \"{slot}\", which holds WAL from {from} on\n"));
+                report::print(&format!("created slot \"{slot}\", which holds WAL from {from} on\n"))
             }
-            Err(error) => return fail(&error, args.json),
+            Err(error) => fail(&error, args.json),
         }
-        Exit::Done
     })
 }
 
@@ -210,12 +209,11 @@ pub(in crate::cli) fn run_drop(args: &DropArgs) -> Exit {
         };
         match dropped.await {
             Ok(()) if args.json => {
-                report::print_json(&serde_json::json!({ "slot": args.name, "dropped": true }));
+                report::print_json(&serde_json::json!({ "slot": args.name, "dropped": true }))
             }
-            Ok(()) => report::print_text(&format!("dropped slot \"{}\"\n", args.name)),
-            Err(error) => return fail(&error, args.json),
+            Ok(()) => report::print(&format!("dropped slot \"{}\"\n", args.name)),
+            Err(error) => fail(&error, args.json),
         }
-        Exit::Done
     })
 }
 

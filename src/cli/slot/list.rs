@@ -46,14 +46,8 @@ enum ListError {
 pub(in crate::cli) fn run(args: &ListArgs) -> Exit {
     block_on(args.json, async {
         match list(args).await {
-            Ok(found) if args.json => {
-                report::print_json(&Listed::new(&found));
-                Exit::Done
-            }
-            Ok(found) => {
-                report::print_text(&text(&found, width::of_output()));
-                Exit::Done
-            }
+            Ok(found) if args.json => report::print_json(&Listed::new(&found)),
+            Ok(found) => report::print(&text(&found, width::of_output())),
             Err(ListError::Arguments(error)) => report::usage(&error, args.json),
             Err(error) => {
                 let class = match &error {

@@ -233,8 +233,7 @@ fn finish(done: &Done, json: bool) -> Exit {
         let mut value = json!(followed);
         value["old_upstream"] = json!(old_upstream);
         value["old_slot"] = json!(old_slot);
-        report::print_json(&value);
-        return Exit::Done;
+        return report::print_json(&value);
     }
     let mut text = format!(
         "the standby in \"{}\" follows {}, on timeline {}\n",
@@ -264,6 +263,5 @@ fn finish(done: &Done, json: bool) -> Exit {
              SELECT pg_drop_replication_slot('{slot}');"
         );
     }
-    report::print_text(&text);
-    Exit::Done
+    report::print(&text)
 }

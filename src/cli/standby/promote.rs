@@ -65,8 +65,7 @@ async fn connect_and_promote(args: &PromoteArgs) -> Result<Result<Promoted, Prom
 
 fn finish(promoted: &Promoted, json: bool) -> Exit {
     if json {
-        report::print_json(promoted);
-        return Exit::Done;
+        return report::print_json(promoted);
     }
     let number = |timeline: Option<_>| timeline.map_or("unknown".to_owned(), |it| format!("{it}"));
     let took = human::duration(Duration::from_secs_f64(promoted.seconds));
@@ -80,6 +79,5 @@ fn finish(promoted: &Promoted, json: bool) -> Exit {
         };
     }
     text += "  point other standbys here with: pgwake standby follow -D DIR -d CONNINFO\n";
-    report::print_text(&text);
-    Exit::Done
+    report::print(&text)
 }

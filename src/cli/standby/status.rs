@@ -58,12 +58,11 @@ pub(in crate::cli) fn run(args: &StatusArgs) -> Exit {
         let found = unless_interrupted(look(args)).await.map_err(StatusError::from).and_then(|found| found);
         match found {
             Ok(found) if args.json => report::print_json(&found.to_json()),
-            Ok(found) => report::print_text(&found.to_text()),
-            Err(StatusError::Server(error)) => return error.report(args.json),
-            Err(StatusError::Inspect(error)) => return report::failure(&error, error.class(), args.json),
-            Err(StatusError::State(error)) => return report::failure(&error, error.class(), args.json),
+            Ok(found) => report::print(&found.to_text()),
+            Err(StatusError::Server(error)) => error.report(args.json),
+            Err(StatusError::Inspect(error)) => report::failure(&error, error.class(), args.json),
+            Err(StatusError::State(error)) => report::failure(&error, error.class(), args.json),
         }
-        Exit::Done
     })
 }
 

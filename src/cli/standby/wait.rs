@@ -78,11 +78,10 @@ async fn connect_and_wait(args: &WaitArgs) -> Result<Result<Reached, WaitError>,
 
 fn finish(reached: &Reached, json: bool) -> Exit {
     if json {
-        report::print_json(reached);
+        report::print_json(reached)
     } else {
         let verb = if reached.in_recovery { "replayed" } else { "flushed (this is a primary)" };
         let took = human::duration(Duration::from_secs_f64(reached.seconds));
-        report::print_text(&format!("{} is {verb}, after {took}\n", reached.lsn));
+        report::print(&format!("{} is {verb}, after {took}\n", reached.lsn))
     }
-    Exit::Done
 }

@@ -122,12 +122,11 @@ async fn status(args: &StatusArgs) -> Result<Exit, StatusError> {
     if let Some(every) = args.watch {
         return watch::watch(hosts, picture, every, args.json).await;
     }
-    // nobody may be there to read it any more
-    let _ = print(&picture, args.json, false);
+    let printed = report::printed(print(&picture, args.json, false));
     for host in hosts {
         host.close().await;
     }
-    Ok(Exit::Done)
+    Ok(printed)
 }
 
 /// Looks at those that have answered once more, a moment later, for the rate of their WAL.

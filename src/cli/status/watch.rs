@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::super::exit::Exit;
 use super::super::signals::Signals;
-use super::super::width;
+use super::super::{report, width};
 use super::hosts::{Host, Sample};
 use super::picture::Picture;
 use super::terminal::Terminal;
@@ -55,8 +55,8 @@ pub(super) async fn watch(
             },
             _ = ticks.tick(), if picture.is_complete() => {
                 // who reads no more wants no more
-                if print(&picture, json, true).is_err() {
-                    return Ok(Exit::Done);
+                if let Err(error) = print(&picture, json, true) {
+                    return Ok(report::printed(Err(error)));
                 }
             }
         }

@@ -7,6 +7,7 @@ use super::seen::{Refusal, RefusalKind, Seen, Trial};
 use super::settings::capitalized;
 use crate::client::Carrier;
 use crate::inspect::hba::{HbaRule, Verdict, verdict};
+use crate::inspect::role::StoredPassword;
 use crate::pg::ServerVersion;
 use crate::wire::auth::AuthMethod;
 use crate::wire::command::{quote_identifier, quote_string};
@@ -265,8 +266,25 @@ fn hba_fix(seen: &Seen, database: &str, before: Option<u32>) -> Fix {
         None if kind == "local" => String::new(),
         None => " ADDRESS/32".to_owned(),
     };
-    let line = format!("{kind} {database} {user}{address} scram-sha-256");
+    let line = format!("{kind} {database} {user}{address} {}", password_method(seen));
     Fix::new(Place::Hba, line, Needs::Reload).before(before)
+}
+
+/// The best method that the password allows as the server keeps it, or, where nobody can see that, as the server
+/// would keep a new one. `md5` takes what is kept for SCRAM, too, and speaks SCRAM then.
+fn password_method(seen: &Seen) -> &'static str {
+    let stored = seen.role.as_ref().and_then(|role| role.password).or(match seen.protection.method {
+        AuthMethod::ScramSha256 => Some(StoredPassword::Scram),
+        AuthMethod::Md5 => Some(StoredPassword::Md5),
+        _ => None,
+    });
+    let encryption = seen.settings.text("password_encryption");
+    match stored {
+        Some(StoredPassword::Scram) => "scram-sha-256",
+        Some(StoredPassword::Md5) => "md5",
+        _ if encryption.is_none_or(|encryption| encryption == "scram-sha-256") => "scram-sha-256",
+        _ => "md5",
+    }
 }
 
 fn place(rule: &HbaRule) -> String {

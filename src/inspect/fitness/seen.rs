@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::client::connect::{AttemptError, ConnectError};
 use crate::client::{Connection, OpenError, Protection};
 use crate::inspect::hba::{HbaRule, hba_rules};
+use crate::inspect::overrides::{Override, synchronous_commit_overrides};
 use crate::inspect::role::{Role, role};
 use crate::inspect::settings::ServerSettings;
 use crate::inspect::slot_risk::{SlotRisk, slot_risks};
@@ -30,6 +31,8 @@ pub struct Seen {
     pub role: Option<Role>,
     /// The server's settings.
     pub settings: ServerSettings,
+    /// What roles and databases have set `synchronous_commit` to.
+    pub overrides: Option<Vec<Override>>,
     /// Who receives WAL from it, this look at it excepted.
     pub walsenders: Option<Vec<Walsender>>,
     /// Its slots.
@@ -127,6 +130,7 @@ impl Seen {
             address: role.address,
             role: Some(role),
             settings: ServerSettings::ask(sql).await?,
+            overrides: allowed(synchronous_commit_overrides(sql).await)?,
             walsenders: allowed(walsenders(sql).await)?,
             slots: allowed(slot_risks(sql).await)?,
             wal_rate: WalRate { moment: None, average },
@@ -153,6 +157,7 @@ impl Seen {
             address: server_address.filter(IpAddr::is_loopback),
             role: None,
             settings: ServerSettings::show(replication).await?,
+            overrides: None,
             walsenders: None,
             slots: None,
             wal_rate: WalRate::default(),

@@ -26,8 +26,8 @@ fn finding(seen: &Seen, slot: &SlotRisk) -> Finding {
         return finding;
     };
     let drop = Fix::sql(format!("SELECT pg_drop_replication_slot('{name}');"));
-    // one that is lost is of no use to anybody; what else is forgotten only the operator knows
-    finding.mended_by(if slot.is_lost() { drop } else { drop.left_to_operator() })
+    // whose it was, and whether somebody still looks for it, only the operator knows
+    finding.mended_by(drop.left_to_operator())
 }
 
 fn found(slot: &SlotRisk) -> String {

@@ -2,8 +2,11 @@
 
 use super::finding::{Finding, Fix, Level, Needs, shown};
 use super::{Job, Seen};
+use crate::inspect::overrides::Override;
+use crate::inspect::settings::Origin;
 use crate::inspect::sync_standbys::{Standing, SyncMethod, SyncStandbys, list};
 use crate::inspect::walsenders::Walsender;
+use crate::wire::command::quote_identifier;
 
 const NAMES: &str = "synchronous_standby_names";
 const COMMIT: &str = "synchronous_commit";
@@ -15,9 +18,13 @@ pub(super) fn findings(seen: &Seen, job: Job) -> Vec<Finding> {
         return standby(text, job);
     }
     if text.is_empty() {
-        return vec![commit_level(seen, commit, job, false), nobody_named(seen, job)];
+        let mut findings = vec![commit_level(seen, commit, job, false)];
+        findings.extend(overridden(seen, job, false));
+        findings.push(nobody_named(seen, job));
+        return findings;
     }
     let mut findings = vec![commit_level(seen, commit, job, true)];
+    findings.extend(overridden(seen, job, true));
     let names: SyncStandbys = match text.parse() {
         Ok(names) => names,
         Err(_) => {
@@ -74,14 +81,62 @@ fn commit_level(seen: &Seen, commit: &str, job: Job, named: bool) -> Finding {
         "remote_apply" => "remote_apply: a commit waits until a standby has applied it",
         other => return Finding::ok(COMMIT, shown(other)),
     };
-    let why = "For a session of this role; roles and databases may have a value of their own.";
+    let own = seen.settings.get(COMMIT).is_some_and(|setting| setting.origin == Origin::Session);
+    let why = match (own, &seen.overrides) {
+        (true, _) => {
+            "That is this session's own value (its role's, its database's or the connection string's); the \
+                      server's is not seen from here."
+        }
+        (false, Some(overrides)) if overrides.is_empty() => "No role and no database has a value of its own.",
+        (false, Some(_)) => "Some roles or databases have a value of their own.",
+        (false, None) => "Roles and databases may have a value of their own.",
+    };
     if waits(commit) || !(named || job == Job::Synchronous) {
         return Finding::ok(COMMIT, found).because(why);
     }
     let level = if job == Job::Synchronous { Level::Problem } else { Level::Warning };
-    let fix = Fix::set(&seen.settings, COMMIT, "on", Needs::Reload);
     let why = format!("No standby is waited for, whoever is named. {why}");
-    Finding::new(COMMIT, level, found, why).mended_by(fix)
+    let finding = Finding::new(COMMIT, level, found, why);
+    // what the role or the database has set goes before what the server has
+    if own { finding } else { finding.mended_by(Fix::set(&seen.settings, COMMIT, "on", Needs::Reload)) }
+}
+
+/// More than these are not listed one by one.
+const MAX_OVERRIDES: usize = 20;
+
+/// Roles and databases whose commits wait for nobody, whatever the server's setting says.
+fn overridden(seen: &Seen, job: Job, named: bool) -> Vec<Finding> {
+    if !(named || job == Job::Synchronous) {
+        return Vec::new();
+    }
+    let found = |own: &Override| {
+        let found = format!("{}, of {}", shown(&own.value), shown(&whose(own)));
+        let why = "Commits there wait for no standby, unless a session says otherwise.";
+        Finding::new(COMMIT, Level::Warning, found, why).mended_by(reset(own))
+    };
+    let overrides = seen.overrides.as_deref().unwrap_or_default().iter();
+    overrides.filter(|own| !waits(&own.value)).take(MAX_OVERRIDES).map(found).collect()
+}
+
+fn whose(own: &Override) -> String {
+    match (&own.role, &own.database) {
+        (Some(role), Some(database)) => format!("role \"{role}\" in database \"{database}\""),
+        (Some(role), None) => format!("role \"{role}\""),
+        (None, Some(database)) => format!("database \"{database}\""),
+        (None, None) => "everybody".to_owned(),
+    }
+}
+
+/// Somebody has set it with a purpose: whether it still holds, only the operator knows.
+fn reset(own: &Override) -> Fix {
+    let quoted = |name: &Option<String>| name.as_deref().map(quote_identifier);
+    let whose = match (quoted(&own.role), quoted(&own.database)) {
+        (Some(role), Some(database)) => format!("ROLE {role} IN DATABASE {database}"),
+        (Some(role), None) => format!("ROLE {role}"),
+        (None, Some(database)) => format!("DATABASE {database}"),
+        (None, None) => "ROLE ALL".to_owned(),
+    };
+    Fix::sql(format!("ALTER {whose} RESET {COMMIT};")).left_to_operator()
 }
 
 fn nobody_named(seen: &Seen, job: Job) -> Finding {
@@ -187,6 +242,7 @@ fn who(standing: &Standing<'_>) -> String {
 
 fn remote_apply(seen: &Seen, names: &SyncStandbys, standing: &Standing<'_>, commit: &str) -> Option<Finding> {
     const CHECK: &str = "remote_apply";
+    const REMOTE_APPLY: &str = "remote_apply";
     let receivers: Vec<&str> = names
         .waited_for(standing)
         .iter()
@@ -204,7 +260,14 @@ fn remote_apply(seen: &Seen, names: &SyncStandbys, standing: &Standing<'_>, comm
         return Some(Finding::ok(CHECK, found).because(why));
     }
     let why = "A commit with synchronous_commit = remote_apply waits for ever.";
-    if commit != "remote_apply" {
+    let overrides = seen.overrides.as_deref().unwrap_or_default();
+    if let (false, Some(own)) =
+        (commit == REMOTE_APPLY, overrides.iter().find(|own| own.value == REMOTE_APPLY))
+    {
+        let why = format!("{why} That is what {} has set.", shown(&whose(own)));
+        return Some(Finding::new(CHECK, Level::Problem, found, why).mended_by(reset(own)));
+    }
+    if commit != REMOTE_APPLY {
         return Some(Finding::new(
             CHECK,
             Level::Warning,

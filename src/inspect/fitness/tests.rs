@@ -1,7 +1,8 @@
 use super::*;
 use crate::client::{Carrier, Protection};
 use crate::inspect::hba::HbaRule;
-use crate::inspect::role::Role;
+use crate::inspect::overrides::Override;
+use crate::inspect::role::{Role, StoredPassword};
 use crate::inspect::settings::{Origin, ServerSettings, Setting};
 use crate::inspect::slot_risk::SlotRisk;
 use crate::inspect::wal_rate::{Rate, WalRate};
@@ -51,6 +52,7 @@ fn fit() -> Seen {
             ..Role::default()
         }),
         settings: ServerSettings::of(settings),
+        overrides: Some(Vec::new()),
         walsenders: Some(Vec::new()),
         slots: Some(Vec::new()),
         wal_rate: WalRate { moment: Some(Rate { bytes_per_second: 1024.0, seconds: 0.1 }), average: None },
@@ -288,6 +290,80 @@ fn commits_that_wait_are_a_problem() {
 }
 
 #[test]
+fn a_line_asks_for_a_password_as_the_server_keeps_it() {
+    let method = |stored, spoken, encryption: &str| {
+        let mut seen = refused(RefusalKind::Rules);
+        seen.rules = Some(Vec::new());
+        role(&mut seen).password = stored;
+        seen.protection.method = spoken;
+        let text =
+            Setting { text: encryption.to_owned(), origin: Origin::Configuration, pending_restart: false };
+        seen.settings.insert("password_encryption", text);
+        verdict(&seen, Job::Standby, "pg_hba.conf").1.rsplit(' ').next().unwrap().to_owned()
+    };
+    let (scram, md5) = ("scram-sha-256", "md5");
+    for (stored, spoken, encryption, expected) in [
+        (Some(StoredPassword::Scram), AuthMethod::None, md5, scram),
+        (Some(StoredPassword::Md5), AuthMethod::None, scram, md5),
+        (Some(StoredPassword::Missing), AuthMethod::None, md5, md5),
+        (Some(StoredPassword::Missing), AuthMethod::None, scram, scram),
+        (None, AuthMethod::ScramSha256, md5, scram),
+        (None, AuthMethod::Md5, scram, md5),
+        (None, AuthMethod::None, scram, scram),
+        (None, AuthMethod::Password, md5, md5),
+    ] {
+        assert_eq!(method(stored, spoken, encryption), expected, "{stored:?} {spoken:?} {encryption}");
+    }
+}
+
+#[test]
+fn who_has_another_synchronous_commit_is_named() {
+    let own = |role: Option<&str>, database: Option<&str>, value: &str| Override {
+        role: role.map(str::to_owned),
+        database: database.map(str::to_owned),
+        value: value.to_owned(),
+    };
+    let mut seen = with(&[("synchronous_standby_names", "pgwake")]);
+    seen.walsenders = Some(vec![streaming("pgwake", false)]);
+    seen.overrides = Some(vec![
+        own(None, Some("logs"), "off"),
+        own(Some("rose"), None, "on"),
+        own(Some("bulk"), Some("app"), "local"),
+        own(Some("Reader"), None, "remote_apply"),
+    ]);
+    let all = findings(&seen, Job::Synchronous);
+    let fixes: Vec<(&str, Level, &str, Offer)> = all
+        .iter()
+        .filter(|found| {
+            matches!(found.check, "synchronous_commit" | "remote_apply") && !found.fixes.is_empty()
+        })
+        .map(|found| (found.found.as_str(), found.level, found.fixes[0].line.as_str(), found.fixes[0].offer))
+        .collect();
+    let (off, local) = ("off, of database \"logs\"", "local, of role \"bulk\" in database \"app\"");
+    assert_eq!(
+        fixes[..2],
+        [
+            (off, Level::Warning, "ALTER DATABASE \"logs\" RESET synchronous_commit;", Offer::Consider),
+            (
+                local,
+                Level::Warning,
+                "ALTER ROLE \"bulk\" IN DATABASE \"app\" RESET synchronous_commit;",
+                Offer::Consider
+            ),
+        ]
+    );
+    assert_eq!((fixes[2].1, fixes[2].2), (Level::Problem, "ALTER ROLE \"Reader\" RESET synchronous_commit;"));
+    // nobody waits for anybody: then it is no matter
+    seen.settings = with(&[]).settings;
+    assert_eq!(verdict(&seen, Job::Standby, "synchronous_commit"), OK);
+    // a value that is the session's own is not mended for the server
+    let setting = Setting { text: "local".to_owned(), origin: Origin::Session, pending_restart: false };
+    seen.settings.insert("synchronous_commit", setting);
+    seen.overrides = Some(Vec::new());
+    assert_eq!(verdict(&seen, Job::Synchronous, "synchronous_commit"), problem(""));
+}
+
+#[test]
 fn what_a_role_may_not_see_is_not_guessed() {
     let mut seen = with(&[("synchronous_standby_names", "a")]);
     seen.walsenders = Some(vec![Walsender { application_name: "a".to_owned(), ..Walsender::default() }]);
@@ -348,7 +424,7 @@ fn slots_are_told_apart() {
     let drop = |offer| Some((offer, "SELECT pg_drop_replication_slot('s');".to_owned()));
     assert_eq!(found(slot("reserved", true)), (Level::Ok, None, Level::Ok));
     assert_eq!(found(slot("extended", false)), (Level::Warning, drop(Offer::Consider), Level::Warning));
-    assert_eq!(found(slot("lost", false)), (Level::Warning, drop(Offer::Apply), Level::Ok));
+    assert_eq!(found(slot("lost", false)), (Level::Warning, drop(Offer::Consider), Level::Ok));
     assert_eq!(found(slot("unreserved", true)), (Level::Warning, None, Level::Ok));
     let never_used = SlotRisk { held_len: None, wal_status: None, ..slot("", false) };
     assert_eq!(found(never_used), (Level::Ok, None, Level::Ok));

@@ -157,6 +157,21 @@ fn rules_that_let_nobody_replicate_are_mended_by_a_line() {
     wait_until("the rules are read", || check(&conninfo, &[]).code == Some(0));
 }
 
+#[test]
+fn a_password_that_is_kept_as_md5_is_let_in_by_the_line_that_is_printed() {
+    require_server!();
+    let primary = Cluster::builder().setting("password_encryption", "md5").start();
+    primary.create_role("rose", "REPLICATION", Some("right"));
+    let rules = format!("{NO_REPLICATION}host all rose 127.0.0.1/32 md5\n");
+    std::fs::write(primary.data_dir().join("pg_hba.conf"), rules).unwrap();
+    primary.reload();
+    let conninfo = format!("{} password=right", rose(&primary));
+    wait_until_refused(&conninfo);
+    let lines = mend(&primary, &conninfo, &[]);
+    assert!(lines.contains("host replication rose 127.0.0.1/32 md5"), "{lines}");
+    wait_until("the rules are read", || check(&conninfo, &[]).code == Some(0));
+}
+
 fn wait_until_refused(conninfo: &str) {
     wait_until("the rules are read", || check(conninfo, &[]).code == Some(1));
 }
@@ -241,10 +256,11 @@ fn slots_that_are_lost_or_forgotten_are_named() {
                    SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'forgotten'";
         primary.psql(sql).ends_with("lost")
     });
+    // nothing is dropped by what is run without a thought
     let lines = check(&conninfo, &["--fix-sql"]).exited(0).stdout;
-    assert!(lines.contains("\nSELECT pg_drop_replication_slot('forgotten');\n"), "{lines}");
+    assert!(lines.contains("\n-- perhaps: SELECT pg_drop_replication_slot('forgotten');\n"), "{lines}");
     primary.psql(&lines);
-    assert_eq!(levels(&found(&conninfo, &[]), "slot"), [slot("unused", "ok")]);
+    assert_eq!(levels(&found(&conninfo, &[]), "slot"), [slot("forgotten", "warning"), slot("unused", "ok")]);
 }
 
 #[test]

@@ -28,6 +28,14 @@ fn names_that_nobody_answers_to_make_commits_wait() {
     let applying =
         found(&format!("{conninfo} options='-c synchronous_commit=remote_apply'"), &["--for", "synchronous"]);
     assert_eq!(problems(&applying), ["remote_apply"], "{applying:#}");
+    // what a role has set for itself is named, and its line mends it
+    let local = "SET synchronous_commit = local; ";
+    primary.psql(&format!("{local} CREATE ROLE batch; ALTER ROLE batch SET synchronous_commit = off"));
+    let reset = "ALTER ROLE \"batch\" RESET synchronous_commit;";
+    let outcome = check(&conninfo, &[]).says("off, of role \"batch\"").says(&format!("perhaps: {reset}\n"));
+    assert!(outcome.stdout.contains("Some roles or databases have a value of their own."), "{outcome}");
+    primary.psql(&format!("{local} {reset}"));
+    check(&conninfo, &[]).says("No role and no database has a value of its own.");
     // a role that may not see who is there says that
     primary.psql("SET synchronous_commit = local; CREATE ROLE rose LOGIN REPLICATION");
     assert_eq!(level(&found(&rose(&primary), &[]), "synchronous_standby_names"), "unknown");
