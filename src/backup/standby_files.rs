@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::confined::FileError;
@@ -23,6 +23,9 @@ pub const MAX_NAME_LEN: usize = 256;
 
 /// The longest value, in bytes.
 pub const MAX_VALUE_LEN: usize = 64 << 10;
+
+/// The longest file read, in bytes.
+pub const MAX_FILE_LEN: u64 = 16 << 20;
 
 /// A setting of the server: a name and a value that can stand in a configuration file.
 #[derive(Clone, PartialEq, Eq)]
@@ -228,8 +231,8 @@ pub enum Secrecy {
 /// the name holds the old content or the new.
 pub fn replace_file(path: &Path, content: &[u8], secrecy: Secrecy) -> Result<(), FileError> {
     let mode = match (secrecy, path.symlink_metadata()) {
-        (Secrecy::Ordinary, Ok(metadata)) => metadata.permissions().mode() & 0o777,
-        (Secrecy::Secret, _) => 0o600,
+        (Secrecy::Ordinary, Ok(metadata)) if metadata.is_file() => metadata.permissions().mode() & 0o777,
+        (Secrecy::Secret, _) | (_, Ok(_)) => 0o600,
         (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => 0o600,
         (_, Err(error)) => return Err(FileError::new("stat", path, error)),
     };
@@ -255,14 +258,37 @@ pub fn replace_file(path: &Path, content: &[u8], secrecy: Secrecy) -> Result<(),
     synced.map_err(|source| FileError::new("fsync directory", directory, source))
 }
 
+/// Reads a file whose content is going to be written again, for the owner of its directory; `None` when there is none.
+///
+/// Root reads everything, and the owner can put anything there: neither a link nor a second name of somebody else's file
+/// is taken for it, and nothing that is no file is waited for.
+pub fn read_to_replace(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let failed = |source| FileError::new("read file", path, source);
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    if metadata.nlink() > 1 && rustix::process::geteuid().is_root() {
+        return Err(failed(io::Error::other("it has more than one name")));
+    }
+    if metadata.len() > MAX_FILE_LEN {
+        return Err(failed(io::ErrorKind::FileTooLarge.into()));
+    }
+    let mut content = Vec::new();
+    file.take(MAX_FILE_LEN).read_to_end(&mut content).map_err(failed)?;
+    Ok(Some(content))
+}
+
 /// Rewrites `postgresql.auto.conf` in a data directory, which may lack one.
 pub fn write_settings(data_directory: &Path, settings: &[Setting]) -> Result<(), FileError> {
     let path = data_directory.join(AUTO_CONF_NAME);
-    let existing = match std::fs::read(&path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(FileError::new("read file", path, error)),
-    };
+    let existing = read_to_replace(&path)?.unwrap_or_default();
     replace_file(&path, &render_auto_conf(&existing, settings), Secrecy::Ordinary)
 }
 

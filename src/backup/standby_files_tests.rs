@@ -133,3 +133,48 @@ fn values_are_read_back_as_the_server_reads_them() {
         assert_eq!(value(&format!("{setting}\n")).as_deref(), Some(text));
     }
 }
+
+/// As root this would show the file to whoever owns the data directory.
+#[test]
+fn a_planted_link_is_not_read_into_a_file_of_the_owners() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, secret) = (directory.path().join("data"), directory.path().join("secret"));
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(&secret, "root:$y$hash\n").unwrap();
+    let path = data.join(AUTO_CONF_NAME);
+    std::os::unix::fs::symlink(&secret, &path).unwrap();
+    let error = write_settings(&data, &[setting("port", "1")]).unwrap_err();
+    assert_eq!(error.source.raw_os_error(), Some(rustix::io::Errno::LOOP.raw_os_error()));
+    assert!(path.symlink_metadata().unwrap().is_symlink());
+
+    if rustix::process::geteuid().is_root() {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(&secret, &path).unwrap();
+        let error = write_settings(&data, &[setting("port", "1")]).unwrap_err();
+        assert!(error.source.to_string().contains("more than one name"), "{}", error.source);
+        std::fs::remove_file(&path).unwrap();
+    }
+    std::fs::remove_file(&path).ok();
+    // a pipe that nobody writes to
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    assert!(read_to_replace(&path).is_err());
+    assert!(read_to_replace(&data.join("missing")).unwrap().is_none());
+}
+
+#[test]
+fn a_link_says_nothing_of_the_mode() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().join(STANDBY_SIGNAL_NAME);
+    std::os::unix::fs::symlink("/nonexistent", &path).unwrap();
+    write_standby_signal(data.path()).unwrap();
+    let metadata = path.symlink_metadata().unwrap();
+    assert!(metadata.is_file());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+}

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::configuration::{
-    PASSFILE_NAME, is_passfile_unnameable, render_passfile, unreadable_file, write_auto_conf, write_passfile,
+    ConfigurationError, PASSFILE_NAME, is_passfile_unnameable, render_passfile, unreadable_file, write_auto_conf, write_passfile,
 };
 use super::directories::wanted_owner;
 use super::follow_error::FollowError;
@@ -22,7 +22,7 @@ use super::preflight::ExistingSlot;
 use super::state::{StoppedState, read_control_file, read_major};
 use super::streaming::{self, StreamingEvidence, wait_until_streaming};
 use super::workspace::Owner;
-use crate::backup::standby_files::Setting;
+use crate::backup::standby_files::{Setting, read_to_replace};
 use crate::client::conninfo::{PrimaryConninfoOptions, Settings, SystemEnvironment};
 use crate::client::{Connection, Purpose, ReplicationStart, SystemIdentity, open};
 use crate::inspect::recovery::{Recovery, ReplayPause, is_replay_idle, recovery};
@@ -164,7 +164,7 @@ impl Run<'_> {
         };
         let line = settings
             .to_primary_conninfo(&own, &SystemEnvironment)
-            .map_err(super::configuration::ConfigurationError::from)?;
+            .map_err(ConfigurationError::from)?;
         if let Some(owner) = owner
             && let Some(file) = unreadable_file(&line.files(), owner)
         {
@@ -177,7 +177,7 @@ impl Run<'_> {
         }
         let slot = self.request.slot.as_ref().map_or("", SlotName::as_str);
         let setting = |name, value: &str| {
-            Setting::new(name, value).map_err(super::configuration::ConfigurationError::from)
+            Setting::new(name, value).map_err(ConfigurationError::from)
         };
         let settings =
             vec![setting("primary_conninfo", &line.conninfo)?, setting("primary_slot_name", slot)?];
@@ -291,7 +291,8 @@ impl Run<'_> {
         owner: Option<Owner>,
     ) -> Result<(), FollowError> {
         let directory = &self.request.directory;
-        let old_passfile = std::fs::read(directory.join(PASSFILE_NAME)).ok();
+        let old_passfile =
+            read_to_replace(&directory.join(PASSFILE_NAME)).map_err(ConfigurationError::from)?;
         if let Some(passfile) = &configuration.passfile {
             write_passfile(directory, Some(passfile), owner)?;
         }
