@@ -111,9 +111,7 @@ impl ClientError {
                 ErrorClass::Transient
             }
             Self::Server(error) => match error.sqlstate {
-                SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::TOO_MANY_CONNECTIONS => {
-                    ErrorClass::Transient
-                }
+                sqlstate if sqlstate.may_pass() => ErrorClass::Transient,
                 SqlState::DATA_CORRUPTED => ErrorClass::Integrity,
                 _ => ErrorClass::Operator,
             },

@@ -103,7 +103,16 @@ fn is_answer(error: &OpenError) -> bool {
     failures.iter().any(|failure| {
         matches!(
             failure.cause,
-            AttemptError::Server(_) | AttemptError::Authentication(_) | AttemptError::Tls(_)
+            AttemptError::Server(_)
+                | AttemptError::Authentication(_)
+                | AttemptError::Tls(_)
+                | AttemptError::NotForked { .. }
+                | AttemptError::PeerMismatch { .. }
+                | AttemptError::Frame(_)
+                | AttemptError::Message(_)
+                | AttemptError::Unexpected { .. }
+                | AttemptError::Negotiation { .. }
+                | AttemptError::ProtocolTooOld { .. }
         )
     })
 }

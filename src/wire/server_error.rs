@@ -65,6 +65,12 @@ impl SqlState {
     pub fn new(code: &[u8]) -> Option<Self> {
         code.try_into().ok().map(SqlState)
     }
+
+    /// Whether it may pass by itself: the server is short of something (class 53: memory, disk, connections), or somebody
+    /// has interfered (class 57: a command was cancelled, the server is stopped, starts or has crashed).
+    pub fn may_pass(self) -> bool {
+        matches!(&self.0[..2], b"53" | b"57") && self != SqlState::CONFIGURATION_LIMIT_EXCEEDED
+    }
 }
 
 impl fmt::Display for SqlState {
@@ -118,15 +124,19 @@ impl ServerError {
 
 /// A text without control characters, other than line breaks and tabs, and of a length that somebody may read.
 fn read_text(reader: &mut Reader) -> Result<String, MalformedMessage> {
-    let bytes = reader.c_string_bytes()?;
-    let text = String::from_utf8_lossy(&bytes);
+    Ok(fit_for_a_person(&reader.c_string_bytes()?))
+}
+
+/// A peer's text as it may be shown.
+pub(crate) fn fit_for_a_person(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     let short = text.char_indices().take_while(|(at, character)| at + character.len_utf8() <= MAX_TEXT_LEN);
     let fit = |character: char| match character {
         '\n' | '\t' => character,
         _ if character.is_control() => char::REPLACEMENT_CHARACTER,
         _ => character,
     };
-    Ok(short.map(|(_, character)| fit(character)).collect())
+    short.map(|(_, character)| fit(character)).collect()
 }
 
 impl fmt::Display for ServerError {
@@ -176,6 +186,24 @@ mod tests {
         let body = [b"M", "é".repeat(MAX_TEXT_LEN).as_bytes(), b"x\0\0"].concat();
         let error = ServerError::parse(Bytes::from(body)).unwrap();
         assert_eq!(error.message, "é".repeat(MAX_TEXT_LEN / 2));
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_somebody_has_to_mend() {
+        for (code, passes) in [
+            (b"53200", true),  // out of memory
+            (b"53300", true),  // too many connections
+            (b"53400", false), // max_replication_slots
+            (b"57014", true),  // pg_cancel_backend()
+            (b"57P02", true),  // another process has crashed
+            (b"57P03", true),
+            (b"28P01", false),
+            (b"55000", false),
+            (b"58P01", false),
+            (b"XX000", false),
+        ] {
+            assert_eq!(SqlState::new(code).unwrap().may_pass(), passes, "{}", code.escape_ascii());
+        }
     }
 
     #[test]

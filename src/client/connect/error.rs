@@ -113,6 +113,12 @@ pub enum AttemptError {
     /// The server refused.
     #[error("{0}")]
     Server(ServerError),
+    /// The postmaster has no process for us: too many, or no memory. It says so in words that have no frame.
+    #[error("{text}")]
+    NotForked {
+        /// What it says.
+        text: String,
+    },
     /// The server's end is gone, without a word.
     #[error(
         "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n\tbefore or while processing the request."
@@ -229,14 +235,12 @@ impl AttemptError {
             | Self::ConnectSocket(_)
             | Self::Timeout
             | Self::Closed
+            | Self::NotForked { .. }
             | Self::Receive(_)
             | Self::Send(_)
             | Self::WrongServer(_) => true,
             Self::Tls(error) => matches!(error, TlsError::Io(_) | TlsError::ErrorResponse),
-            Self::Server(error) => matches!(
-                error.sqlstate,
-                SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::TOO_MANY_CONNECTIONS
-            ),
+            Self::Server(error) => error.sqlstate.may_pass(),
             _ => false,
         }
     }

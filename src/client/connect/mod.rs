@@ -279,6 +279,7 @@ fn classify(error: StartupError, other_encryption: bool) -> Attempt {
         {
             Attempt::NextHost(AttemptError::Server(error))
         }
+        StartupError::Failed(cause @ AttemptError::NotForked { .. }) => Attempt::NextHost(cause),
         StartupError::Refused(cause) if other_encryption => Attempt::OtherEncryption(cause),
         StartupError::Refused(cause) | StartupError::Failed(cause) => Attempt::Stop(cause),
     }

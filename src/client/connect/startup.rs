@@ -13,9 +13,9 @@ use crate::client::conninfo::{HostSpec, ProtocolVersion, Settings, SslNegotiatio
 use crate::client::tls::{TlsClient, TlsError};
 use crate::wire::auth::{AuthMethod, Authenticator, Channel, Progress};
 use crate::wire::backend::{BackendKey, BackendMessage, NegotiateProtocolVersion};
-use crate::wire::frame::FrameDecoder;
+use crate::wire::frame::{Frame, FrameDecoder, FrameError};
 use crate::wire::frontend;
-use crate::wire::server_error::ServerError;
+use crate::wire::server_error::{ServerError, fit_for_a_person};
 
 /// A connection that is being made.
 pub(super) struct Session {
@@ -25,6 +25,14 @@ pub(super) struct Session {
     backend_key: Option<BackendKey>,
     notices: Vec<ServerError>,
     method: AuthMethod,
+    /// Whether a message has come.
+    heard: Heard,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Something,
 }
 
 /// The parts of a connection that is ready.
@@ -56,6 +64,8 @@ impl From<AttemptError> for StartupError {
 const MAX_PARAMETERS: usize = 256;
 /// How many notices are kept.
 const MAX_NOTICES: usize = 4;
+/// The longest text without a frame, in bytes, as far as more of it is waited for.
+const MAX_UNFRAMED_LEN: usize = 4 << 10;
 /// How much is received at once.
 const RECEIVE_LEN: usize = 8 << 10;
 
@@ -110,6 +120,7 @@ pub(super) async fn start(
         backend_key: None,
         notices: Vec::new(),
         method: AuthMethod::None,
+        heard: Heard::Nothing,
     };
     let mut packet = BytesMut::new();
     startup_packet(settings, purpose, &mut packet)?;
@@ -168,7 +179,7 @@ fn startup_packet(settings: &Settings, purpose: Purpose, out: &mut BytesMut) -> 
 
 impl Session {
     pub(super) fn into_parts(self) -> Parts {
-        let Session { stream, mut decoder, parameters, backend_key, notices, method } = self;
+        let Session { stream, mut decoder, parameters, backend_key, notices, method, .. } = self;
         decoder.allow_long_messages();
         Parts { stream, decoder, parameters, backend_key, notices, method }
     }
@@ -246,7 +257,8 @@ impl Session {
     /// One message; settings and notices are kept on the way.
     async fn next_message(&mut self) -> Result<BackendMessage, AttemptError> {
         loop {
-            while let Some(frame) = self.decoder.next_frame().map_err(AttemptError::Frame)? {
+            while let Some(frame) = self.next_frame().await? {
+                self.heard = Heard::Something;
                 match BackendMessage::parse(frame).map_err(AttemptError::Message)? {
                     BackendMessage::ParameterStatus { name, value } => {
                         if self.parameters.len() < MAX_PARAMETERS {
@@ -267,6 +279,30 @@ impl Session {
                 return Err(AttemptError::Closed);
             }
         }
+    }
+
+    /// The next frame, if it is there. A postmaster that cannot start a process for a client writes an `E`, its reason and
+    /// a zero, as servers did before version 7.4 (`report_fork_failure_to_client`): the reason is taken for a length.
+    async fn next_frame(&mut self) -> Result<Option<Frame>, AttemptError> {
+        match self.decoder.next_frame() {
+            Err(error @ FrameError::TooLong { tag: b'E', .. }) if self.heard == Heard::Nothing => {
+                let text = self.unframed_text().await;
+                Err(if text.is_empty() { AttemptError::Frame(error) } else { AttemptError::NotForked { text } })
+            }
+            frame => frame.map_err(AttemptError::Frame),
+        }
+    }
+
+    /// What stands behind the first byte, up to a zero or the end.
+    async fn unframed_text(&mut self) -> String {
+        let buffer = self.decoder.buffer_mut();
+        while !buffer.contains(&0) && buffer.len() < MAX_UNFRAMED_LEN {
+            if self.stream.read_buf(buffer).await.unwrap_or(0) == 0 {
+                break;
+            }
+        }
+        let text = buffer[1..].split(|&byte| byte == 0).next().unwrap_or_default();
+        fit_for_a_person(text.trim_ascii_end())
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), AttemptError> {

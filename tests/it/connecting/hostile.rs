@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
-use pgwake::client::Purpose;
+use pgwake::ErrorClass;
+use pgwake::client::conninfo::{ConnInfo, Settings, SystemEnvironment};
+use pgwake::client::{Purpose, open};
 
 use super::harness::Lab;
 
@@ -108,4 +110,16 @@ async fn nonsense_is_not_the_protocol() {
         let given = refusal(script, "sslmode=disable").await;
         assert!(given.contains(error), "{given}");
     }
+}
+
+/// A postmaster that cannot fork writes without a frame: no reason to distrust it, or to give up.
+#[tokio::test]
+async fn a_server_without_a_process_for_us_is_only_busy() {
+    let port = serve(&[b"Ecould not fork new process for connection: Cannot allocate memory\n\0"]);
+    let conninfo = format!("host=127.0.0.1 port={port} user=u password=p sslmode=disable connect_timeout=5");
+    let settings = Settings::resolve(&ConnInfo::parse(&conninfo).unwrap(), &SystemEnvironment).unwrap();
+    let error = open(&settings, Purpose::Sql).await.err().expect("no connection");
+    let told = "failed: could not fork new process for connection: Cannot allocate memory";
+    assert!(error.to_string().ends_with(told), "{error}");
+    assert_eq!(error.class(), ErrorClass::Transient);
 }

@@ -55,6 +55,30 @@ fn a_connection_may_be_cut_anywhere() {
     assert!(assert_same_as(&[&primary], &received).len() >= 20);
 }
 
+/// Who cancels what runs long on a server means somebody else; who ends it, and a crash, mean everybody.
+#[test]
+fn what_passes_on_the_server_is_waited_for() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let mut receiver = streaming(&receive(&primary.conninfo(), &received));
+    for interference in ["pg_cancel_backend", "pg_terminate_backend"] {
+        make_wal(&primary, 1);
+        caught_up(&primary);
+        let seen = receiver.stderr_so_far().matches("streaming started").count();
+        primary.psql(&format!("SELECT {interference}(pid) FROM pg_stat_replication"));
+        crate::support::wait_until("it streams again", || {
+            receiver.stderr_so_far().matches("streaming started").count() > seen || !receiver.is_running()
+        });
+        assert!(receiver.is_running(), "{interference}: {}", receiver.stderr_so_far());
+    }
+    make_wal(&primary, 1);
+    caught_up(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+    assert_same_as(&[&primary], &received);
+}
+
 /// What an earlier run has not synced, and what somebody has copied there, is made durable before it is counted on.
 #[test]
 fn what_was_there_is_synced_before_anything_is_acknowledged() {
