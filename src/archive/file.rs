@@ -98,12 +98,22 @@ impl WalContent {
     pub(super) const PIECE_LEN: usize = 128 << 10;
 
     /// `may_be_cut`: compressed content that ends too early has only not been finished.
+    ///
+    /// An unfinished file that a receiver has finished since is found under its new name.
     pub(super) fn open(
         path: PathBuf,
         compression: CompressionMethod,
         may_be_cut: bool,
     ) -> Result<Self, OpenFileError> {
-        let opened = File::open(&path).and_then(|file| decompress(file, compression));
+        let opened = match (File::open(&path), path.extension()) {
+            (Err(error), Some(extension))
+                if error.kind() == io::ErrorKind::NotFound && extension == "partial" =>
+            {
+                File::open(path.with_extension(""))
+            }
+            (opened, _) => opened,
+        };
+        let opened = opened.and_then(|file| decompress(file, compression));
         let source = opened.map_err(|source| OpenFileError::Io { path: path.clone(), source })?;
         Ok(WalContent { path, source, may_be_cut, buffer: vec![0; Self::PIECE_LEN] })
     }
@@ -143,6 +153,24 @@ fn decompress(file: File, compression: CompressionMethod) -> io::Result<Box<dyn 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A directory is verified while it is received into.
+    #[test]
+    fn what_was_finished_meanwhile_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["000000010000000000000003", "000000010000000000000004.gz"] {
+            let partial = format!("{name}.partial");
+            let file = ArchivedFile::parse(&partial, WalSegmentSize::DEFAULT).unwrap();
+            assert!(matches!(file.open(directory.path()), Err(OpenFileError::Io { .. })));
+            std::fs::write(directory.path().join(&partial), "").unwrap();
+            assert!(file.open(directory.path()).is_ok());
+            std::fs::rename(directory.path().join(&partial), directory.path().join(name)).unwrap();
+            assert!(file.open(directory.path()).is_ok(), "{name}");
+            let finished = ArchivedFile::parse(name, WalSegmentSize::DEFAULT).unwrap();
+            std::fs::remove_file(directory.path().join(name)).unwrap();
+            assert!(finished.open(directory.path()).is_err());
+        }
+    }
 
     #[test]
     fn knows_segments_by_their_names() {

@@ -49,6 +49,9 @@ pub enum ProblemKind {
     /// An unfinished segment with later ones of the same timeline behind it.
     #[error("it is unfinished, but later segments of its timeline are there")]
     UnfinishedInside,
+    /// An unfinished segment that a later timeline goes on behind.
+    #[error("it is unfinished, but timeline {0} goes on behind it")]
+    UnfinishedBefore(TimelineId),
     /// Two files have different bytes for the same position of the same timeline.
     #[error("it differs at {lsn} from {other}, which has the same WAL")]
     CopiesDiffer {

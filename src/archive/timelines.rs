@@ -46,22 +46,32 @@ fn gap(timeline: TimelineId, start_lsn: Lsn, end_lsn: Lsn) -> Problem {
     Problem { timeline, lsn: start_lsn, file: None, kind }
 }
 
-/// The ancestor that the timeline's WAL goes on from must reach to where it does.
-fn check_beginning(history: &TimelineHistory, files: &FilesByTimeline) -> Option<Problem> {
-    let first = files.get(&history.timeline())?.first()?;
+/// The ancestor that the timeline's WAL goes on from must reach to where it does, and no further than to the switch
+/// point: what the ancestor's file of that segment holds behind it is not this history.
+fn check_beginning(history: &TimelineHistory, files: &FilesByTimeline) -> Vec<Problem> {
+    let Some(first) = files.get(&history.timeline()).and_then(|files| files.first()) else {
+        return Vec::new();
+    };
     let mut ancestors = history.ancestors().iter().rev();
-    let (ancestor, last) = ancestors
-        .find_map(|entry| files.get(&entry.timeline).and_then(|files| Some((entry, files.last()?))))?;
-    let segment = first.segment().size().segment_at(ancestor.end_lsn);
-    let reached_lsn = files[&ancestor.timeline]
-        .iter()
-        .map(|file| file.segment().end_lsn())
-        .filter(|end_lsn| *end_lsn <= segment.end_lsn())
-        .max()
-        .unwrap_or(last.start_lsn());
+    let found = ancestors.find_map(|entry| Some((entry, files.get(&entry.timeline)?)));
+    let Some((ancestor, files)) = found else { return Vec::new() };
+    let switch_segment = first.segment().size().segment_at(ancestor.end_lsn);
+    let Some(last) = files.iter().rev().find(|file| file.segment() <= switch_segment) else {
+        return Vec::new();
+    };
+    let mut problems = Vec::new();
     // the first segment holds again what the ancestor wrote in it
     let needed_lsn = first.start_lsn();
-    (reached_lsn < needed_lsn).then(|| gap(ancestor.timeline, reached_lsn, needed_lsn))
+    if last.is_partial && last.segment().end_lsn() <= needed_lsn.min(ancestor.end_lsn) {
+        let (timeline, file) = (ancestor.timeline, Some(last.name.clone()));
+        let kind = ProblemKind::UnfinishedBefore(history.timeline());
+        problems.push(Problem { timeline, lsn: last.start_lsn(), file, kind });
+    }
+    let reached_lsn = last.segment().end_lsn().min(ancestor.end_lsn);
+    if reached_lsn < needed_lsn {
+        problems.push(gap(history.timeline_at(reached_lsn), reached_lsn, needed_lsn));
+    }
+    problems
 }
 
 /// History files that contradict each other.
@@ -116,4 +126,59 @@ pub(super) fn compare(
         let kind = ProblemKind::CopiesDiffer { lsn, other: other.name.clone() };
         Problem { timeline: one.timeline(), lsn, file: Some(one.name.clone()), kind }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::WalSegmentSize;
+
+    /// What is said of files of 1 MB, and of timeline 2, which left the first at this position.
+    fn problems(names: &[&str], switch: &str) -> Vec<String> {
+        let size = WalSegmentSize::from_bytes(1 << 20).unwrap();
+        let two = TimelineId::new(2).unwrap();
+        let history = TimelineHistory::parse(two, format!("1\t{switch}\tno reason\n").as_bytes()).unwrap();
+        let mut files = FilesByTimeline::new();
+        for file in names.iter().map(|name| ArchivedFile::parse(name, size).unwrap()) {
+            files.entry(file.timeline()).or_default().push(file);
+        }
+        let histories =
+            BTreeMap::from([(two, history), (TimelineId::FIRST, TimelineHistory::root(TimelineId::FIRST))]);
+        check_gaps(&files, &histories).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_timeline_goes_on_where_the_one_before_it_was_left() {
+        const ONE_4: &str = "000000010000000000000004";
+        const ONE_5: &str = "000000010000000000000005";
+        const TWO_5: &str = "000000020000000000000005";
+        const TWO_6: &str = "000000020000000000000006";
+        let none: [&str; 0] = [];
+        let partial = |name: &str| format!("{name}.partial");
+        for names in [
+            &[ONE_4, TWO_5][..],
+            &[ONE_4, &partial(ONE_5), TWO_5],
+            &[ONE_4, ONE_5, TWO_5, TWO_6],
+            &[TWO_5, TWO_6],
+            // it begins after the switch, and nothing says that there was more
+            &[TWO_6],
+        ] {
+            assert_eq!(problems(names, "0/512345"), none, "{names:?}");
+        }
+        // exactly between two segments
+        assert_eq!(problems(&[ONE_5, TWO_6], "0/600000"), none);
+        // the rest of the segment is only on the timeline that nobody went on with
+        let lost = ["WAL of timeline 2 from 0/512345 to 0/600000 is missing"];
+        for names in [&[ONE_4, ONE_5, TWO_6][..], &[&partial(ONE_5), TWO_6]] {
+            assert_eq!(problems(names, "0/512345"), lost, "{names:?}");
+        }
+        assert_eq!(
+            problems(&[ONE_4, TWO_6], "0/512345"),
+            ["WAL of timeline 1 from 0/500000 to 0/600000 is missing"]
+        );
+        // its end was never received
+        let unfinished =
+            "000000010000000000000004.partial: it is unfinished, but timeline 2 goes on behind it";
+        assert_eq!(problems(&[&partial(ONE_4), TWO_5], "0/512345"), [unfinished]);
+    }
 }

@@ -101,7 +101,7 @@ fn hint(kind: &ProblemKind) -> &'static str {
             "Recovery cannot go past this. Get the segments from another copy, or make a new base backup that begins \
              later."
         }
-        ProblemKind::UnfinishedInside => {
+        ProblemKind::UnfinishedInside | ProblemKind::UnfinishedBefore(_) => {
             "Recovery does not take a .partial file. Get the whole segment from another copy."
         }
         ProblemKind::CopiesDiffer { .. } => {

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::configuration::{
-    ConfigurationError, PASSFILE_NAME, is_passfile_unnameable, render_passfile, unreadable_file, write_auto_conf, write_passfile,
+    ConfigurationError, PASSFILE_NAME, is_passfile_unnameable, render_passfile, unreadable_file,
+    write_auto_conf, write_passfile,
 };
 use super::directories::wanted_owner;
 use super::follow_error::FollowError;
@@ -162,9 +163,8 @@ impl Run<'_> {
             application_name: Some(&self.request.application_name),
             dbname: None,
         };
-        let line = settings
-            .to_primary_conninfo(&own, &SystemEnvironment)
-            .map_err(ConfigurationError::from)?;
+        let line =
+            settings.to_primary_conninfo(&own, &SystemEnvironment).map_err(ConfigurationError::from)?;
         if let Some(owner) = owner
             && let Some(file) = unreadable_file(&line.files(), owner)
         {
@@ -176,9 +176,7 @@ impl Run<'_> {
             );
         }
         let slot = self.request.slot.as_ref().map_or("", SlotName::as_str);
-        let setting = |name, value: &str| {
-            Setting::new(name, value).map_err(ConfigurationError::from)
-        };
+        let setting = |name, value: &str| Setting::new(name, value).map_err(ConfigurationError::from);
         let settings =
             vec![setting("primary_conninfo", &line.conninfo)?, setting("primary_slot_name", slot)?];
         Ok(Configuration { settings, passfile })

@@ -287,7 +287,11 @@ impl Session {
         match self.decoder.next_frame() {
             Err(error @ FrameError::TooLong { tag: b'E', .. }) if self.heard == Heard::Nothing => {
                 let text = self.unframed_text().await;
-                Err(if text.is_empty() { AttemptError::Frame(error) } else { AttemptError::NotForked { text } })
+                Err(if text.is_empty() {
+                    AttemptError::Frame(error)
+                } else {
+                    AttemptError::NotForked { text }
+                })
             }
             frame => frame.map_err(AttemptError::Frame),
         }
