@@ -14,6 +14,7 @@ use super::slot::SlotError;
 use super::standby::server::ServerError;
 use crate::client::conninfo::PrimaryConninfoError;
 use crate::client::{ClientError, OpenError};
+use crate::observe::metrics::ListenError;
 use crate::sink::SinkError;
 use crate::standby::error::CreateError;
 use crate::standby::follow_error::FollowError;
@@ -71,6 +72,9 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<ServerError>() {
         return failover::server(error);
+    }
+    if let Some(error) = error.downcast_ref::<ListenError>() {
+        return receiving::listen(error);
     }
     if let Some(error) = error.downcast_ref::<ReceiveError>() {
         return receiving::receive(error);

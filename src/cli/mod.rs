@@ -8,6 +8,7 @@ mod grid;
 mod hints;
 mod human;
 mod logging;
+mod metering;
 mod outcome;
 mod pg_receivewal;
 mod pg_tool;

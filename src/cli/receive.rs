@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
+use super::metering::{Meter, MeteringArgs};
 use super::pg_tool::compression::{CompressionSpec, CompressionSpecError};
 use super::report;
 use super::service;
@@ -18,10 +19,10 @@ use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
 use crate::compression::Compression;
 use crate::pg::{Lsn, SlotName};
-use crate::sink::RecordCheck;
+use crate::sink::{Layout, RealDisk, RecordCheck};
 use crate::stream::{
-    Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, Refusal, ServerConnector, StartChoice,
-    StreamOptions, receive_into,
+    Backoff, Progress, ReceiveError, ReceiveOptions, ReceiveOutcome, Reconnect, Refusal, ServerConnector,
+    StartChoice, StreamOptions, open_sink, receive_observed,
 };
 use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
@@ -78,8 +79,11 @@ pub(super) struct ReceiveArgs {
     #[arg(help_heading = "More options", long, value_name = "SECONDS", default_value_t = 60)]
     receive_timeout: u32,
 
+    #[command(flatten)]
+    metering: MeteringArgs,
+
     /// Write WAL without checking page headers and record checksums first
-    #[arg(long)]
+    #[arg(help_heading = "More options", long)]
     no_verify_records: bool,
 
     /// Print the outcome as JSON
@@ -130,35 +134,37 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         Ok(signals) => signals,
         Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
     };
+    let meter = Meter::start(&args.metering, Duration::from_secs(args.receive_timeout.into()));
+    let mut meter = match meter {
+        Ok(meter) => meter,
+        Err(error) => return report::failure(&error, ErrorClass::Operator, args.json),
+    };
     service::ready();
     // a server that lets nobody in and says nothing must not be waited for any longer than one that streams
     settings.connect_timeout = settings.connect_timeout.or(args.silence());
     // a prompt hears of a signal too, and takes it for a failure
     let prepared = tokio::select! {
         biased;
-        prepared = prepare(args, &mut settings) => prepared,
+        prepared = prepare(args, &mut settings, &meter) => prepared,
         _signal = signals.received() => return Exit::Done,
     };
     let made = match prepared {
         Ok(made) => made,
-        Err(error) => return report::failure(&error, error.class(), args.json),
+        Err(error) => {
+            meter.failed(error.class());
+            return report::failure(&error, error.class(), args.json);
+        }
     };
+    meter.watch_slot(&settings, args.slot.as_ref());
     let (sender, progress) = watch::channel(Progress::default());
     let mut connector = ServerConnector::new(settings);
     let shutdown = async {
         let signal = signals.received().await;
         tracing::info!("received {signal}, stopping");
+        meter.stopping();
         service::stopping();
     };
-    let options = args.options(made.as_ref());
-    let received = receive_into(
-        &options,
-        &args.directory,
-        args.compress.unwrap_or_default(),
-        &mut connector,
-        &sender,
-        shutdown,
-    );
+    let received = store(args, made.as_ref(), &meter, &mut connector, &sender, shutdown);
     let received = tokio::select! {
         received = received => received,
         never = service::keep_telling(progress.clone()) => match never {},
@@ -167,6 +173,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
     match received {
         Ok(_) => print_outcome(&progress, args.endpos, args.json),
         Err(error) => {
+            meter.failed(error.class());
             let in_vain = progress.timeline.is_none() || is_hole(&error);
             if let Some(made) = made.filter(|_| in_vain) {
                 made.drop_again().await;
@@ -174,6 +181,23 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
             fail(&error, args.json)
         }
     }
+}
+
+/// Receives into the directory, which is taken before anybody is connected to.
+async fn store(
+    args: &ReceiveArgs,
+    made: Option<&MadeSlot>,
+    meter: &Meter,
+    connector: &mut ServerConnector,
+    progress: &watch::Sender<Progress>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<ReceiveOutcome, ReceiveError> {
+    let options = args.options(made);
+    let disk = meter.disk(RealDisk::new(&args.directory));
+    let check = options.stream.record_check;
+    let mut sink = open_sink(disk, Layout::Archive, check, args.compress.unwrap_or_default())?;
+    let mut observer = meter.observer();
+    receive_observed(&options, connector, &mut sink, progress, &mut *observer, shutdown).await
 }
 
 /// A slot that this run has made.
@@ -224,7 +248,11 @@ fn fail(error: &ReceiveError, json: bool) -> Exit {
 }
 
 /// What is done once, before the first stream, and again until a server that cannot be had is there.
-async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<Option<MadeSlot>, SetupError> {
+async fn prepare(
+    args: &ReceiveArgs,
+    settings: &mut Settings,
+    meter: &Meter,
+) -> Result<Option<MadeSlot>, SetupError> {
     create_directory(&args.directory)
         .map_err(|source| SetupError::CreateDirectory { path: args.directory.clone(), source })?;
     args.connection.ask_password_if_told(settings).await.map_err(ConnectError::from)?;
@@ -234,6 +262,7 @@ async fn prepare(args: &ReceiveArgs, settings: &mut Settings) -> Result<Option<M
         match prepare_once(args, settings).await {
             Err(error) if error.class() == ErrorClass::Transient && !args.no_loop => {
                 let wait = backoff.next_wait();
+                meter.count_error(error.class());
                 tracing::warn!(error = report::one_line(&error), ?wait, "no connection; trying again");
                 tokio::time::sleep(wait).await;
             }

@@ -21,6 +21,8 @@ pub trait Observer: Send {
     fn timeline_switched(&mut self, timeline: TimelineId, switch_lsn: Lsn);
     /// The connection was lost, or could not be had; the next attempt comes after `wait`.
     fn disconnected(&mut self, error: &ReceiveError, wait: Duration);
+    /// The server has taken the question of [`Self::stream_starting`], and streams from now on, or when it has something.
+    fn stream_started(&mut self) {}
     /// Messages came, and are on their way to the disk. On the path of every byte: no system call, no lock.
     fn batch_received(&mut self, _: &BatchReceived) {}
     /// All before `lsn` is durable. On the same path.

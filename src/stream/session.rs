@@ -229,6 +229,7 @@ impl<K: Sink> Session<'_, K> {
             let (next, received_lsn) = match started.map_err(|error| self.explain(error, &from, start_lsn))? {
                 StreamStart::TimelineEnded(next) => (next, start_lsn),
                 StreamStart::Streaming(stream) => {
+                    self.observer.stream_started();
                     let config = ReceiverConfig {
                         timeline,
                         start_lsn,

@@ -6,6 +6,7 @@ mod command_line;
 mod connecting;
 mod failover;
 mod hostile_server;
+mod metering;
 mod one_server;
 mod pg_receivewal;
 mod receiving;

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::super::receive::SetupError;
+use crate::observe::metrics::ListenError;
 use crate::sink::{Operation, SinkError};
 use crate::stream::resume::ResumeError;
 use crate::stream::{ReceiveError, ReceiverError, Refusal, WalRemoved, Wanted};
@@ -149,4 +150,21 @@ pub(super) fn resume(error: &ResumeError) -> &'static str {
         }
         ResumeError::OnlyDamaged { .. } => "Move the damaged files away, or receive into a new directory.",
     }
+}
+
+pub(super) fn listen(error: &ListenError) -> Option<String> {
+    let ListenError::Listen { addr, source } = error else { return None };
+    Some(match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("Another process has {addr}: name another port with --metrics, or end that process.")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "It has to be an address of this machine, such as 127.0.0.1:9187.".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "Ports below 1024, and directories of others, need rights: name a higher port, or another path."
+                .to_owned()
+        }
+        _ => return None,
+    })
 }

@@ -1,0 +1,6 @@
+//! Promise: the numbers of a receiver are true, tell idle from stuck, and cost the stream nothing.
+
+mod cost;
+mod harness;
+mod strangers;
+mod truth;
