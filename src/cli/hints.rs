@@ -232,6 +232,9 @@ fn preflight(error: &PreflightError) -> Option<String> {
         PreflightError::SlotUnusable { slot, .. } => format!(
             "Choose another slot name, or drop it with \"SELECT pg_drop_replication_slot('{slot}');\"."
         ),
+        PreflightError::SlotEmpty(slot) => format!(
+            "Drop it with \"SELECT pg_drop_replication_slot('{slot}');\": it is made anew, and holds WAL from then on."
+        ),
         PreflightError::Query { .. } => return None,
     })
 }

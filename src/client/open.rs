@@ -14,6 +14,9 @@ pub enum OpenError {
     /// The server that did is not one that can be worked with.
     #[error("cannot work with this server")]
     Greeting(#[source] ClientError),
+    /// It did not let us say what names mean.
+    #[error("could not set search_path on the server")]
+    SearchPath(#[source] ClientError),
 }
 
 impl OpenError {
@@ -38,13 +41,24 @@ impl OpenError {
                     false => ErrorClass::Operator,
                 }
             }
-            OpenError::Greeting(error) => error.class(),
+            OpenError::Greeting(error) | OpenError::SearchPath(error) => error.class(),
         }
     }
 }
 
 /// Connects to the first host of the settings that will do.
+///
+/// In SQL names mean what `pg_catalog` says they mean: whoever owns the database could otherwise have us call what he has
+/// made, with our rights (CVE-2018-1058).
 pub async fn open(settings: &Settings, purpose: Purpose) -> Result<Connection, OpenError> {
     let connected = connect(settings, purpose).await?;
-    connected.into_connection().map_err(OpenError::Greeting)
+    let mut connection = connected.into_connection().map_err(OpenError::Greeting)?;
+    if purpose == Purpose::Sql {
+        let silence = settings.connect_timeout;
+        connection.query_within(silence, SECURE_SEARCH_PATH, "SET").await.map_err(OpenError::SearchPath)?;
+    }
+    Ok(connection)
 }
+
+/// Temporary objects are looked for last, for they are anybody's too.
+const SECURE_SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";

@@ -75,6 +75,9 @@ pub enum PreflightError {
         /// `logical` or `lost`.
         state: String,
     },
+    /// The slot is there, and was never used: until the standby streams, the server would keep no WAL for it.
+    #[error("replication slot \"{0}\" cannot be used: it holds no WAL until somebody has streamed from it")]
+    SlotEmpty(SlotName),
     /// A question was not answered.
     #[error("could not ask the server for {what}")]
     Query {
@@ -145,8 +148,12 @@ async fn ask_for_slot(
         let state = replication.read_slot(slot).await;
         let state = state.map_err(|source| PreflightError::Query { what: "the replication slot", source })?;
         found.slot_exists = state.is_some();
+        refuse_existing(slot, existing_slot, found)?;
+        if state.is_some_and(|state| state.restart_lsn.is_none()) {
+            return Err(PreflightError::SlotEmpty(slot.clone()));
+        }
     }
-    refuse_existing(slot, existing_slot, found)
+    Ok(())
 }
 
 async fn ask_by_sql(
@@ -162,8 +169,11 @@ async fn ask_by_sql(
         if used.saturating_add(MORE_WAL_SENDERS) > max {
             return Err(PreflightError::NoFreeWalSenders { max, used, needed: MORE_WAL_SENDERS });
         }
-        inspect_slot(sql, slot, found).await?;
+        let holding = inspect_slot(sql, slot, found).await?;
         refuse_existing(slot, existing_slot, found)?;
+        if holding == Holding::Nothing {
+            return Err(PreflightError::SlotEmpty(slot.clone()));
+        }
         if !found.slot_exists && slots >= max_slots {
             return Err(PreflightError::NoFreeSlots { max: max_slots });
         }
@@ -212,18 +222,26 @@ async fn tablespaces(
     Ok(tablespaces)
 }
 
+/// Whether a slot holds WAL that a standby could begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holding {
+    Nothing,
+    /// Some, or there is no slot.
+    Something,
+}
+
 async fn inspect_slot(
     sql: &mut Connection,
     slot: &SlotName,
     found: &mut Preflight,
-) -> Result<(), PreflightError> {
+) -> Result<Holding, PreflightError> {
     let text = format!(
-        "SELECT slot_type, active_pid, wal_status FROM pg_replication_slots WHERE slot_name = {}",
+        "SELECT slot_type, active_pid, wal_status, restart_lsn FROM pg_replication_slots WHERE slot_name = {}",
         quote_string(slot.as_str())
     );
     let sets = sql.query(&text, "SELECT").await;
     let sets = sets.map_err(|source| PreflightError::Query { what: "the replication slot", source })?;
-    let Some(row) = sets.first().and_then(|set| set.rows.first()) else { return Ok(()) };
+    let Some(row) = sets.first().and_then(|set| set.rows.first()) else { return Ok(Holding::Something) };
     found.slot_exists = true;
     if let Some(pid) = row.text(1) {
         return Err(PreflightError::SlotActive { slot: slot.clone(), pid: pid.to_owned() });
@@ -232,7 +250,8 @@ async fn inspect_slot(
         [row.text(0).filter(|kind| *kind != "physical"), row.text(2).filter(|status| *status == "lost")];
     match unusable.into_iter().flatten().next() {
         Some(state) => Err(PreflightError::SlotUnusable { slot: slot.clone(), state: state.to_owned() }),
-        None => Ok(()),
+        None if row.text(3).is_none() => Ok(Holding::Nothing),
+        None => Ok(Holding::Something),
     }
 }
 

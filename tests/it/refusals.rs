@@ -127,8 +127,50 @@ fn slots_are_told_apart() {
     assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots"), "2");
     primary
         .psql("SELECT pg_drop_replication_slot('b'); SELECT pg_create_physical_replication_slot('standby1')");
+    // what the standby needs between the copy and its start would be held by nobody
+    let outcome = create(&primary, &directory).arg("--use-existing-slot").run();
+    assert_refused(outcome, "it holds no WAL until somebody has streamed from it", "it is made anew");
+    let reserved = "SELECT pg_drop_replication_slot('standby1'); SELECT pg_create_physical_replication_slot('standby1', true)";
+    primary.psql(reserved);
     assert_eq!(beside_the_primary(&primary).len(), before.len(), "{:?}", beside_the_primary(&primary));
     create(&primary, &directory).arg("--use-existing-slot").run().succeeded();
+    assert_eq!(
+        primary.psql("SELECT restart_lsn IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'standby1'"),
+        "t"
+    );
+}
+
+/// Who owns a database sets its `search_path`, and whoever connects to it, a superuser perhaps, finds those names first.
+#[test]
+fn the_owner_of_a_database_does_not_choose_what_is_called() {
+    require_server!();
+    let primary = Cluster::new();
+    primary.create_role("mallory", "CREATEDB", None);
+    primary.psql("SELECT pg_create_physical_replication_slot('other')");
+    primary.psql("SET ROLE mallory; CREATE DATABASE trap");
+    let trap = primary
+        .server_tool("psql")
+        .args(["-X", "-v", "ON_ERROR_STOP=1", "-d"])
+        .arg(format!("{} dbname=trap", primary.conninfo()));
+    trap.args(["-c", "SET ROLE mallory", "-c", "CREATE SCHEMA trap", "-c",
+        "CREATE FUNCTION trap.spring() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE mallory SUPERUSER; RETURN true; END $$",
+        "-c", "CREATE VIEW trap.pg_replication_slots AS SELECT * FROM pg_catalog.pg_replication_slots WHERE trap.spring()",
+        "-c", "ALTER DATABASE trap SET search_path = trap, pg_catalog",
+    ]).run().succeeded();
+    let conninfo = format!("{} dbname=trap", primary.conninfo());
+    let tool = Tool::pgwake().args([
+        "standby",
+        "create",
+        "-w",
+        "-d",
+        &conninfo,
+        "--slot",
+        "standby1",
+        "--dry-run",
+        "-D",
+    ]);
+    tool.arg(primary.dir().join("standby")).by_server_user().run().succeeded();
+    assert_eq!(primary.psql("SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'"), "f");
 }
 
 #[test]
@@ -216,7 +258,7 @@ fn help_and_version_are_answers() {
 fn json_says_the_same_to_a_program() {
     require_server!();
     let primary = Cluster::new();
-    primary.psql("SELECT pg_create_physical_replication_slot('standby1')");
+    primary.psql("SELECT pg_create_physical_replication_slot('standby1', true)");
     let outcome = create(&primary, &primary.dir().join("standby")).arg("--json").run().exited(1);
     let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(report["error"]["exit_code"], 1);
