@@ -1,9 +1,11 @@
 //! Where to connect: libpq's options, and the password prompt.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 
 use clap::Args;
 
+use super::password_source::{self, PasswordSourceError};
 use super::prompt::{PromptError, prompt_for};
 use crate::ErrorClass;
 use crate::client::conninfo::{ConnInfo, ConnInfoError, ParseConnInfoError, Settings, SystemEnvironment};
@@ -40,6 +42,14 @@ pub(super) struct ConnectionArgs {
     /// Ask for a password before connecting
     #[arg(short = 'W', long, conflicts_with = "no_password")]
     password: bool,
+
+    /// Take the password from the first line of a file that only its owner may read
+    #[arg(long, value_name = "FILE", conflicts_with = "password")]
+    password_file: Option<PathBuf>,
+
+    /// Take the password from the first line that a command prints; it is run once, by sh
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["password", "password_file"])]
+    password_command: Option<String>,
 }
 
 /// Why the connection options make no sense.
@@ -49,6 +59,8 @@ pub(super) enum ConnectionArgsError {
     Parse(#[from] ParseConnInfoError),
     #[error("invalid connection options")]
     Resolve(#[from] ConnInfoError),
+    #[error("no password")]
+    Password(#[from] PasswordSourceError),
 }
 
 /// Why there is no connection.
@@ -96,7 +108,12 @@ impl ConnectionArgs {
 
     /// Fills options in, from the environment and libpq's files.
     pub(super) fn resolve(&self, conninfo: &ConnInfo) -> Result<Settings, ConnectionArgsError> {
-        let settings = Settings::resolve(conninfo, &SystemEnvironment)?;
+        let mut settings = Settings::resolve(conninfo, &SystemEnvironment)?;
+        if let Some(path) = &self.password_file {
+            settings.password = Some(password_source::from_file(path)?);
+        } else if let Some(command) = &self.password_command {
+            settings.password = Some(password_source::from_command(command)?);
+        }
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }

@@ -70,3 +70,31 @@ fn write_pages(command: &Command, name: &str, directory: &Path) -> Result<(), Ma
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::super::{Cli, front, pg_tool};
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page_and_is_completed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut cli = Cli::command();
+        cli.build();
+        write_pages(&cli, "pgwake", directory.path()).unwrap();
+        let page = |name: &str| fs::read_to_string(directory.path().join(format!("{name}.1"))).unwrap();
+        let mut completions = Vec::new();
+        clap_complete::generate(Shell::Bash, &mut Cli::command(), "pgwake", &mut completions);
+        let completions = String::from_utf8(completions).unwrap();
+        for name in front::names(&cli, "") {
+            let name = format!("pgwake {name}");
+            assert!(page(&name.replace(' ', "-")).contains("SYNOPSIS"), "{name}");
+            assert!(completions.contains(&name.replace(' ', "__subcmd__")), "{name} is not completed");
+        }
+        for tool in pg_tool::names() {
+            assert!(page("pgwake").contains(tool), "{tool}");
+        }
+    }
+}

@@ -8,6 +8,8 @@ mod slot;
 use std::error::Error;
 use std::io;
 
+use super::config::ConfigError;
+use super::password_source::PasswordSourceError;
 use super::prompt::PromptError;
 use super::receive::SetupError;
 use super::slot::SlotError;
@@ -73,6 +75,9 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<ServerError>() {
         return failover::server(error);
     }
+    if let Some(ConfigError::Invalid { source, .. }) = error.downcast_ref::<ConfigError>() {
+        return source.hint();
+    }
     if let Some(error) = error.downcast_ref::<ListenError>() {
         return receiving::listen(error);
     }
@@ -104,6 +109,16 @@ fn fixed(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
     if let Some(PromptError::Terminal(_)) = error.downcast_ref::<PromptError>() {
         return Some(server::PASSWORD_HINT);
+    }
+    match error.downcast_ref::<PasswordSourceError>() {
+        Some(PasswordSourceError::OpenToOthers { .. }) => {
+            return Some("chmod 600 it, and consider the password known.");
+        }
+        Some(_) => return None,
+        None => {}
+    }
+    if let Some(ConfigError::OpenToAll { .. }) = error.downcast_ref::<ConfigError>() {
+        return Some("It may name commands to run: chmod o-w it, and see what it says.");
     }
     if let Some(error) = error.downcast_ref::<SinkError>() {
         return receiving::sink(error);

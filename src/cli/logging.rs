@@ -1,6 +1,8 @@
 //! The log, on standard error.
 
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -32,7 +34,23 @@ enum LogFormat {
     Json,
 }
 
+/// Whether every line on standard error is to be a JSON object.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn is_json() -> bool {
+    IS_JSON.load(Ordering::Relaxed)
+}
+
+/// For arguments that could not be read: what they say of the log's format is heeded all the same.
+pub(super) fn init_as_typed(arguments: &[OsString]) {
+    let pairs = arguments.windows(2).any(|pair| pair[0] == "--log-format" && pair[1] == "json");
+    let is_json = pairs || arguments.iter().any(|argument| argument == "--log-format=json");
+    let log_format = if is_json { LogFormat::Json } else { LogFormat::Text };
+    init(&LoggingArgs { verbose: 0, quiet: false, log_format });
+}
+
 pub(super) fn init(args: &LoggingArgs) {
+    IS_JSON.store(args.log_format == LogFormat::Json, Ordering::Relaxed);
     let level = match (args.quiet, args.verbose) {
         (true, _) => LevelFilter::WARN,
         (false, 0) => LevelFilter::INFO,

@@ -1,8 +1,10 @@
 //! The command line: one file a command. Exit codes, hints and printing live here and nowhere else.
 
 mod check;
+mod config;
 mod connection;
 mod exit;
+mod front;
 mod generate;
 mod grid;
 mod hints;
@@ -10,6 +12,7 @@ mod human;
 mod logging;
 mod metering;
 mod outcome;
+mod password_source;
 mod pg_receivewal;
 mod pg_tool;
 mod prompt;
@@ -36,14 +39,11 @@ pub use exit::Exit;
 #[derive(Debug, Parser)]
 #[command(name = "pgwake", version, disable_help_flag = true, disable_version_flag = true)]
 #[command(disable_help_subcommand = true, max_term_width = 110)]
-#[command(after_help = "\
-As pg_receivewal (a link, or `pgwake pg_receivewal`) it is PostgreSQL's tool.
-
-Where to connect is said as to psql: -d, -h, -p and -U, the PG* variables, \
-~/.pgpass and service files.
-
-Exit codes: 0 done, 1 failed, 2 usage, 3 data is not what it must be.")]
+#[command(after_help = front::after_help())]
 struct Cli {
+    #[command(flatten)]
+    config: config::ConfigArgs,
+
     #[command(flatten)]
     logging: logging::LoggingArgs,
 
@@ -106,18 +106,22 @@ pub fn main() -> ExitCode {
     if let Some(code) = pg_tool::main(std::env::args_os()) {
         return code;
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let arguments = match config::arguments(std::env::args_os().collect(), Cli::command()) {
+        Ok(arguments) => arguments,
         Err(error) => {
-            // help and version are answers, not errors
-            let printed = error.print();
-            if !error.use_stderr() {
-                return report::printed(printed).into();
-            }
-            if std::env::args_os().any(|argument| argument == "--json") {
-                report::usage_json(&error.to_string());
-            }
-            return Exit::Usage.into();
+            let typed: Vec<_> = std::env::args_os().collect();
+            logging::init_as_typed(&typed);
+            return report::usage(&error, typed.iter().any(|argument| argument == "--json")).into();
+        }
+    };
+    let cli = match front::parse(&arguments.all) {
+        Ok(cli) => cli,
+        // help and version are answers, not errors
+        Err(answer) if !answer.use_stderr() => return report::printed(answer.print()).into(),
+        Err(error) => {
+            logging::init_as_typed(&arguments.all);
+            let json = arguments.all.iter().any(|argument| argument == "--json");
+            return report::unreadable_arguments(&error, arguments.origin(&error), json).into();
         }
     };
     logging::init(&cli.logging);

@@ -130,7 +130,7 @@ pub(super) fn run(args: &ReceiveArgs) -> Exit {
 }
 
 async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
-    let mut signals = match Signals::listen() {
+    let mut signals = match Signals::listen_as_service() {
         Ok(signals) => signals,
         Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
     };

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::exit::Exit;
 use super::hints;
+use super::logging;
 use crate::ErrorClass;
 use crate::standby::error::CreateError;
 
@@ -31,17 +32,36 @@ pub(super) fn usage(error: &(dyn Error + 'static), json: bool) -> Exit {
     Exit::Usage
 }
 
-/// A usage error that was told in full on standard error: its first lines, for a program.
-pub(super) fn usage_json(told: &str) {
+/// Arguments that clap cannot read, in its words; `origin` is where in a configuration file they come from.
+pub(super) fn unreadable_arguments(error: &clap::Error, origin: Option<String>, json: bool) -> Exit {
+    let told = error.to_string();
     let message = told.split("\n\n").next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message).trim_end().to_owned();
-    let report = Report { message, causes: Vec::new(), hints: Vec::new(), exit_code: Exit::Usage.code() };
-    let _ = print_json(&serde_json::json!({ "error": report }));
+    let exit_code = Exit::Usage.code();
+    let report = Report { message, causes: Vec::new(), hints: origin.into_iter().collect(), exit_code };
+    if logging::is_json() {
+        print_report(&report, json);
+        return Exit::Usage;
+    }
+    // when standard error is closed there is nobody to tell
+    let _ = error.print();
+    for hint in &report.hints {
+        let _ = writeln!(std::io::stderr(), "hint: {hint}");
+    }
+    if json {
+        // that it failed is told already
+        let _ = print_json(&serde_json::json!({ "error": report }));
+    }
+    Exit::Usage
 }
 
 fn print_report(report: &Report, json: bool) {
-    // when standard error is closed there is nobody to tell
-    let _ = std::io::stderr().write_all(report.to_text().as_bytes());
+    if logging::is_json() {
+        report.log();
+    } else {
+        // when standard error is closed there is nobody to tell
+        let _ = std::io::stderr().write_all(report.to_text().as_bytes());
+    }
     if json {
         let _ = print_json(&serde_json::json!({ "error": report }));
     }
@@ -119,6 +139,14 @@ impl Report {
         messages[0] = error.to_string();
         let message = messages.remove(0);
         Report { message, causes: messages, hints: hints::hints(&chain), exit_code: exit.code() }
+    }
+
+    /// Where every line of standard error is an object, this is one of them.
+    fn log(&self) {
+        let (causes, hint) = (self.causes.join(": "), self.hints.join(" "));
+        let causes = Some(causes).filter(|causes| !causes.is_empty());
+        let hint = Some(hint).filter(|hint| !hint.is_empty());
+        tracing::error!(caused_by = causes, hint, exit_code = self.exit_code, "{}", self.message);
     }
 
     fn to_text(&self) -> String {

@@ -13,6 +13,8 @@ pub(super) struct Signals {
     terminate: Signal,
     hangup: Option<Signal>,
     quit: Option<Signal>,
+    /// SIGHUP where it does not mean that a terminal went away.
+    reload: Option<Signal>,
 }
 
 impl Signals {
@@ -28,18 +30,40 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             hangup: unless_ignored(SignalKind::hangup())?,
             quit: unless_ignored(SignalKind::quit())?,
+            reload: None,
         })
+    }
+
+    /// The same for a program that runs for as long as it can. Without a terminal nobody's terminal can have gone away: SIGHUP
+    /// is then what a service manager or a script for log files sends to whoever may have something to open anew, and is
+    /// no reason to end.
+    pub(super) fn listen_as_service() -> io::Result<Self> {
+        let mut signals = Signals::listen()?;
+        if !has_terminal() {
+            signals.reload = signals.hangup.take();
+        }
+        Ok(signals)
     }
 
     /// Waits for any, and says which.
     pub(super) async fn received(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            () = next(&mut self.hangup) => "SIGHUP",
-            () = next(&mut self.quit) => "SIGQUIT",
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+                () = next(&mut self.hangup) => return "SIGHUP",
+                () = next(&mut self.quit) => return "SIGQUIT",
+                () = next(&mut self.reload) => {
+                    tracing::info!("received SIGHUP, and go on: nothing is read or opened anew before the next start");
+                }
+            }
         }
     }
+}
+
+/// Whether the process has a controlling terminal, wherever its standard streams lead.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 async fn next(signal: &mut Option<Signal>) {

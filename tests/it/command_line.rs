@@ -267,7 +267,7 @@ fn completions_complete_and_every_command_has_a_manual_page() {
         .complains("could not write manual page");
 }
 
-fn under_python(tool: Tool, script: &str) -> Tool {
+pub(crate) fn under_python(tool: Tool, script: &str) -> Tool {
     // one that the servers' user can run too
     let path = std::env::var_os("PATH").unwrap_or_default();
     let pythons = std::env::split_paths(&path).map(|directory| directory.join("python3"));

@@ -3,6 +3,7 @@
 mod checking;
 mod cloning;
 mod command_line;
+mod configuring;
 mod connecting;
 mod failover;
 mod hostile_server;

@@ -36,6 +36,11 @@ type Run = fn(&Invocation) -> Result<(), Failed>;
 /// The tools that there are.
 const TOOLS: [(&str, Run); 1] = [("pg_receivewal", super::pg_receivewal::run)];
 
+/// Their names.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    TOOLS.iter().map(|(name, _)| *name)
+}
+
 /// The exit code is 1; everything is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failed;

@@ -25,6 +25,8 @@ mod settings;
 mod uri;
 mod values;
 
+#[cfg(test)]
+pub(crate) use environment::tests::FakeEnvironment;
 pub(crate) use environment::user_name_of;
 pub use environment::{Environment, FileStatus, SystemEnvironment};
 pub use error::{ConnInfoError, ParseConnInfoError};
@@ -105,6 +107,23 @@ impl ConnInfo {
     /// The value of an option, if it was written; the empty string is a value.
     pub fn value(&self, keyword: &str) -> Option<&str> {
         self.values.get(keyword).map(String::as_str)
+    }
+
+    /// The value of the variable that stands in for an option, if it has one and that is set.
+    pub fn variable(keyword: &str, environment: &dyn Environment) -> Option<String> {
+        options::find(keyword)?.variable.and_then(|name| environment.variable(name))
+    }
+
+    /// The same without some of the options.
+    pub fn without(mut self, leave_out: impl Fn(&str) -> bool) -> Self {
+        self.values.retain(|keyword, _| !leave_out(keyword));
+        self
+    }
+
+    /// As a keyword/value string, secrets included.
+    pub fn to_connection_string(&self) -> String {
+        let options = self.iter().map(|(keyword, value)| format!("{keyword}={}", keywords::quote(value)));
+        options.collect::<Vec<_>>().join(" ")
     }
 
     /// Every option that was written, by name.
