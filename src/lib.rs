@@ -7,7 +7,7 @@
 //!           frames   decides, no I/O           makes durable   what is durable, and where
 //! ```
 //!
-//! Modules depend one way: `cli` → {`standby`, `backup`, `stream`, [`archive`]} → {`client`, `sink`} → [`wire`] → [`pg`].
+//! Modules depend one way: `cli` → {`standby`, `backup`, `stream`, [`archive`], [`measure`]} → {`client`, `sink`} → [`wire`] → [`pg`].
 //! What decides ([`pg`], `wire`, the receiver, resume, tar, the manifest) touches no socket, file, clock or
 //! thread: bytes and time are its arguments.
 
@@ -19,6 +19,7 @@ pub mod client;
 pub mod compression;
 mod error;
 pub mod inspect;
+pub mod measure;
 pub mod observe;
 mod owner;
 pub mod pg;

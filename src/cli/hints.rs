@@ -1,5 +1,6 @@
 //! What to type next: one sentence or two for each error that has a remedy.
 
+mod bench;
 mod failover;
 mod receiving;
 mod server;
@@ -16,6 +17,7 @@ use super::slot::SlotError;
 use super::standby::server::ServerError;
 use crate::client::conninfo::PrimaryConninfoError;
 use crate::client::{ClientError, OpenError};
+use crate::measure::MeasureError;
 use crate::observe::metrics::ListenError;
 use crate::sink::SinkError;
 use crate::standby::error::CreateError;
@@ -86,6 +88,9 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<SetupError>() {
         return receiving::setup(error);
+    }
+    if let Some(error) = error.downcast_ref::<MeasureError>() {
+        return bench::measure(error);
     }
     if let Some(error) = error.downcast_ref::<SlotError>() {
         return slot::slot(error);

@@ -1,5 +1,6 @@
 //! The command line: one file a command. Exit codes, hints and printing live here and nowhere else.
 
+mod bench;
 mod check;
 mod config;
 mod connection;
@@ -75,6 +76,9 @@ enum Command {
     /// Look after received WAL
     #[command(subcommand)]
     Wal(WalCommand),
+    /// Measure what a server can send and what a disk acknowledges, and keep nothing
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     Completions(generate::CompletionsArgs),
     Manual(generate::ManualArgs),
 }
@@ -138,6 +142,8 @@ pub fn main() -> ExitCode {
         Command::Slot(SlotCommand::Create(args)) => slot::run_create(&args).into(),
         Command::Slot(SlotCommand::Drop(args)) => slot::run_drop(&args).into(),
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
+        Command::Bench(bench::BenchCommand::Wal(args)) => bench::wal::run(&args).into(),
+        Command::Bench(bench::BenchCommand::Backup(args)) => bench::backup::run(*args).into(),
         Command::Completions(args) => generate::completions(&args, Cli::command()).into(),
         Command::Manual(args) => generate::manual(&args, Cli::command()).into(),
     }

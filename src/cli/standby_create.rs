@@ -114,9 +114,18 @@ pub(super) struct CreateArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CheckpointArg {
+pub(super) enum CheckpointArg {
     Fast,
     Spread,
+}
+
+impl From<CheckpointArg> for CheckpointMode {
+    fn from(argument: CheckpointArg) -> Self {
+        match argument {
+            CheckpointArg::Fast => CheckpointMode::Fast,
+            CheckpointArg::Spread => CheckpointMode::Spread,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -259,10 +268,7 @@ impl CreateArgs {
             existing_slot: if self.use_existing_slot { ExistingSlot::Use } else { ExistingSlot::Refuse },
             tablespace_mappings,
             wal_directory: self.waldir,
-            checkpoint: match self.checkpoint {
-                CheckpointArg::Fast => CheckpointMode::Fast,
-                CheckpointArg::Spread => CheckpointMode::Spread,
-            },
+            checkpoint: self.checkpoint.into(),
             max_rate_kb: self.max_rate,
             label: self.label,
             application_name: self.application_name.unwrap_or_else(|| self.slot.to_string()),

@@ -1,6 +1,7 @@
 //! Values of options, refused while they are read where they cannot be meant.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::standby::create::TablespaceMapping;
 
@@ -52,6 +53,26 @@ pub(super) fn parse_rate(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A number of bytes, or of units of 1024 of them and so on with `k`, `M`, `G` or `T` behind it.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.as_bytes().last() {
+        Some(b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        Some(b'T') => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| "not a whole number, or a unit other than k, M, G and T".to_owned())?;
+    number.checked_mul(1 << shift).filter(|size| *size > 0).ok_or_else(|| "out of range".to_owned())
+}
+
+/// A number of seconds that may have a fraction, but not none.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = super::standby::wait::parse_seconds(text)?;
+    if duration.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(duration) }
+}
+
 /// The server writes it on a line of `backup_label`, and refuses a longer one.
 const MAX_LABEL_LEN: usize = 1024;
 
@@ -99,6 +120,18 @@ mod tests {
         for text in ["", "Größe", "a\nb", &"x".repeat(64)] {
             assert!(parse_application_name(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn sizes_have_units_and_are_something() {
+        for (text, size) in [("1", 1), ("3k", 3 << 10), ("7M", 7 << 20), ("2G", 2 << 30), ("1T", 1 << 40)] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "0", "0G", "1.5G", "-1", "G", "16777216T", "1GB", "1m"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
+        assert!(parse_duration("0").is_err() && parse_duration("-1").is_err());
     }
 
     #[test]

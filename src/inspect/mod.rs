@@ -6,6 +6,7 @@
 
 pub mod fitness;
 pub mod hba;
+pub mod oldest_wal;
 pub mod overrides;
 pub mod recovery;
 pub mod replication;

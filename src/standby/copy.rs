@@ -138,7 +138,7 @@ fn base_backup_command(request: &CreateRequest) -> BaseBackup {
 }
 
 /// Servers up to 14 do not name their archives.
-fn archive_names(tablespaces: &[Tablespace]) -> Vec<ArchiveName> {
+pub(crate) fn archive_names(tablespaces: &[Tablespace]) -> Vec<ArchiveName> {
     let name = |tablespace: &Tablespace| match (tablespace.oid, &tablespace.location) {
         (Some(oid), Some(location)) => ArchiveName::tablespace(oid, location.clone()),
         _ => ArchiveName::data_directory(),

@@ -5,7 +5,7 @@
 
 mod account;
 pub mod configuration;
-mod copy;
+pub(crate) mod copy;
 pub mod create;
 mod directories;
 pub mod error;

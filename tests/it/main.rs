@@ -1,5 +1,6 @@
 //! The integration tests: one binary, a module for each promise. `support` has what they stand on.
 
+mod benching;
 mod checking;
 mod cloning;
 mod command_line;

@@ -47,7 +47,7 @@ struct Interrupted {
 }
 
 /// A number of seconds that may have a fraction.
-pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub(in crate::cli) fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| "out of range".to_owned())
 }
