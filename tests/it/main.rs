@@ -6,6 +6,7 @@ mod cloning;
 mod command_line;
 mod configuring;
 mod connecting;
+mod documented_json;
 mod failover;
 mod hostile_server;
 mod metering;

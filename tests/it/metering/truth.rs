@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::contrib;
 use super::harness::{Scrape, directory, measured, primary, started, streaming};
 use crate::support::faults::injecting;
 use crate::support::{Cluster, Ending, Proxy, Tool, wait_until};
@@ -70,6 +71,7 @@ fn under_load_and_at_rest() {
         now.value("slot_safe_bytes") > f64::from(400 << 20) && now.value("slot_held_bytes") >= 0.0,
         "{now:?}"
     );
+    contrib::assert_known(&now);
     measured.end();
 }
 
