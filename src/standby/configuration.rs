@@ -64,7 +64,7 @@ pub(super) fn write(
     preflight: &Preflight,
     workspace: &Workspace,
 ) -> Result<(), ConfigurationError> {
-    let data = workspace.data();
+    let data = workspace.held_data();
     let passfile = render_passfile(&request.settings)?;
     // named by where it will be
     let passfile_path = passfile.is_some().then(|| workspace.target().join(PASSFILE_NAME));

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
@@ -176,6 +177,56 @@ pub(super) fn real_place(path: &Path) -> Result<PathBuf, WorkspaceError> {
         Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
         _ => real,
     })
+}
+
+/// A directory that is held open: what is done by way of [`path`](Self::path) is done there, whatever its name leads to by
+/// now. Root works in directories whose owner can put a link in the place of anything.
+#[derive(Debug)]
+pub(super) struct HeldDirectory {
+    file: fs::File,
+    name: PathBuf,
+}
+
+impl HeldDirectory {
+    /// Opens what stands under the name itself: a link is an error.
+    pub(super) fn open(name: &Path) -> io::Result<Self> {
+        Self::open_with(name, rustix::fs::OFlags::NOFOLLOW)
+    }
+
+    /// The same, but links on the way and in its place are followed.
+    pub(super) fn open_linked(name: &Path) -> io::Result<Self> {
+        Self::open_with(name, rustix::fs::OFlags::empty())
+    }
+
+    fn open_with(name: &Path, flags: rustix::fs::OFlags) -> io::Result<Self> {
+        let flags = (flags | rustix::fs::OFlags::DIRECTORY).bits() as i32;
+        let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(name)?;
+        Ok(HeldDirectory { file, name: name.to_owned() })
+    }
+
+    pub(super) fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.file.metadata()
+    }
+
+    /// Leads into it. Where there is no `/proc`, by its name.
+    pub(super) fn path(&self) -> PathBuf {
+        let held = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        if held.exists() { held } else { self.name.clone() }
+    }
+
+    /// What was done by way of the path, with the directory's name in an error.
+    pub(super) fn named<T>(&self, done: Result<T, WorkspaceError>) -> Result<T, WorkspaceError> {
+        done.map_err(|error| match error {
+            WorkspaceError::Io { operation, path, source } => {
+                let path = match path.strip_prefix(self.path()) {
+                    Ok(rest) => self.name.join(rest),
+                    Err(_) => path,
+                };
+                WorkspaceError::Io { operation, path, source }
+            }
+            other => other,
+        })
+    }
 }
 
 /// Opens, or makes, a file for this user alone; a link in its place is an error.

@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-pub use super::directories::{WorkspaceError, chown};
 use super::directories::{
-    exists, io_error, is_empty, make_directories, missing_ancestors, nearest_existing, open_private,
-    read_directory, remove_tree, require_directory, resolve, set_mode, sync_directory, wanted_owner,
+    HeldDirectory, exists, io_error, is_empty, make_directories, missing_ancestors, nearest_existing,
+    open_private, read_directory, remove_tree, require_directory, resolve, set_mode, sync_directory,
+    wanted_owner,
 };
+pub use super::directories::{WorkspaceError, chown};
 use super::journal::{self, Journal};
 pub use crate::FileOwner as Owner;
 
@@ -36,6 +37,9 @@ pub struct Workspace {
     journal: Journal,
     owner: Option<Owner>,
     committed: Committed,
+    /// The workspace itself, and a target that it is in.
+    held: HeldDirectory,
+    held_target: Option<HeldDirectory>,
     _lock: fs::File,
 }
 
@@ -138,14 +142,18 @@ impl Workspace {
         placement: Placement,
         made_parents: &[PathBuf],
     ) -> Result<(Self, Option<Leftover>), WorkspaceError> {
-        let lock = lock(&path, &place.target)?;
-        let mut leftover = load_journal(&path)?;
+        let held_target = match placement {
+            Placement::Inside => Some(place.hold_target()?),
+            Placement::Sibling => None,
+        };
+        let (held, lock) = lock(&path, &place.target)?;
+        let mut leftover = held.named(load_journal(&held.path()))?;
         if placement == Placement::Sibling && leftover.as_ref().is_some_and(|left| is_finished(left, &path)) {
             // a whole data directory went from here to the target, which has been moved away since
             remove_marks(&leftover.take().unwrap_or_default())?;
         }
         if placement == Placement::Inside && leftover.is_none() && exists(&place.sibling())? {
-            leftover = adopt_sibling(place, &path)?;
+            leftover = held.named(adopt_sibling(place, &held.path()))?;
         }
         let workspace = Workspace {
             target: place.target.clone(),
@@ -158,6 +166,8 @@ impl Workspace {
             },
             owner: place.owner,
             committed: Committed::NotYet,
+            held,
+            held_target,
             _lock: lock,
         };
         workspace.clear(leftover.as_ref())?;
@@ -169,9 +179,15 @@ impl Workspace {
     }
 
     fn make_data_directory(&self) -> Result<(), WorkspaceError> {
-        let data = self.data();
-        fs::DirBuilder::new().mode(0o700).create(&data).map_err(io_error("create directory", &data))?;
-        chown(&data, self.owner)
+        let data = self.held_data();
+        let made =
+            fs::DirBuilder::new().mode(0o700).create(&data).map_err(io_error("create directory", &data));
+        self.held.named(made.and_then(|()| chown(&data, self.owner)))
+    }
+
+    /// The directory to build in, wherever its name leads to by now.
+    pub(super) fn held_data(&self) -> PathBuf {
+        self.held.path().join(DATA_NAME)
     }
 
     /// The directory to build in.
@@ -206,7 +222,7 @@ impl Workspace {
     }
 
     fn store_journal(&self) -> Result<(), WorkspaceError> {
-        self.journal.store(&self.path).map_err(io_error("write journal of", &self.path))
+        self.journal.store(&self.held.path()).map_err(io_error("write journal of", &self.path))
     }
 
     /// Makes directories outside the workspace ready to be filled: made with their parents when they do not exist, else
@@ -264,22 +280,22 @@ impl Workspace {
     }
 
     fn commit_steps(&mut self, mode: u32) -> Result<(), WorkspaceError> {
-        let data = self.data();
-        match self.placement {
-            Placement::Sibling => {
+        let data = self.held_data();
+        match &self.held_target {
+            None => {
                 self.record(|journal| journal.committing = true)?;
-                set_mode(&data, mode)?;
-                sync_directory(&data)?;
-                rename_to_new(&data, &self.target)?;
+                let ready = set_mode(&data, mode).and_then(|()| sync_directory(&data));
+                self.held.named(ready.and_then(|()| rename_to_new(&data, &self.target)))?;
             }
-            Placement::Inside => {
-                let names = entry_names(&data)?;
+            Some(target) => {
+                let target = target.path();
+                let names = self.held.named(entry_names(&data))?;
                 self.record(|journal| {
                     journal.committing = true;
                     journal.moved_entries = names;
                 })?;
-                set_mode(&self.target, mode)?;
-                move_entries(&data, &self.target)?;
+                let moved = set_mode(&target, mode).and_then(|()| move_entries(&data, &target));
+                self.named(moved)?;
             }
         }
         self.committed = Committed::Done;
@@ -310,19 +326,25 @@ impl Workspace {
 
     /// Empties the workspace but for lock and journal, and, inside a target, what a commit had moved up.
     fn clear(&self, journal: Option<&Journal>) -> Result<(), WorkspaceError> {
-        let data = self.data();
-        if exists(&data)? {
-            remove_tree(&data)?;
-        }
-        if self.placement == Placement::Inside {
-            for name in journal.iter().flat_map(|journal| &journal.moved_entries) {
-                let moved = self.target.join(OsStr::from_bytes(name));
-                if moved.parent() == Some(&self.target) && moved != self.path && exists(&moved)? {
-                    remove_tree(&moved)?;
-                }
+        self.held.named(remove_if_there(&self.held_data()))?;
+        let Some(target) = &self.held_target else { return Ok(()) };
+        let inside = target.path();
+        for name in journal.iter().flat_map(|journal| &journal.moved_entries) {
+            let moved = inside.join(OsStr::from_bytes(name));
+            if moved.parent() == Some(&inside) && name != INSIDE_NAME.as_bytes() {
+                target.named(remove_if_there(&moved))?;
             }
         }
         Ok(())
+    }
+
+    /// What was done in the workspace and in the target, with their names in an error.
+    fn named<T>(&self, done: Result<T, WorkspaceError>) -> Result<T, WorkspaceError> {
+        let done = self.held.named(done);
+        match &self.held_target {
+            Some(target) => target.named(done),
+            None => done,
+        }
     }
 }
 
@@ -356,6 +378,17 @@ impl Place {
 
     fn inside(&self) -> PathBuf {
         self.target.join(INSIDE_NAME)
+    }
+
+    /// The target as it was found: it may be a link, and may lead elsewhere soon.
+    fn hold_target(&self) -> Result<HeldDirectory, WorkspaceError> {
+        let failed = |error| io_error("open", &self.target)(error);
+        let held = HeldDirectory::open_linked(&self.target).map_err(failed)?;
+        let expected = self.owner.map_or(rustix::process::geteuid().as_raw(), |owner| owner.uid);
+        match held.metadata().map_err(failed)?.uid() == expected {
+            true => Ok(held),
+            false => Err(WorkspaceError::NotOwned(self.target.clone())),
+        }
     }
 
     fn sibling(&self) -> PathBuf {
@@ -402,8 +435,8 @@ fn is_finished(journal: &Journal, sibling: &Path) -> bool {
 /// After a commit whose last step was cut off: takes away the marks and the workspace, under its lock. Anything else is
 /// left as it is: a later run on its own target takes care of it.
 fn tidy_up(workspace: &Path, target: &Path) -> Result<(), WorkspaceError> {
-    let _lock = lock(workspace, target)?;
-    let Some(journal) = load_journal(workspace)? else { return Ok(()) };
+    let (held, _lock) = lock(workspace, target)?;
+    let Some(journal) = held.named(load_journal(&held.path()))? else { return Ok(()) };
     let inside = workspace.parent() == Some(target);
     let finished = match inside {
         true => journal.committing && exists(&target.join(LAST_NAME))?,
@@ -419,8 +452,8 @@ fn tidy_up(workspace: &Path, target: &Path) -> Result<(), WorkspaceError> {
 /// Somebody made the target while an interrupted run's workspace lay beside it: its journal counts here too.
 fn adopt_sibling(place: &Place, path: &Path) -> Result<Option<Journal>, WorkspaceError> {
     let sibling = place.sibling();
-    let _lock = lock(&sibling, &place.target)?;
-    let journal = load_journal(&sibling)?;
+    let (held, _lock) = lock(&sibling, &place.target)?;
+    let journal = held.named(load_journal(&held.path()))?;
     match &journal {
         Some(finished) if is_finished(finished, &sibling) => remove_marks(finished)?,
         Some(journal) => journal.store(path).map_err(io_error("write journal of", path))?,
@@ -435,24 +468,40 @@ fn load_journal(workspace: &Path) -> Result<Option<Journal>, WorkspaceError> {
     Journal::load(workspace).map_err(io_error("read journal of", workspace))
 }
 
-/// Takes the lock of a workspace, which must be a directory that nobody else can write to.
-fn lock(workspace: &Path, target: &Path) -> Result<fs::File, WorkspaceError> {
-    let metadata = fs::symlink_metadata(workspace).map_err(io_error("examine", workspace))?;
-    let ours = metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw();
-    if !ours || metadata.mode() & 0o077 != 0 {
-        return Err(WorkspaceError::NotOwned(workspace.to_owned()));
-    }
-    let path = workspace.join(LOCK_NAME);
-    let file = open_private(&path).map_err(io_error("open", &path))?;
+/// A workspace's directory, which must be one that nobody else can write to.
+fn hold(workspace: &Path) -> Result<HeldDirectory, WorkspaceError> {
+    let held = HeldDirectory::open(workspace).map_err(|error| {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            // of a link the system says one or the other
+            Some(Errno::NOTDIR | Errno::LOOP) => WorkspaceError::NotOwned(workspace.to_owned()),
+            _ => io_error("open", workspace)(error),
+        }
+    })?;
+    let metadata = held.metadata().map_err(io_error("examine", workspace))?;
+    let ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
+    if ours { Ok(held) } else { Err(WorkspaceError::NotOwned(workspace.to_owned())) }
+}
+
+/// Takes the lock of a workspace.
+fn lock(workspace: &Path, target: &Path) -> Result<(HeldDirectory, fs::File), WorkspaceError> {
+    let held = hold(workspace)?;
+    let (path, shown) = (held.path().join(LOCK_NAME), workspace.join(LOCK_NAME));
+    let file = match open_private(&path) {
+        // the run that had it has removed it just now
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(WorkspaceError::Locked(target.to_owned()));
+        }
+        opened => opened.map_err(io_error("open", &shown))?,
+    };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Err(WorkspaceError::Locked(target.to_owned())),
-        Err(error) => return Err(io_error("lock", &path)(error.into())),
+        Err(error) => return Err(io_error("lock", &shown)(error.into())),
     }
     // whoever held it may have removed the file between our opening it and locking it
-    let locked = file.metadata().map_err(io_error("examine", &path))?.ino();
+    let locked = file.metadata().map_err(io_error("examine", &shown))?.ino();
     match fs::symlink_metadata(&path) {
-        Ok(metadata) if metadata.ino() == locked => Ok(file),
+        Ok(metadata) if metadata.ino() == locked => Ok((held, file)),
         _ => Err(WorkspaceError::Locked(target.to_owned())),
     }
 }
@@ -498,13 +547,21 @@ fn move_entries(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
 
 /// Removes a workspace, its journal last: as long as anything is left, a later run knows what to make of it.
 fn remove_workspace(path: &Path) -> Result<(), WorkspaceError> {
-    let journal = path.join(journal::FILE_NAME);
-    for entry in read_directory(path)? {
-        if entry != journal {
-            remove_tree(&entry)?;
-        }
-    }
-    remove_tree(path)
+    let held = hold(path)?;
+    let inside = held.path();
+    let journal = inside.join(journal::FILE_NAME);
+    held.named(empty(&inside, &journal).and_then(|()| remove_if_there(&journal)))?;
+    fs::remove_dir(path).map_err(io_error("remove", path))
+}
+
+/// Removes all that is in a directory but one.
+fn empty(directory: &Path, except: &Path) -> Result<(), WorkspaceError> {
+    let entries = read_directory(directory)?;
+    entries.iter().filter(|entry| *entry != except).try_for_each(|entry| remove_tree(entry))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), WorkspaceError> {
+    if exists(path)? { remove_tree(path) } else { Ok(()) }
 }
 
 fn require_fillable(directory: &Path) -> Result<(), WorkspaceError> {
@@ -518,16 +575,10 @@ fn require_fillable(directory: &Path) -> Result<(), WorkspaceError> {
 /// use since and is left alone; so is every made one that something else is in by now.
 fn remove_recorded(journal: &Journal) -> Result<(), WorkspaceError> {
     for directory in &journal.filled_directories {
-        if !is_marked(directory, journal)? {
-            continue;
+        if let Some(held) = marked(directory, journal)? {
+            let mark = held.path().join(MARK_NAME);
+            held.named(empty(&held.path(), &mark).and_then(|()| remove_tree(&mark)))?;
         }
-        let mark = directory.join(MARK_NAME);
-        for entry in read_directory(directory)? {
-            if entry != mark {
-                remove_tree(&entry)?;
-            }
-        }
-        remove_tree(&mark)?;
     }
     for directory in journal.made_directories.iter().rev() {
         let _ = fs::remove_dir(directory);
@@ -537,22 +588,34 @@ fn remove_recorded(journal: &Journal) -> Result<(), WorkspaceError> {
 
 fn remove_marks(journal: &Journal) -> Result<(), WorkspaceError> {
     for directory in &journal.filled_directories {
-        if is_marked(directory, journal)? {
-            remove_tree(&directory.join(MARK_NAME))?;
+        if let Some(held) = marked(directory, journal)? {
+            held.named(remove_tree(&held.path().join(MARK_NAME)))?;
         }
     }
     Ok(())
 }
 
-fn is_marked(directory: &Path, journal: &Journal) -> Result<bool, WorkspaceError> {
-    let path = directory.join(MARK_NAME);
-    match fs::read(&path) {
-        Ok(content) => Ok(!journal.nonce.is_empty() && content == journal.nonce.as_bytes()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(false)
-        }
-        Err(error) => Err(io_error("read", &path)(error)),
+/// The directory, if it has this journal's mark. Its owner can read the mark, and could have put it elsewhere and a link in
+/// the directory's place: root believes it only where both are one user's.
+fn marked(directory: &Path, journal: &Journal) -> Result<Option<HeldDirectory>, WorkspaceError> {
+    let absent =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    let held = match HeldDirectory::open_linked(directory) {
+        Err(error) if absent(&error) => return Ok(None),
+        held => held.map_err(io_error("open", directory))?,
+    };
+    let (path, shown) = (held.path().join(MARK_NAME), directory.join(MARK_NAME));
+    let metadata = match fs::symlink_metadata(&path) {
+        Err(error) if absent(&error) => return Ok(None),
+        metadata => metadata.map_err(io_error("examine", &shown))?,
+    };
+    let owner = held.metadata().map_err(io_error("examine", directory))?.uid();
+    if !metadata.is_file() || (metadata.uid() != owner && rustix::process::geteuid().is_root()) {
+        return Ok(None);
     }
+    let content = fs::read(&path).map_err(io_error("read", &shown))?;
+    let ours = !journal.nonce.is_empty() && content == journal.nonce.as_bytes();
+    Ok(ours.then_some(held))
 }
 
 #[cfg(test)]

@@ -218,3 +218,82 @@ fn somebody_elses_directory_is_not_used_as_a_workspace() {
     let claimed = Workspace::claim(&sandbox.path().join("standby"));
     assert!(matches!(claimed, Err(WorkspaceError::NotOwned(_))), "{claimed:?}");
 }
+
+/// As root: whoever owns the place could have anything removed by us, or moved.
+#[test]
+fn what_the_places_owner_puts_in_its_place_is_not_touched() {
+    for existing in [false, true] {
+        let sandbox = sandbox();
+        let (target, victim) = (sandbox.path().join("standby"), sandbox.path().join("victim"));
+        if existing {
+            fs::create_dir(&target).unwrap();
+            let place = fs::metadata(sandbox.path()).unwrap();
+            std::os::unix::fs::chown(&target, Some(place.uid()), Some(place.gid())).unwrap();
+        }
+        fs::create_dir_all(victim.join("data")).unwrap();
+        set_mode(&victim, 0o700).unwrap();
+        for precious in ["precious", "data/precious"] {
+            fs::write(victim.join(precious), "x").unwrap();
+        }
+        let untouched = || (names(&victim), names(&victim.join("data")));
+        let before = untouched();
+        let plant = |workspace: &Workspace| {
+            fs::rename(workspace.path(), sandbox.path().join("moved")).unwrap();
+            std::os::unix::fs::symlink(&victim, workspace.path()).unwrap();
+        };
+        let (mut workspace, _) = Workspace::claim(&target).unwrap();
+        fs::write(workspace.data().join("PG_VERSION"), "15").unwrap();
+        plant(&workspace);
+        workspace.record(|journal| journal.slot = Some("standby1".to_owned())).unwrap();
+        let (path, moved) = (workspace.path().to_owned(), sandbox.path().join("moved"));
+        let given_up = workspace.abandon();
+        assert!(matches!(given_up, Err(WorkspaceError::NotOwned(_))), "{given_up:?}");
+        assert_eq!(names(&moved), ["journal.json", "lock"]);
+        assert_eq!(untouched(), before);
+
+        fs::remove_file(&path).unwrap();
+        fs::remove_dir_all(&moved).unwrap();
+        let (mut workspace, _) = Workspace::claim(&target).unwrap();
+        fs::write(workspace.data().join("PG_VERSION"), "15").unwrap();
+        plant(&workspace);
+        workspace.commit(0o700).unwrap_err();
+        assert!(workspace.is_committed());
+        assert!(names(&target).contains(&"PG_VERSION".to_owned()));
+        assert_eq!(untouched(), before);
+    }
+}
+
+/// The same for a target that is filled, and for a directory that a run was filling.
+#[test]
+fn what_is_put_in_the_place_of_a_directory_is_neither_filled_nor_emptied() {
+    let sandbox = sandbox();
+    let (target, victim, outside) =
+        (sandbox.path().join("mnt"), sandbox.path().join("victim"), sandbox.path().join("ts"));
+    fs::create_dir(&target).unwrap();
+    fs::create_dir(&victim).unwrap();
+    let place = fs::metadata(sandbox.path()).unwrap();
+    std::os::unix::fs::chown(&target, Some(place.uid()), Some(place.gid())).unwrap();
+    let (mut workspace, _) = Workspace::claim(&target).unwrap();
+    fill(&mut workspace, &outside);
+    for name in ["base", "PG_VERSION"] {
+        fs::write(victim.join(name), "precious").unwrap();
+    }
+    fs::rename(&target, sandbox.path().join("moved")).unwrap();
+    std::os::unix::fs::symlink(&victim, &target).unwrap();
+    workspace.commit(0o700).unwrap_err();
+    assert_eq!(fs::read_to_string(victim.join("PG_VERSION")).unwrap(), "precious");
+    assert_eq!(names(&sandbox.path().join("moved")), [".pgwake", "PG_VERSION", "base"]);
+
+    if rustix::process::geteuid().is_root() {
+        let (mut killed, _) = Workspace::claim(&sandbox.path().join("other")).unwrap();
+        let outside = sandbox.path().join("ts2");
+        killed.claim_directories(std::slice::from_ref(&outside)).unwrap();
+        // he can read the mark, and put it where anybody can put something
+        fs::copy(outside.join(MARK_NAME), victim.join(MARK_NAME)).unwrap();
+        chown(&victim.join(MARK_NAME), killed.owner()).unwrap();
+        fs::remove_dir_all(&outside).unwrap();
+        std::os::unix::fs::symlink(&victim, &outside).unwrap();
+        killed.abandon().unwrap();
+        assert_eq!(names(&victim), [MARK_NAME, "PG_VERSION", "base"]);
+    }
+}
