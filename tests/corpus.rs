@@ -112,3 +112,8 @@ fn no_target_is_forgotten() {
         assert!(source.contains(&format!("replay(\"{target}\"")), "{target} is not replayed");
     }
 }
+
+#[test]
+fn sql_answer() {
+    replay("sql_answer", client::sql::fuzzing::fuzz_sql_answer);
+}

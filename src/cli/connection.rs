@@ -9,7 +9,7 @@ use super::password_source::{self, PasswordSourceError};
 use super::prompt::{PromptError, prompt_for};
 use crate::ErrorClass;
 use crate::client::conninfo::{ConnInfo, ConnInfoError, ParseConnInfoError, Settings, SystemEnvironment};
-use crate::client::{Connection, OpenError, Purpose, open};
+use crate::client::{self, Connection, OpenError, Purpose, Sql, open};
 use crate::wire::server_error::SqlState;
 
 #[derive(Debug, Args)]
@@ -148,12 +148,13 @@ impl ConnectionArgs {
     }
 
     /// An ordinary connection, to the database that was named, or else to one that is there.
-    pub(super) async fn connect_sql(&self, settings: &mut Settings) -> Result<Connection, ConnectError> {
+    pub(super) async fn connect_sql(&self, settings: &mut Settings) -> Result<Sql, ConnectError> {
         let mut others = OtherDatabases::new(settings);
         loop {
             match self.connect(settings, Purpose::Sql).await {
                 Err(ConnectError::Open(error)) if others.take_next(&error, settings) => {}
-                other => return other,
+                Ok(connection) => return Ok(Sql::over(connection).await.map_err(OpenError::Greeting)?),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -182,10 +183,10 @@ impl ConnectionArgs {
 }
 
 /// The same without anybody to ask for a password.
-pub(super) async fn open_sql(settings: &mut Settings) -> Result<Connection, OpenError> {
+pub(super) async fn open_sql(settings: &mut Settings) -> Result<Sql, OpenError> {
     let mut others = OtherDatabases::new(settings);
     loop {
-        match open(settings, Purpose::Sql).await {
+        match client::open_sql(settings).await {
             Err(error) if others.take_next(&error, settings) => {}
             other => return other,
         }

@@ -12,7 +12,7 @@ use super::report;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
 use crate::inspect::InspectError;
-use crate::inspect::slots::{ReplicationSlot, WalStatus, slots};
+use crate::inspect::slots::{ReplicationSlot, slots};
 use crate::observe::metrics::{
     HealthLimits, ListenAddr, ListenError, MeteringObserver, MetricsServer, ReceiverMetrics, SlotReading,
 };
@@ -171,16 +171,12 @@ impl SlotError {
 }
 
 async fn read_slot(settings: &mut Settings, slot: &SlotName) -> Result<Option<SlotReading>, SlotError> {
-    let mut sql = open_sql(settings).await.map_err(ConnectError::from)?;
-    let slots = slots(&mut sql).await?;
+    let sql = open_sql(settings).await.map_err(ConnectError::from)?;
+    let slots = slots(&sql).await?;
     sql.close().await;
-    Ok(slots.slots.iter().find(|found| found.name == slot.as_str()).map(reading))
+    Ok(slots.iter().find(|found| found.name == slot.as_str()).map(reading))
 }
 
 fn reading(slot: &ReplicationSlot) -> SlotReading {
-    SlotReading {
-        held_bytes: slot.held_bytes,
-        safe_wal_size: slot.safe_wal_size,
-        lost: slot.wal_status == Some(WalStatus::Lost) || slot.invalidation_reason.is_some(),
-    }
+    SlotReading { held_bytes: slot.held_bytes, safe_wal_size: slot.safe_wal_size, lost: slot.is_lost() }
 }

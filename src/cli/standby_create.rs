@@ -15,7 +15,7 @@ use super::values::{MappingArg, parse_application_name, parse_label, parse_rate}
 use crate::ErrorClass;
 use crate::backup::standby_files::Setting;
 use crate::client::conninfo::Settings;
-use crate::client::{Connection, Purpose};
+use crate::client::{Connection, Purpose, Sql};
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
 use crate::pg::ChecksumAlgorithm;
 use crate::pg::SlotName;
@@ -178,13 +178,13 @@ async fn drive(mut request: CreateRequest, driver: Driver, json: bool) -> Exit {
         connected = open_connections(&driver.connection, &mut request.settings) => connected,
         signal = signals.received() => return interrupted(signal, json),
     };
-    let (mut replication, mut sql) = match connected {
+    let (mut replication, sql) = match connected {
         Ok(connections) => connections,
         Err(error) => return report::failure(&error, error.class(), json),
     };
     if driver.dry_run {
         let looked = tokio::select! {
-            looked = dry_run(&request, &mut replication, sql.as_mut()) => looked,
+            looked = dry_run(&request, &mut replication, sql.as_ref()) => looked,
             signal = signals.received() => return interrupted(signal, json),
         };
         return match looked {
@@ -219,7 +219,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 async fn open_connections(
     args: &ConnectionArgs,
     settings: &mut Settings,
-) -> Result<(Connection, Option<Connection>), ConnectError> {
+) -> Result<(Connection, Option<Sql>), ConnectError> {
     args.ask_password_if_told(settings).await?;
     settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
     let mut replication = args.connect(settings, Purpose::PhysicalReplication).await?;
@@ -229,7 +229,7 @@ async fn open_connections(
 }
 
 /// An ordinary connection, where the role may have one.
-async fn ordinary(settings: &mut Settings) -> Option<Connection> {
+async fn ordinary(settings: &mut Settings) -> Option<Sql> {
     match open_sql(settings).await {
         Ok(mut sql) => {
             sql.set_answer_timeout(Some(ANSWER_TIMEOUT));

@@ -166,6 +166,14 @@ impl Connection {
         let _ = poll_fn(|cx| Pin::new(&mut self.transport).poll_shutdown(cx)).await;
     }
 
+    /// The bytes below, for somebody who goes on in another way, and what was received of them. Nothing may be under way.
+    pub(super) fn into_transport(self) -> Result<(Box<dyn Transport>, FrameDecoder), ClientError> {
+        match self.phase {
+            Phase::Ready => Ok((self.transport, self.decoder)),
+            Phase::Busy | Phase::Draining => Err(ClientError::Busy),
+        }
+    }
+
     /// Sends a Query. The answer is read by [`Self::next_message`].
     pub(super) async fn start_query(&mut self, text: &str) -> Result<(), ClientError> {
         if self.phase == Phase::Draining {
@@ -306,7 +314,7 @@ impl Connection {
 /// How many reported settings are kept.
 const MAX_PARAMETERS: usize = 256;
 
-fn log_notice(notice: &ServerError) {
+pub(super) fn log_notice(notice: &ServerError) {
     if notice.severity == "WARNING" {
         tracing::warn!("server: {}", notice.message);
     } else {

@@ -59,6 +59,9 @@ pub enum ClientError {
         /// What is wrong with the answer.
         problem: &'static str,
     },
+    /// An answer that tokio-postgres cannot make sense of.
+    #[error("server's answer makes no sense")]
+    Sql(#[source] Option<Box<dyn std::error::Error + Send + Sync>>),
     /// An answer that is longer than any honest one.
     #[error("answer to {command} is too long")]
     AnswerTooLong {
@@ -120,6 +123,7 @@ impl ClientError {
             | Self::Replication(_)
             | Self::Unexpected { .. }
             | Self::Answer { .. }
+            | Self::Sql(_)
             | Self::AnswerTooLong { .. } => ErrorClass::Integrity,
             Self::NotSupported { .. }
             | Self::NoServerVersion

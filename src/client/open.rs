@@ -2,7 +2,7 @@
 
 use super::connect::{AttemptError, ConnectError, Purpose, connect};
 use super::conninfo::Settings;
-use super::{ClientError, Connection};
+use super::{ClientError, Connection, Sql};
 use crate::ErrorClass;
 
 /// Why there is no connection that takes commands.
@@ -14,9 +14,6 @@ pub enum OpenError {
     /// The server that did is not one that can be worked with.
     #[error("cannot work with this server")]
     Greeting(#[source] ClientError),
-    /// It did not let us say what names mean.
-    #[error("could not set search_path on the server")]
-    SearchPath(#[source] ClientError),
 }
 
 impl OpenError {
@@ -41,24 +38,18 @@ impl OpenError {
                     false => ErrorClass::Operator,
                 }
             }
-            OpenError::Greeting(error) | OpenError::SearchPath(error) => error.class(),
+            OpenError::Greeting(error) => error.class(),
         }
     }
 }
 
 /// Connects to the first host of the settings that will do.
-///
-/// In SQL names mean what `pg_catalog` says they mean: whoever owns the database could otherwise have us call what he has
-/// made, with our rights (CVE-2018-1058).
 pub async fn open(settings: &Settings, purpose: Purpose) -> Result<Connection, OpenError> {
     let connected = connect(settings, purpose).await?;
-    let mut connection = connected.into_connection().map_err(OpenError::Greeting)?;
-    if purpose == Purpose::Sql {
-        let silence = settings.connect_timeout;
-        connection.query_within(silence, SECURE_SEARCH_PATH, "SET").await.map_err(OpenError::SearchPath)?;
-    }
-    Ok(connection)
+    connected.into_connection().map_err(OpenError::Greeting)
 }
 
-/// Temporary objects are looked for last, for they are anybody's too.
-const SECURE_SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
+/// Connects for ordinary SQL, to the first host of the settings that will do.
+pub async fn open_sql(settings: &Settings) -> Result<Sql, OpenError> {
+    Sql::over(open(settings, Purpose::Sql).await?).await.map_err(OpenError::Greeting)
+}

@@ -43,7 +43,7 @@ impl Connection {
         let mut answer_len = 0;
         loop {
             match self.next_message_within(silence).await? {
-                BackendMessage::RowDescription(RowDescription { columns }) => {
+                BackendMessage::RowDescription(RowDescription { columns, .. }) => {
                     answer_len += columns.iter().map(|name| size_of_val(name) + name.len()).sum::<usize>();
                     if answer_len > MAX_ANSWER_LEN || sets.len() == MAX_RESULT_SETS {
                         return Err(ClientError::AnswerTooLong { command: name });

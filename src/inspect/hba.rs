@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use super::role::Role;
-use super::{Answer, InspectError, ask};
-use crate::client::{Carrier, Connection};
+use super::{InspectError, ask};
+use crate::client::{Carrier, Sql};
 
 /// A line of `pg_hba.conf`, or of a file that it includes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,35 +44,35 @@ pub enum Verdict<'a> {
 }
 
 /// Asks for the rules, in the order in which they are tried.
-pub async fn hba_rules(sql: &mut Connection) -> Result<Vec<HbaRule>, InspectError> {
+pub async fn hba_rules(sql: &Sql) -> Result<Vec<HbaRule>, InspectError> {
     let included = sql.version().has_included_hba_files();
     let file = match included {
         // current_setting() would be an error for a role that may not know
-        true => "nullif(file_name, (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'hba_file'))",
-        false => "NULL",
+        true => "nullif(file_name, (SELECT setting FROM pg_settings WHERE name = 'hba_file'))",
+        false => "NULL::text",
     };
     let order = if included { "rule_number NULLS LAST, line_number" } else { "line_number" };
-    let text = format!(
-        "SELECT {file}, line_number, type, to_json(database), to_json(user_name), address, netmask, auth_method, error \
-         FROM pg_catalog.pg_hba_file_rules() ORDER BY {order}"
+    let question = format!(
+        "SELECT {file}, line_number, type, database, user_name, address, netmask, auth_method, error \
+         FROM pg_hba_file_rules() ORDER BY {order}"
     );
-    let rows = ask(sql, &text, "the rules of pg_hba.conf").await?;
-    let text = |row: &Answer, column| row.text(column).map(ToOwned::to_owned);
-    let list = |row: &Answer, column| {
-        row.text(column).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
-    };
-    let rule = |row: &Answer| HbaRule {
-        file: text(row, 0),
-        line: row.get(1).unwrap_or(0),
-        kind: text(row, 2).unwrap_or_default(),
-        databases: list(row, 3),
-        roles: list(row, 4),
-        address: text(row, 5),
-        netmask: text(row, 6),
-        method: text(row, 7).unwrap_or_default(),
-        error: text(row, 8),
-    };
-    Ok(rows.iter().map(rule).collect())
+    ask(sql, "the rules of pg_hba.conf", &question, |row| {
+        let text = |column| row.get::<Option<String>>(column).map(Option::unwrap_or_default);
+        let list = |column| row.get::<Option<Vec<String>>>(column).map(Option::unwrap_or_default);
+        let line: Option<i32> = row.get(1)?;
+        Ok(HbaRule {
+            file: row.get(0)?,
+            line: line.and_then(|line| u32::try_from(line).ok()).unwrap_or_default(),
+            kind: text(2)?,
+            databases: list(3)?,
+            roles: list(4)?,
+            address: row.get(5)?,
+            netmask: row.get(6)?,
+            method: text(7)?,
+            error: row.get(8)?,
+        })
+    })
+    .await
 }
 
 /// Whether a rule fits.

@@ -19,7 +19,6 @@ mod sql;
 mod survey;
 pub mod sync_standbys;
 pub mod wal_rate;
-pub mod walsenders;
 
-pub use sql::{Answer, InspectError, ask, ask_all};
+pub use sql::{InspectError, ask, ask_one};
 pub use survey::{Survey, survey};

@@ -1,7 +1,7 @@
 //! How far back a server's WAL goes.
 
-use super::{InspectError, ask};
-use crate::client::Connection;
+use super::{InspectError, ask, ask_one};
+use crate::client::Sql;
 use crate::pg::Lsn;
 
 /// How far back a server's WAL goes, as far as the role may know.
@@ -18,20 +18,18 @@ pub struct OldestWal {
 const MAX_SEGMENTS: u32 = 1 << 16;
 
 /// Asks for it.
-pub async fn oldest_wal(sql: &mut Connection) -> Result<OldestWal, InspectError> {
+pub async fn oldest_wal(sql: &Sql) -> Result<OldestWal, InspectError> {
     const WHAT: &str = "the oldest WAL that it has";
     let kept = "SELECT least((SELECT redo_lsn FROM pg_control_checkpoint()), \
                 (SELECT min(restart_lsn) FROM pg_replication_slots WHERE wal_status IN ('reserved', 'extended'))), \
                 has_function_privilege('pg_ls_waldir()', 'EXECUTE')";
-    let rows = ask(sql, kept, WHAT).await?;
-    let row = rows.first().ok_or_else(|| InspectError::no_answer(WHAT))?;
-    let (kept_lsn, may_list) = (row.lsn(0), row.is_true(1).unwrap_or_default());
+    let (kept_lsn, may_list): (_, bool) =
+        ask_one(sql, WHAT, kept, |row| Ok((row.get(0)?, row.get(1)?))).await?;
     if !may_list {
         return Ok(OldestWal { kept_lsn, segments: None });
     }
     let list = format!(
         "SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{{24}}$' ORDER BY name DESC LIMIT {MAX_SEGMENTS}"
     );
-    let names = ask(sql, &list, WHAT).await?;
-    Ok(OldestWal { kept_lsn, segments: Some(names.iter().filter_map(|row| row.owned(0)).collect()) })
+    Ok(OldestWal { kept_lsn, segments: Some(ask(sql, WHAT, &list, |row| row.get(0)).await?) })
 }

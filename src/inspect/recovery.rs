@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Answer, InspectError, ask};
-use crate::client::Connection;
+use super::replication::{WalReceiver, wal_receiver};
+use super::{InspectError, ask, ask_one};
 use crate::client::conninfo::Secret;
+use crate::client::{ClientError, Row, Sql};
 use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
 
 /// What a server says of its recovery. Positions of recovery are `None` on a primary, and its own is on a standby.
@@ -56,23 +57,6 @@ pub struct ReplayedTransaction {
     pub age: Duration,
 }
 
-/// A line of `pg_stat_wal_receiver`. A role without `pg_read_all_stats` sees that there is one, and no more.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WalReceiver {
-    /// `streaming`, `waiting` …
-    pub status: Option<String>,
-    /// The upstream's host, or its socket's directory.
-    pub host: Option<String>,
-    /// Its port.
-    pub port: Option<u16>,
-    /// The slot in use.
-    pub slot: Option<String>,
-    /// How far the upstream said it was.
-    pub upstream_lsn: Option<Lsn>,
-    /// How long ago the upstream was heard of.
-    pub silence: Option<Duration>,
-}
-
 impl Recovery {
     /// Bytes that the standby knows of and has not replayed: received ones, and those that its upstream spoke of.
     pub fn replay_lag_bytes(&self) -> Option<u64> {
@@ -100,93 +84,87 @@ impl Recovery {
 
     /// Whether WAL comes in.
     pub fn is_streaming(&self) -> bool {
-        self.receiver.as_ref().is_some_and(|receiver| receiver.status.as_deref() == Some("streaming"))
+        self.receiver.as_ref().is_some_and(WalReceiver::is_streaming)
     }
 }
 
-/// Asks a server for all of it.
-pub async fn recovery(sql: &mut Connection) -> Result<Recovery, InspectError> {
+/// Asks a server for all of it, in one round trip.
+pub async fn recovery(sql: &Sql) -> Result<Recovery, InspectError> {
     let pause = match sql.version().has_wal_replay_pause_state() {
         true => "pg_get_wal_replay_pause_state()",
         false => "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' ELSE 'not paused' END",
     };
-    let text = format!(
+    let question = format!(
         "SELECT pg_is_in_recovery(), pg_postmaster_start_time()::text, \
          CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END, \
-         CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_flush_lsn()) END, \
+         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END, \
          pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), CASE WHEN pg_is_in_recovery() THEN {pause} END, \
          to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
-         extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), \
+         extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8, \
          (SELECT setting FROM pg_settings WHERE name = 'primary_conninfo'), \
          (SELECT setting FROM pg_settings WHERE name = 'primary_slot_name')"
     );
-    let rows = ask(sql, &text, "its state of recovery").await?;
-    let (control_identifier, control_timeline) = ask_control_file(sql).await;
-    let receiver_rows = ask(sql, RECEIVER, "its WAL receiver").await?;
-    let receiver_row = receiver_rows.first();
-    let Some(row) = rows.first() else { return Err(InspectError::no_answer("its state of recovery")) };
-    let in_recovery = row.is_true(0).unwrap_or(false);
-    let standby = |lsn: Option<Lsn>| lsn.filter(|_| in_recovery);
-    let replayed_lsn = standby(row.lsn(5));
-    let written_timeline =
-        row.text(3).and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok()).and_then(TimelineId::new);
-    let received_timeline = receiver_row.and_then(|row| row.get(7));
-    Ok(Recovery {
-        in_recovery,
-        system_identifier: control_identifier,
-        started_at: row.text(1).unwrap_or_default().to_owned(),
-        timeline: written_timeline.or(received_timeline.max(control_timeline)),
-        flush_lsn: row.lsn(2),
-        received_lsn: standby(row.lsn(4)).max(replayed_lsn),
-        replayed_lsn,
-        pause: row.text(6).map(|state| match state {
-            "paused" => ReplayPause::Paused,
-            "pause requested" => ReplayPause::Requested,
-            _ => ReplayPause::None,
-        }),
-        last_transaction: row.text(7).filter(|_| in_recovery).map(|ended_at| ReplayedTransaction {
-            ended_at: ended_at.to_owned(),
-            age: seconds(row, 8).unwrap_or_default(),
-        }),
-        primary_conninfo: row.text(9).filter(|text| !text.is_empty()).map(Secret::new),
-        slot: row.text(10).filter(|text| !text.is_empty()).map(str::to_owned),
-        receiver: receiver_row.map(|row| WalReceiver {
-            status: row.text(1).map(str::to_owned),
-            host: row.text(2).map(str::to_owned),
-            port: row.get(3),
-            slot: row.text(4).filter(|text| !text.is_empty()).map(str::to_owned),
-            upstream_lsn: row.lsn(5),
-            silence: seconds(row, 6),
-        }),
-    })
+    let recovery = ask_one(sql, "its state of recovery", &question, Recovery::read);
+    let control_file = async { Ok(control_file(sql).await) };
+    let (recovery, control, receiver) = tokio::try_join!(recovery, control_file, wal_receiver(sql))?;
+    let (system_identifier, control_timeline) = control.unwrap_or_default();
+    let received_timeline = receiver.as_ref().and_then(|receiver| receiver.timeline);
+    let timeline = recovery.timeline.or(received_timeline.max(control_timeline));
+    Ok(Recovery { system_identifier, timeline, receiver, ..recovery })
 }
 
-const RECEIVER: &str = "SELECT pid, status, sender_host, sender_port, slot_name, latest_end_lsn, \
-     extract(epoch FROM clock_timestamp() - last_msg_receipt_time), received_tli \
-     FROM pg_stat_wal_receiver WHERE pid IS NOT NULL";
-
-/// Which cluster, and the timeline that the control file tells of: late, and not for every role.
-async fn ask_control_file(sql: &mut Connection) -> (Option<SystemIdentifier>, Option<TimelineId>) {
-    let text = "SELECT (SELECT system_identifier FROM pg_control_system()), greatest(\
-                (SELECT timeline_id FROM pg_control_checkpoint()), \
-                (SELECT min_recovery_end_timeline FROM pg_control_recovery()))";
-    match ask(sql, text, "its control file").await {
-        Ok(rows) => rows.first().map_or((None, None), |row| (row.get(0), row.get(1))),
-        Err(_) => (None, None),
+impl Recovery {
+    /// Reads what one question answers: all but the receiver, the cluster, and a standby's timeline.
+    fn read(row: &Row) -> Result<Self, ClientError> {
+        let in_recovery = row.get(0)?;
+        let standby = |lsn: Option<Lsn>| lsn.filter(|_| in_recovery);
+        let written: Option<&str> = row.get(3)?;
+        let written = written.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let replayed_lsn = standby(row.get(5)?);
+        let pause: Option<&str> = row.get(6)?;
+        let ended_at: Option<String> = row.get(7)?;
+        // two machines' clocks differ
+        let age = row.get::<Option<f64>>(8)?.and_then(|age| Duration::try_from_secs_f64(age.max(0.0)).ok());
+        let set = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+        Ok(Recovery {
+            in_recovery,
+            system_identifier: None,
+            started_at: row.get(1)?,
+            timeline: written.and_then(TimelineId::new),
+            flush_lsn: row.get(2)?,
+            received_lsn: standby(row.get(4)?).max(replayed_lsn),
+            replayed_lsn,
+            pause: pause.map(|state| match state {
+                "paused" => ReplayPause::Paused,
+                "pause requested" => ReplayPause::Requested,
+                _ => ReplayPause::None,
+            }),
+            last_transaction: ended_at
+                .filter(|_| in_recovery)
+                .map(|ended_at| ReplayedTransaction { ended_at, age: age.unwrap_or_default() }),
+            primary_conninfo: set(row.get(9)?).map(Secret::new),
+            slot: set(row.get(10)?),
+            receiver: None,
+        })
     }
 }
 
-fn seconds(row: &Answer, column: usize) -> Option<Duration> {
-    let seconds: f64 = row.get(column)?;
-    // two machines' clocks differ
-    Duration::try_from_secs_f64(seconds.max(0.0)).ok()
+/// Which cluster, and the timeline that the control file tells of: late, and not for every role.
+async fn control_file(sql: &Sql) -> Option<(Option<SystemIdentifier>, Option<TimelineId>)> {
+    let question = "SELECT (SELECT system_identifier FROM pg_control_system()), \
+                    greatest((SELECT timeline_id FROM pg_control_checkpoint()), \
+                    (SELECT min_recovery_end_timeline FROM pg_control_recovery()))";
+    let answer = ask_one(sql, "its control file", question, |row| {
+        let timeline: Option<i32> = row.get(1)?;
+        let timeline = timeline.and_then(|id| TimelineId::new(u32::try_from(id).ok()?));
+        Ok((row.get::<Option<i64>>(0)?.map(SystemIdentifier::from_sql), timeline))
+    });
+    answer.await.ok()
 }
 
 /// Whether the server is in recovery.
-pub async fn is_in_recovery(sql: &mut Connection) -> Result<bool, InspectError> {
-    const WHAT: &str = "whether it is in recovery";
-    let rows = ask(sql, "SELECT pg_is_in_recovery()", WHAT).await?;
-    rows.first().and_then(|row| row.is_true(0)).ok_or_else(|| InspectError::no_answer(WHAT))
+pub async fn is_in_recovery(sql: &Sql) -> Result<bool, InspectError> {
+    ask_one(sql, "whether it is in recovery", "SELECT pg_is_in_recovery()", |row| row.get(0)).await
 }
 
 /// How far a session can read here: what a standby has replayed, what a primary has flushed.
@@ -199,13 +177,13 @@ pub struct ReadablePosition {
 }
 
 /// Asks for no more than [`ReadablePosition`], which costs a server next to nothing.
-pub async fn readable_position(sql: &mut Connection) -> Result<ReadablePosition, InspectError> {
-    const WHAT: &str = "how far it has come";
-    let text = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-                ELSE pg_current_wal_flush_lsn() END";
-    let rows = ask(sql, text, WHAT).await?;
-    let row = rows.first().ok_or_else(|| InspectError::no_answer(WHAT))?;
-    Ok(ReadablePosition { in_recovery: row.is_true(0).unwrap_or(false), lsn: row.lsn(1) })
+pub async fn readable_position(sql: &Sql) -> Result<ReadablePosition, InspectError> {
+    let question = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+                    ELSE pg_current_wal_flush_lsn() END";
+    ask_one(sql, "how far it has come", question, |row| {
+        Ok(ReadablePosition { in_recovery: row.get(0)?, lsn: row.get(1)? })
+    })
+    .await
 }
 
 /// How a server's WAL is cut.
@@ -218,32 +196,33 @@ pub struct WalLayout {
 }
 
 /// Asks how the WAL is cut.
-pub async fn wal_layout(sql: &mut Connection) -> Result<WalLayout, InspectError> {
+pub async fn wal_layout(sql: &Sql) -> Result<WalLayout, InspectError> {
     const WHAT: &str = "how its WAL is cut";
-    let text = "SELECT current_setting('wal_block_size'), current_setting('wal_segment_size')";
-    let rows = ask(sql, text, WHAT).await?;
-    let layout =
-        rows.first().and_then(|row| Some(WalLayout { page_len: row.get(0)?, segment_size: row.get(1)? }));
-    layout.ok_or_else(|| InspectError::no_answer(WHAT))
+    let question = "SELECT current_setting('wal_block_size'), current_setting('wal_segment_size')";
+    let layout = ask_one(sql, WHAT, question, |row| {
+        let (page_len, segment_size): (&str, &str) = (row.get(0)?, row.get(1)?);
+        let layout = page_len.parse().ok().zip(segment_size.parse().ok());
+        Ok(layout.map(|(page_len, segment_size)| WalLayout { page_len, segment_size }))
+    });
+    layout.await?.ok_or_else(|| InspectError::no_answer(WHAT))
 }
 
 /// Whether replay stands where it does because there is nothing more: the startup process waits for WAL. `None` where
 /// the role may not see it.
-pub async fn is_replay_idle(sql: &mut Connection) -> Result<Option<bool>, InspectError> {
-    let text = "SELECT wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval') \
-                FROM pg_stat_activity WHERE backend_type = 'startup'";
-    let rows = ask(sql, text, "what replay waits for").await?;
-    Ok(rows.first().and_then(|row| row.is_true(0)))
+pub async fn is_replay_idle(sql: &Sql) -> Result<Option<bool>, InspectError> {
+    let question = "SELECT wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval') \
+                    FROM pg_stat_activity WHERE backend_type = 'startup'";
+    let rows = ask(sql, "what replay waits for", question, |row| row.get::<Option<bool>>(0)).await?;
+    Ok(rows.into_iter().next().flatten())
 }
 
 /// Lets a server from 19 on wait until it has replayed `lsn`, or `timeout` is over, or it is promoted. Which of them it
 /// was is to be asked.
-pub async fn wait_for_replay(sql: &mut Connection, lsn: Lsn, timeout: Duration) -> Result<(), InspectError> {
+pub async fn wait_for_replay(sql: &Sql, lsn: Lsn, timeout: Duration) -> Result<(), InspectError> {
     // zero would be for ever
     let milliseconds = timeout.as_millis().max(1);
-    let text =
+    let command =
         format!("WAIT FOR LSN '{lsn}' WITH (MODE 'standby_replay', TIMEOUT '{milliseconds}ms', NO_THROW)");
     // alone: it is not for transactions
-    let waited = sql.query(&text, "WAIT FOR").await;
-    waited.map(drop).map_err(|source| InspectError { what: "to wait for an LSN", source })
+    sql.execute(&command).await.map_err(|source| InspectError { what: "to wait for an LSN", source })
 }

@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
-use super::Answer;
 use super::server::Upstream;
+use super::sync_standbys::SyncStandbys;
+use super::{InspectError, ask};
+use crate::client::{ClientError, Row, Sql};
 use crate::pg::{Lsn, TimelineId};
 
 /// A connection that a server sends WAL or a base backup to: a row of `pg_stat_replication`. What the role may not see
@@ -44,44 +46,67 @@ pub struct Downstream {
     pub reply_age_seconds: Option<f64>,
 }
 
-/// The question for [`Downstream`].
-pub(super) const DOWNSTREAMS: &str = "\
+const DOWNSTREAMS: &str = "\
 SELECT pid, usename, application_name, CASE WHEN client_port = -1 THEN 'local' ELSE host(client_addr) END, client_port, \
-state, sent_lsn, write_lsn, flush_lsn, replay_lsn, extract(epoch FROM write_lag), extract(epoch FROM flush_lag), \
-extract(epoch FROM replay_lag), sync_priority, sync_state, extract(epoch FROM clock_timestamp() - reply_time) \
+state, sent_lsn, write_lsn, flush_lsn, replay_lsn, extract(epoch FROM write_lag)::float8, \
+extract(epoch FROM flush_lag)::float8, extract(epoch FROM replay_lag)::float8, sync_priority, sync_state, \
+extract(epoch FROM clock_timestamp() - reply_time)::float8 \
 FROM pg_stat_replication ORDER BY application_name, backend_start, pid";
 
+/// Asks whom a server sends WAL or base backups to. A role that may not see what others do learns only that they are.
+pub async fn downstreams(sql: &Sql) -> Result<Vec<Downstream>, InspectError> {
+    ask(sql, "who receives WAL from it", DOWNSTREAMS, Downstream::read).await
+}
+
+/// Receivers that apply nothing, by the names they give themselves.
+const RECEIVER_NAMES: [&str; 2] = ["pgwake", "pg_receivewal"];
+
 impl Downstream {
-    /// Reads a row of the answer.
-    pub(super) fn read(row: &Answer) -> Self {
-        Downstream {
-            pid: row.get(0).unwrap_or_default(),
-            role: row.owned(1),
-            application_name: row.owned(2).unwrap_or_default(),
-            address: row.owned(3),
-            port: row.get(4),
-            state: row.owned(5),
-            sent_lsn: row.lsn(6),
-            write_lsn: row.lsn(7),
-            flush_lsn: row.lsn(8),
-            replay_lsn: row.lsn(9),
-            write_lag_seconds: row.get(10),
-            flush_lag_seconds: row.get(11),
-            replay_lag_seconds: row.get(12),
-            sync_priority: row.get(13),
-            sync_state: row.owned(14),
-            reply_age_seconds: row.get(15),
-        }
+    fn read(row: &Row) -> Result<Self, ClientError> {
+        Ok(Downstream {
+            pid: row.get(0)?,
+            role: row.get(1)?,
+            application_name: row.get::<Option<String>>(2)?.unwrap_or_default(),
+            address: row.get(3)?,
+            port: row.get::<Option<i32>>(4)?.and_then(|port| u16::try_from(port).ok()),
+            state: row.get(5)?,
+            sent_lsn: row.get(6)?,
+            write_lsn: row.get(7)?,
+            flush_lsn: row.get(8)?,
+            replay_lsn: row.get(9)?,
+            write_lag_seconds: row.get(10)?,
+            flush_lag_seconds: row.get(11)?,
+            replay_lag_seconds: row.get(12)?,
+            sync_priority: row.get::<Option<i32>>(13)?.and_then(|priority| u32::try_from(priority).ok()),
+            sync_state: row.get(14)?,
+            reply_age_seconds: row.get(15)?,
+        })
     }
 
     /// How far it is with all it does with WAL: applied, or durable where it applies nothing (a receiver).
     pub fn done_lsn(&self) -> Option<Lsn> {
         self.replay_lsn.or(self.flush_lsn).or(self.write_lsn).or(self.sent_lsn)
     }
+
+    /// Whether it has caught up and receives WAL as it is written.
+    pub fn is_streaming(&self) -> bool {
+        self.state.as_deref() == Some("streaming")
+    }
+
+    /// Whether it can confirm a commit: who never says that anything is durable does not count for the server.
+    pub fn can_confirm(&self) -> bool {
+        self.is_streaming() && self.flush_lsn.is_some()
+    }
+
+    /// Whether it is a receiver that only keeps WAL: it says how far that is durable, and never that any was applied.
+    pub fn never_applies(&self) -> bool {
+        self.replay_lsn.is_none()
+            && (self.flush_lsn.is_some() || RECEIVER_NAMES.contains(&self.application_name.as_str()))
+    }
 }
 
 /// How many more synchronous standbys there have to be for commits to go on, by `synchronous_standby_names`; 0 when they go
-/// on. `None` where the role may not see who is synchronous.
+/// on. `None` where the role may not see who is synchronous, or the names cannot be read.
 pub fn missing_synchronous(names: &str, downstreams: &[Downstream]) -> Option<u32> {
     if names.trim().is_empty() {
         return Some(0);
@@ -89,14 +114,12 @@ pub fn missing_synchronous(names: &str, downstreams: &[Downstream]) -> Option<u3
     let counts = |row: &Downstream| row.sync_state.as_deref().map(|state| matches!(state, "sync" | "quorum"));
     let counted: Option<Vec<bool>> = downstreams.iter().map(counts).collect();
     let there = counted?.into_iter().filter(|counts| *counts).count();
-    // `FIRST 2 (a, b)`, `ANY 2 (a, b)`, `2 (a, b)`, or no more than names, of which one has to be there
-    let before = names.split_once('(').map_or("", |(before, _)| before);
-    let needed: u32 = before.split_whitespace().next_back().and_then(|word| word.parse().ok()).unwrap_or(1);
+    let needed = names.parse::<SyncStandbys>().ok()?.count;
     Some(needed.saturating_sub(u32::try_from(there).unwrap_or(u32::MAX)))
 }
 
 /// What a standby receives WAL with: the row of `pg_stat_wal_receiver`. What the role may not see is `None`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WalReceiver {
     /// `streaming`, `waiting` …
     pub status: Option<String>,
@@ -110,24 +133,43 @@ pub struct WalReceiver {
     pub application_name: Option<String>,
     /// The timeline it receives.
     pub timeline: Option<TimelineId>,
+    /// How far the upstream said it was.
+    pub upstream_lsn: Option<Lsn>,
+    /// How long ago the upstream was heard of.
+    pub silence_seconds: Option<f64>,
 }
 
-/// The question for [`WalReceiver`].
-pub(super) const RECEIVER: &str =
-    "SELECT status, sender_host, sender_port, slot_name, conninfo, received_tli FROM pg_stat_wal_receiver";
+const RECEIVER: &str = "\
+SELECT status, sender_host, sender_port, slot_name, conninfo, received_tli, latest_end_lsn, \
+extract(epoch FROM clock_timestamp() - last_msg_receipt_time)::float8 FROM pg_stat_wal_receiver WHERE pid IS NOT NULL";
+
+/// Asks what a server receives WAL with; `None` where nothing runs.
+pub async fn wal_receiver(sql: &Sql) -> Result<Option<WalReceiver>, InspectError> {
+    let rows = ask(sql, "its WAL receiver", RECEIVER, WalReceiver::read).await?;
+    Ok(rows.into_iter().next())
+}
 
 impl WalReceiver {
-    /// Reads the row of the answer.
-    pub(super) fn read(row: &Answer) -> Self {
-        WalReceiver {
-            status: row.owned(0),
-            host: row.owned(1),
-            port: row.get(2),
-            slot: row.owned(3).filter(|slot| !slot.is_empty()),
+    fn read(row: &Row) -> Result<Self, ClientError> {
+        let slot: Option<String> = row.get(3)?;
+        let conninfo: Option<&str> = row.get(4)?;
+        Ok(WalReceiver {
+            status: row.get(0)?,
+            host: row.get(1)?,
+            port: row.get::<Option<i32>>(2)?.and_then(|port| u16::try_from(port).ok()),
+            slot: slot.filter(|slot| !slot.is_empty()),
             // the server puts asterisks in place of passwords, and no more than the name is kept
-            application_name: row.text(4).and_then(Upstream::parse).and_then(|found| found.application_name),
-            timeline: row.get::<u32>(5).and_then(TimelineId::new),
-        }
+            application_name: conninfo.and_then(Upstream::parse).and_then(|found| found.application_name),
+            timeline: row.get::<Option<i32>>(5)?.and_then(|id| TimelineId::new(u32::try_from(id).ok()?)),
+            upstream_lsn: row.get(6)?,
+            // two machines' clocks differ
+            silence_seconds: row.get::<Option<f64>>(7)?.map(|seconds| seconds.max(0.0)),
+        })
+    }
+
+    /// Whether WAL comes in.
+    pub fn is_streaming(&self) -> bool {
+        self.status.as_deref() == Some("streaming")
     }
 }
 
@@ -148,22 +190,27 @@ pub struct BaseBackup {
     pub tablespaces_streamed: Option<u32>,
 }
 
-/// The question for [`BaseBackup`].
-pub(super) const BASE_BACKUPS: &str = "\
+const BASE_BACKUPS: &str = "\
 SELECT pid, phase, backup_total, backup_streamed, tablespaces_total, tablespaces_streamed \
 FROM pg_stat_progress_basebackup ORDER BY pid";
 
+/// Asks for the base backups that are taken of a server.
+pub async fn base_backups(sql: &Sql) -> Result<Vec<BaseBackup>, InspectError> {
+    ask(sql, "the base backups that are taken of it", BASE_BACKUPS, BaseBackup::read).await
+}
+
 impl BaseBackup {
-    /// Reads a row of the answer.
-    pub(super) fn read(row: &Answer) -> Self {
-        BaseBackup {
-            pid: row.get(0).unwrap_or_default(),
-            phase: row.owned(1),
-            total_bytes: row.get(2),
-            streamed_bytes: row.get(3),
-            tablespaces: row.get(4),
-            tablespaces_streamed: row.get(5),
-        }
+    fn read(row: &Row) -> Result<Self, ClientError> {
+        let bytes = |column| row.get::<Option<i64>>(column).map(|len| u64::try_from(len?).ok());
+        let count = |column| row.get::<Option<i64>>(column).map(|count| u32::try_from(count?).ok());
+        Ok(BaseBackup {
+            pid: row.get(0)?,
+            phase: row.get(1)?,
+            total_bytes: bytes(2)?,
+            streamed_bytes: bytes(3)?,
+            tablespaces: count(4)?,
+            tablespaces_streamed: count(5)?,
+        })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Answer, InspectError, ask};
-use crate::client::Connection;
+use super::{InspectError, ask, ask_one};
+use crate::client::Sql;
 
 /// A role, as the server knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,49 +44,49 @@ impl Role {
     }
 }
 
-const TEXT: &str = "\
+const QUESTION: &str = "\
 WITH RECURSIVE member (oid) AS (
-  SELECT oid FROM pg_catalog.pg_roles WHERE rolname = session_user
-  UNION SELECT m.roleid FROM pg_catalog.pg_auth_members m JOIN member ON m.member = member.oid
+  SELECT oid FROM pg_roles WHERE rolname = session_user
+  UNION SELECT m.roleid FROM pg_auth_members m JOIN member ON m.member = member.oid
 )
 SELECT r.rolname, r.rolsuper, r.rolreplication,
-  (SELECT pg_catalog.to_json(pg_catalog.array_agg(g.rolname)) FROM pg_catalog.pg_roles g JOIN member USING (oid)),
-  pg_catalog.host(pg_catalog.inet_client_addr()),
-  pg_catalog.pg_has_role(session_user, 'pg_read_all_stats', 'USAGE'),
-  pg_catalog.has_function_privilege(session_user, 'pg_catalog.pg_hba_file_rules()', 'EXECUTE')
-FROM pg_catalog.pg_roles r WHERE r.rolname = session_user";
+  (SELECT array_agg(g.rolname::text) FROM pg_roles g JOIN member USING (oid)), host(inet_client_addr()),
+  pg_has_role(session_user, 'pg_read_all_stats', 'USAGE'),
+  has_function_privilege(session_user, 'pg_catalog.pg_hba_file_rules()', 'EXECUTE')
+FROM pg_roles r WHERE r.rolname = session_user";
 
 /// Asks who we are.
-pub async fn role(sql: &mut Connection) -> Result<Role, InspectError> {
-    let rows = ask(sql, TEXT, "the role's rights").await?;
-    let Some(row) = rows.first() else { return Ok(Role::default()) };
-    let yes = |column| row.is_true(column).unwrap_or(false);
-    let superuser = yes(1);
-    Ok(Role {
-        name: row.text(0).unwrap_or_default().to_owned(),
-        superuser,
-        replication: yes(2),
-        member_of: row.text(3).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default(),
-        address: row.get(4),
-        sees_activity: yes(5),
-        sees_rules: yes(6),
-        password: if superuser {
-            Some(stored_password(&ask(sql, PASSWORD, "how its password is kept").await?))
-        } else {
-            None
-        },
-    })
+pub async fn role(sql: &Sql) -> Result<Role, InspectError> {
+    let rows = ask(sql, "the role's rights", QUESTION, |row| {
+        let address: Option<&str> = row.get(4)?;
+        Ok(Role {
+            name: row.get(0)?,
+            superuser: row.get(1)?,
+            replication: row.get(2)?,
+            member_of: row.get::<Option<Vec<String>>>(3)?.unwrap_or_default(),
+            address: address.and_then(|address| address.parse().ok()),
+            sees_activity: row.get(5)?,
+            sees_rules: row.get(6)?,
+            password: None,
+        })
+    });
+    // a role that was renamed or dropped meanwhile is none any more
+    Ok(rows.await?.into_iter().next().unwrap_or_default())
 }
 
 /// What kind of password it is, and nothing of the password.
 const PASSWORD: &str = "\
 SELECT CASE WHEN rolpassword LIKE 'SCRAM-SHA-256$%' THEN 'scram' WHEN rolpassword IS NOT NULL THEN 'md5' END \
-FROM pg_catalog.pg_authid WHERE rolname = session_user";
+FROM pg_authid WHERE rolname = session_user";
 
-fn stored_password(rows: &[Answer]) -> StoredPassword {
-    match rows.first().and_then(|row| row.text(0)) {
-        Some("scram") => StoredPassword::Scram,
-        Some(_) => StoredPassword::Md5,
-        None => StoredPassword::Missing,
-    }
+/// Asks how the server keeps our password. Only superusers may know.
+pub async fn stored_password(sql: &Sql) -> Result<StoredPassword, InspectError> {
+    ask_one(sql, "how its password is kept", PASSWORD, |row| {
+        Ok(match row.get::<Option<&str>>(0)? {
+            Some("scram") => StoredPassword::Scram,
+            Some(_) => StoredPassword::Md5,
+            None => StoredPassword::Missing,
+        })
+    })
+    .await
 }

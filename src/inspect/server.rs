@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::Answer;
-use crate::client::ConnInfo;
+use super::{InspectError, ask_one};
+use crate::client::{ClientError, ConnInfo, Row, Sql};
 use crate::pg::{Lsn, SystemIdentifier, TimelineId};
 
 /// What a server says of itself.
@@ -66,7 +66,7 @@ pub struct Upstream {
 }
 
 /// The question for [`ServerState`].
-pub(super) const QUESTION: &str = "\
+const QUESTION: &str = "\
 SELECT pg_is_in_recovery(), current_user, pg_has_role('pg_read_all_stats', 'USAGE'), \
 (SELECT system_identifier FROM pg_control_system()), \
 CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
@@ -76,47 +76,55 @@ greatest((SELECT timeline_id FROM pg_control_checkpoint()), \
 (SELECT min_recovery_end_timeline FROM pg_control_recovery()), \
 (SELECT received_tli FROM pg_stat_get_wal_receiver())), \
 to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
-extract(epoch FROM clock_timestamp()), \
+extract(epoch FROM clock_timestamp())::float8, \
 to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
 pg_size_bytes(current_setting('max_slot_wal_keep_size')), \
-extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval), \
+extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::float8, \
 current_setting('synchronous_standby_names'), \
 CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
 CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END, \
-CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() \
+(CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() \
 AND (SELECT pid FROM pg_stat_get_wal_receiver()) IS NOT NULL THEN 0 \
-ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END, \
+ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END)::float8, \
 CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \
 CASE WHEN pg_is_in_recovery() AND pg_has_role('pg_read_all_settings', 'USAGE') \
 THEN current_setting('primary_conninfo') END";
 
+/// Asks what the server says of itself.
+pub async fn server_state(sql: &Sql) -> Result<ServerState, InspectError> {
+    ask_one(sql, "what it is and how far it is", QUESTION, ServerState::read).await
+}
+
 impl ServerState {
-    /// Reads the answer.
-    pub(super) fn read(row: &Answer) -> Self {
-        let in_recovery = row.is_true(0).unwrap_or_default();
-        let written = row.text(5).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        let known = row.get::<u32>(6);
-        ServerState {
-            role: row.owned(1).unwrap_or_default(),
-            sees_all_statistics: row.is_true(2).unwrap_or_default(),
+    fn read(row: &Row) -> Result<Self, ClientError> {
+        let in_recovery = row.get(0)?;
+        let written: Option<&str> = row.get(5)?;
+        let written = written.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let known: Option<i32> = row.get(6)?;
+        let replay = ReplayState {
+            received_lsn: row.get(13)?,
+            replayed_lsn: row.get(14)?,
+            delay_seconds: row.get(15)?,
+            paused: row.get::<Option<bool>>(16)?.unwrap_or_default(),
+        };
+        let idle_timeout: Option<f64> = row.get(11)?;
+        let conninfo: Option<&str> = row.get(17)?;
+        Ok(ServerState {
+            role: row.get(1)?,
+            sees_all_statistics: row.get(2)?,
             in_recovery,
-            system_identifier: row.get(3),
-            timeline: written.or(known).and_then(TimelineId::new),
-            lsn: row.lsn(4),
-            time: row.owned(7),
-            clock: row.get(8),
-            started_at: row.owned(9),
-            max_slot_wal_keep_size: row.get(10),
-            idle_replication_slot_timeout: row.get(11).filter(|seconds| *seconds > 0.0),
-            synchronous_standby_names: row.owned(12).unwrap_or_default(),
-            replay: in_recovery.then(|| ReplayState {
-                received_lsn: row.lsn(13),
-                replayed_lsn: row.lsn(14),
-                delay_seconds: row.get(15),
-                paused: row.is_true(16).unwrap_or_default(),
-            }),
-            configured_upstream: row.text(17).and_then(Upstream::parse),
-        }
+            system_identifier: row.get::<Option<i64>>(3)?.map(SystemIdentifier::from_sql),
+            timeline: written.or(known.and_then(|known| u32::try_from(known).ok())).and_then(TimelineId::new),
+            lsn: row.get(4)?,
+            time: row.get(7)?,
+            clock: row.get(8)?,
+            started_at: row.get(9)?,
+            max_slot_wal_keep_size: row.get::<Option<i64>>(10)?.and_then(|size| u64::try_from(size).ok()),
+            idle_replication_slot_timeout: idle_timeout.filter(|seconds| *seconds > 0.0),
+            synchronous_standby_names: row.get(12)?,
+            replay: in_recovery.then_some(replay),
+            configured_upstream: conninfo.and_then(Upstream::parse),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{InspectError, ask};
-use crate::client::Connection;
+use crate::client::{Connection, Sql};
 use crate::pg::ServerVersion;
 use crate::wire::command::quote_string;
 use crate::wire::server_error::SqlState;
@@ -73,25 +73,23 @@ fn names(version: ServerVersion) -> impl Iterator<Item = &'static str> {
 
 impl ServerSettings {
     /// Asks in SQL.
-    pub async fn ask(sql: &mut Connection) -> Result<Self, InspectError> {
+    pub async fn ask(sql: &Sql) -> Result<Self, InspectError> {
         let list: Vec<String> = names(sql.version()).map(quote_string).collect();
-        let text = format!(
-            "SELECT name, setting || coalesce(unit, ''), source, pending_restart FROM pg_catalog.pg_settings \
-             WHERE name IN ({})",
+        let question = format!(
+            "SELECT name, setting || coalesce(unit, ''), source, pending_restart FROM pg_settings WHERE name IN ({})",
             list.join(", ")
         );
-        let rows = ask(sql, &text, "its settings").await?;
-        let settings = rows.iter().filter_map(|row| {
-            let origin = match row.text(2) {
-                Some("command line" | "environment variable" | "override") => Origin::CommandLine,
-                Some("client" | "session" | "user" | "database" | "database user") => Origin::Session,
+        let settings = ask(sql, "its settings", &question, |row| {
+            let origin = match row.get(2)? {
+                "command line" | "environment variable" | "override" => Origin::CommandLine,
+                "client" | "session" | "user" | "database" | "database user" => Origin::Session,
                 _ => Origin::Configuration,
             };
-            let pending_restart = row.is_true(3).unwrap_or(false);
-            let setting = Setting { text: row.text(1)?.to_owned(), origin, pending_restart };
-            Some((row.text(0)?.to_owned(), setting))
+            let text: Option<String> = row.get(1)?;
+            let setting = Setting { text: text.unwrap_or_default(), origin, pending_restart: row.get(3)? };
+            Ok((row.get(0)?, setting))
         });
-        Ok(ServerSettings(settings.collect()))
+        Ok(ServerSettings(settings.await?.into_iter().collect()))
     }
 
     /// Asks a walsender, which takes no other question.

@@ -1,16 +1,17 @@
 //! Replication slots, who uses them, and the WAL that they hold.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::server::{self, ServerState};
-use super::{Answer, InspectError, ask_all};
-use crate::client::{ClientError, Connection};
-use crate::pg::{Lsn, ServerVersion};
+use super::server::{ServerState, server_state};
+use super::{InspectError, ask};
+use crate::client::{ClientError, Row, Sql};
+use crate::pg::{Lsn, ServerVersion, SlotName};
 
 /// A replication slot.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct ReplicationSlot {
     /// Its name.
     pub name: String,
@@ -104,57 +105,74 @@ pub struct Slots {
     pub slots: Vec<ReplicationSlot>,
 }
 
-/// Asks for all slots.
-pub async fn slots(sql: &mut Connection) -> Result<Slots, InspectError> {
-    const WHAT: &str = "its replication slots";
-    let question = question(sql.version());
-    let answers = ask_all(sql, &[server::QUESTION, &question], WHAT).await?;
-    let Some(row) = answers[0].first() else {
-        let source = ClientError::Answer { command: "SELECT", problem: "no row" };
-        return Err(InspectError { what: WHAT, source });
-    };
-    let server = ServerState::read(row);
-    let slots = answers[1].iter().map(|row| ReplicationSlot::read(row, server.lsn)).collect();
+/// Asks for all slots and their server, in one round trip.
+pub async fn slots_and_server(sql: &Sql) -> Result<Slots, InspectError> {
+    let (server, slots) = tokio::try_join!(server_state(sql), slots(sql))?;
     Ok(Slots { server, slots })
 }
 
-/// The question for [`ReplicationSlot`].
-pub(super) fn question(version: ServerVersion) -> String {
+/// Asks for all slots.
+pub async fn slots(sql: &Sql) -> Result<Vec<ReplicationSlot>, InspectError> {
+    ask(sql, "its replication slots", &question(sql.version()), ReplicationSlot::read).await
+}
+
+fn question(version: ServerVersion) -> String {
     let newer = if version.has_slot_inactive_since() {
         "to_char(s.inactive_since AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
-         extract(epoch FROM clock_timestamp() - s.inactive_since), s.invalidation_reason, s.synced"
+         extract(epoch FROM clock_timestamp() - s.inactive_since)::float8, s.invalidation_reason, s.synced"
     } else {
-        "NULL, NULL, NULL, false"
+        "NULL::text, NULL::float8, NULL::text, false"
     };
     format!(
         "SELECT s.slot_name, s.slot_type, s.database, s.temporary, s.active, s.active_pid, a.application_name, \
          CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) END, s.restart_lsn, s.wal_status, \
-         s.safe_wal_size, {newer} FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid \
+         s.safe_wal_size, {newer}, greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() \
+           THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn() END, \
+           s.restart_lsn))::bigint FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid \
          ORDER BY s.slot_name"
     )
 }
 
 impl ReplicationSlot {
-    /// Reads a row of the answer; `lsn` is where the server is.
-    pub(super) fn read(row: &Answer, lsn: Option<Lsn>) -> Self {
-        let restart_lsn = row.lsn(8);
-        let user = |pid| SlotUser { pid, application_name: row.owned(6), address: row.owned(7) };
-        let active = row.is_true(4).unwrap_or_default();
-        ReplicationSlot {
-            name: row.owned(0).unwrap_or_default(),
-            slot_type: row.owned(1).unwrap_or_default(),
-            database: row.owned(2),
-            temporary: row.is_true(3).unwrap_or_default(),
+    fn read(row: &Row) -> Result<Self, ClientError> {
+        let restart_lsn: Option<Lsn> = row.get(8)?;
+        let pid: Option<i32> = row.get(5)?;
+        let (application_name, address) = (row.get(6)?, row.get(7)?);
+        let active = row.get(4)?;
+        let status: Option<&str> = row.get(9)?;
+        // without restart_lsn, greatest() has only its zero
+        let held: Option<i64> =
+            row.get::<i64>(15).map(|held| Some(held).filter(|_| restart_lsn.is_some()))?;
+        Ok(ReplicationSlot {
+            name: row.get(0)?,
+            slot_type: row.get(1)?,
+            database: row.get(2)?,
+            temporary: row.get(3)?,
             active,
-            used_by: row.get(5).map(user),
+            used_by: pid.map(|pid| SlotUser { pid, application_name, address }),
             restart_lsn,
-            held_bytes: lsn.zip(restart_lsn).map(|(lsn, restart)| lsn.saturating_since(restart)),
-            wal_status: row.get(9),
-            safe_wal_size: row.get(10),
-            inactive_since: row.owned(11).filter(|_| !active),
-            inactive_seconds: row.get(12).filter(|_| !active),
-            invalidation_reason: row.owned(13),
-            synced: row.is_true(14).unwrap_or_default(),
-        }
+            held_bytes: held.and_then(|held| u64::try_from(held).ok()),
+            wal_status: status.and_then(|status| status.parse().ok()),
+            safe_wal_size: row.get(10)?,
+            inactive_since: row.get::<Option<String>>(11)?.filter(|_| !active),
+            inactive_seconds: row.get::<Option<f64>>(12)?.filter(|_| !active),
+            invalidation_reason: row.get(13)?,
+            synced: row.get(14)?,
+        })
+    }
+
+    /// Its name, where it is one that can be written into a command.
+    pub fn slot_name(&self) -> Option<SlotName> {
+        self.name.parse().ok()
+    }
+
+    /// Whether nobody can resume from it.
+    pub fn is_lost(&self) -> bool {
+        self.wal_status == Some(WalStatus::Lost) || self.invalidation_reason.is_some()
+    }
+
+    /// Since when nobody uses it.
+    pub fn idle_time(&self) -> Option<Duration> {
+        self.inactive_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     }
 }

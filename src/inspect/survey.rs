@@ -1,10 +1,10 @@
 //! Everything about a server's replication, in one round trip.
 
-use super::replication::{self, BaseBackup, Downstream, WalReceiver};
-use super::server::{self, ServerState};
-use super::slots::{self, ReplicationSlot};
-use super::{InspectError, ask_all};
-use crate::client::{ClientError, Connection};
+use super::InspectError;
+use super::replication::{BaseBackup, Downstream, WalReceiver, base_backups, downstreams, wal_receiver};
+use super::server::{ServerState, server_state};
+use super::slots::{ReplicationSlot, slots};
+use crate::client::Sql;
 
 /// What a server says of its replication at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,30 +22,13 @@ pub struct Survey {
 }
 
 /// Asks for it all.
-pub async fn survey(sql: &mut Connection) -> Result<Survey, InspectError> {
-    const WHAT: &str = "the state of its replication";
-    let slot_question = slots::question(sql.version());
-    let questions = [
-        server::QUESTION,
-        replication::DOWNSTREAMS,
-        replication::RECEIVER,
-        replication::BASE_BACKUPS,
-        &slot_question,
-    ];
-    let answers = ask_all(sql, &questions, WHAT).await?;
-    let [server, downstreams, receiver, base_backups, slots] = &answers[..] else {
-        let source = ClientError::Answer { command: "SELECT", problem: "another number of result sets" };
-        return Err(InspectError { what: WHAT, source });
-    };
-    let Some(server) = server.first().map(ServerState::read) else {
-        let source = ClientError::Answer { command: "SELECT", problem: "no row" };
-        return Err(InspectError { what: WHAT, source });
-    };
-    Ok(Survey {
-        downstreams: downstreams.iter().map(Downstream::read).collect(),
-        receiver: receiver.first().map(WalReceiver::read),
-        base_backups: base_backups.iter().map(BaseBackup::read).collect(),
-        slots: slots.iter().map(|row| ReplicationSlot::read(row, server.lsn)).collect(),
-        server,
-    })
+pub async fn survey(sql: &Sql) -> Result<Survey, InspectError> {
+    let (server, downstreams, receiver, base_backups, slots) = tokio::try_join!(
+        server_state(sql),
+        downstreams(sql),
+        wal_receiver(sql),
+        base_backups(sql),
+        slots(sql)
+    )?;
+    Ok(Survey { server, downstreams, receiver, base_backups, slots })
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::walsenders::Walsender;
+use super::replication::Downstream;
 
 /// Whom a commit waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +35,10 @@ pub struct ParseSyncStandbysError {
 }
 
 /// Who of them is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Standing<'a> {
     /// Those that stream, by their place in the list; among them may be several of one name.
-    pub there: Vec<&'a Walsender>,
+    pub there: Vec<&'a Downstream>,
     /// Names that nobody who streams has.
     pub absent: Vec<&'a str>,
 }
@@ -51,9 +51,9 @@ impl SyncStandbys {
     }
 
     /// Who is there.
-    pub fn standing<'a>(&'a self, walsenders: &'a [Walsender]) -> Standing<'a> {
-        let place = |walsender: &Walsender| self.place(&walsender.application_name);
-        let mut there: Vec<&Walsender> = walsenders
+    pub fn standing<'a>(&'a self, walsenders: &'a [Downstream]) -> Standing<'a> {
+        let place = |walsender: &Downstream| self.place(&walsender.application_name);
+        let mut there: Vec<&Downstream> = walsenders
             .iter()
             .filter(|walsender| walsender.can_confirm() && place(walsender).is_some())
             .collect();
@@ -66,7 +66,7 @@ impl SyncStandbys {
     }
 
     /// Those of `there` that a commit waits for: with `ANY` all of them, though only so many have to confirm.
-    pub fn waited_for<'a>(&self, standing: &Standing<'a>) -> Vec<&'a Walsender> {
+    pub fn waited_for<'a>(&self, standing: &Standing<'a>) -> Vec<&'a Downstream> {
         let count = match self.method {
             SyncMethod::Any => standing.there.len(),
             SyncMethod::First => self.count as usize,
@@ -76,7 +76,7 @@ impl SyncStandbys {
 
     /// Whether a commit can end when those that never apply WAL do not confirm (`remote_apply`).
     pub fn can_apply(&self, standing: &Standing<'_>) -> bool {
-        let appliers = |walsenders: &[&Walsender]| {
+        let appliers = |walsenders: &[&Downstream]| {
             let appliers = walsenders.iter().filter(|walsender| !walsender.never_applies());
             appliers.count() >= self.count as usize
         };

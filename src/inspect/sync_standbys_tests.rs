@@ -6,16 +6,17 @@ fn read(text: &str) -> SyncStandbys {
     text.parse().unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn walsender(name: &str, state: &str, flush: Option<u64>, replay: Option<u64>) -> Walsender {
-    Walsender {
+fn walsender(name: &str, state: &str, flush: Option<u64>, replay: Option<u64>) -> Downstream {
+    Downstream {
         application_name: name.to_owned(),
         state: Some(state.to_owned()),
         flush_lsn: flush.map(Lsn::new),
         replay_lsn: replay.map(Lsn::new),
+        ..Downstream::default()
     }
 }
 
-fn standby(name: &str) -> Walsender {
+fn standby(name: &str) -> Downstream {
     walsender(name, "streaming", Some(9), Some(9))
 }
 
@@ -144,7 +145,7 @@ proptest! {
 
     #[test]
     fn one_more_that_goes_is_one_less_to_spare(names in any_list(), there in prop::collection::vec("[a-c*]", 1..6)) {
-        let mut walsenders: Vec<Walsender> = there.iter().map(|name| standby(name)).collect();
+        let mut walsenders: Vec<Downstream> = there.iter().map(|name| standby(name)).collect();
         let before = names.standing(&walsenders);
         let counted = before.there.len();
         prop_assert_eq!(names.spare(&before), counted as i64 - i64::from(names.count));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{InspectError, ask};
-use crate::client::Connection;
+use super::{InspectError, ask, ask_one};
+use crate::client::Sql;
 use crate::pg::Lsn;
 
 /// Where WAL ended, and when that was.
@@ -57,25 +57,30 @@ impl WalSample {
 }
 
 /// Looks once. `None` when a standby has nothing yet.
-pub async fn wal_sample(sql: &mut Connection) -> Result<Option<WalSample>, InspectError> {
-    let text = "SELECT CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
-                ELSE pg_current_wal_insert_lsn() END, extract(epoch FROM clock_timestamp())";
-    let rows = ask(sql, text, "where its WAL ends").await?;
-    Ok(rows.first().and_then(|row| Some(WalSample { lsn: row.lsn(0)?, at: row.get(1)? })))
+pub async fn wal_sample(sql: &Sql) -> Result<Option<WalSample>, InspectError> {
+    let question = "SELECT CASE WHEN pg_is_in_recovery() \
+                    THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
+                    ELSE pg_current_wal_insert_lsn() END, extract(epoch FROM clock_timestamp())::float8";
+    ask_one(sql, "where its WAL ends", question, |row| {
+        let (lsn, at): (Option<Lsn>, _) = (row.get(0)?, row.get(1)?);
+        Ok(lsn.map(|lsn| WalSample { lsn, at }))
+    })
+    .await
 }
 
 /// The average that the server has kept.
-pub async fn average_wal_rate(sql: &mut Connection) -> Result<Option<Rate>, InspectError> {
+pub async fn average_wal_rate(sql: &Sql) -> Result<Option<Rate>, InspectError> {
     if !sql.version().has_wal_statistics() {
         return Ok(None);
     }
-    let text =
-        "SELECT wal_bytes, extract(epoch FROM clock_timestamp() - stats_reset) FROM pg_catalog.pg_stat_wal";
-    let rows = ask(sql, text, "its WAL statistics").await?;
-    Ok(rows.first().and_then(|row| {
-        let (bytes, seconds): (f64, f64) = (row.get(0)?, row.get(1)?);
-        (seconds >= SHORTEST_AVERAGE).then(|| Rate { bytes_per_second: bytes / seconds, seconds })
-    }))
+    let question = "SELECT wal_bytes::float8, extract(epoch FROM clock_timestamp() - stats_reset)::float8 \
+                    FROM pg_stat_wal";
+    let rows = ask(sql, "its WAL statistics", question, |row| Ok((row.get(0)?, row.get(1)?))).await?;
+    let Some((Some(bytes), Some(seconds))): Option<(Option<f64>, Option<f64>)> = rows.into_iter().next()
+    else {
+        return Ok(None);
+    };
+    Ok((seconds >= SHORTEST_AVERAGE).then(|| Rate { bytes_per_second: bytes / seconds, seconds }))
 }
 
 /// How long two samples should be apart.

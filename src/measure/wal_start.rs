@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::MeasureError;
-use crate::client::{Connection, SystemIdentity};
+use crate::client::{Connection, Sql, SystemIdentity};
 use crate::inspect::oldest_wal::{self, OldestWal};
 use crate::inspect::slots::slots;
 use crate::pg::{Lsn, SlotName, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
@@ -88,7 +88,7 @@ impl SourceServer {
 /// Finds them.
 pub async fn find_starts(
     connection: &mut Connection,
-    sql: Option<&mut Connection>,
+    sql: Option<&Sql>,
     server: &SourceServer,
     start: &WalStart,
 ) -> Result<Starts, MeasureError> {
@@ -117,7 +117,7 @@ pub async fn find_starts(
 
 async fn slot_start(
     connection: &mut Connection,
-    sql: Option<&mut Connection>,
+    sql: Option<&Sql>,
     slot: &SlotName,
 ) -> Result<Lsn, MeasureError> {
     let restart_lsn = if connection.version().has_read_replication_slot() {
@@ -127,7 +127,7 @@ async fn slot_start(
         read.ok_or_else(|| MeasureError::NoSlot(slot.clone()))?.restart_lsn
     } else {
         let sql = sql.ok_or_else(|| MeasureError::SlotUnknown(slot.clone()))?;
-        let found = slots(sql).await?.slots.into_iter().find(|found| found.name == slot.as_str());
+        let found = slots(sql).await?.into_iter().find(|found| found.name == slot.as_str());
         found.ok_or_else(|| MeasureError::NoSlot(slot.clone()))?.restart_lsn
     };
     restart_lsn.ok_or_else(|| MeasureError::SlotEmpty(slot.clone()))

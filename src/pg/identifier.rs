@@ -15,6 +15,11 @@ impl SystemIdentifier {
         SystemIdentifier(number)
     }
 
+    /// An identifier from a `bigint`, as SQL has it.
+    pub const fn from_sql(number: i64) -> Self {
+        SystemIdentifier(number as u64)
+    }
+
     /// The number, as `pg_control` holds it.
     pub const fn as_u64(self) -> u64 {
         self.0

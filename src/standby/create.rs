@@ -31,7 +31,7 @@ use super::workspace::{Leftover, Workspace};
 use crate::backup::standby_files::Setting;
 use crate::backup::{BackupError, FinishedBackup};
 use crate::client::conninfo::Settings;
-use crate::client::{Connection, Purpose, open};
+use crate::client::{Connection, Purpose, Sql, open, open_sql};
 use crate::observe::progress::CopyProgress;
 use crate::pg::{ChecksumAlgorithm, Lsn, SlotName, SystemIdentifier, TimelineId};
 use crate::wire::command::{CheckpointMode, SlotPersistence, WalReservation};
@@ -122,7 +122,7 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn create(
     request: CreateRequest,
     replication: Connection,
-    sql: Option<Connection>,
+    sql: Option<Sql>,
     progress: Arc<CopyProgress>,
     interrupted: impl Future<Output = &'static str>,
 ) -> Result<Created, CreateError> {
@@ -186,7 +186,7 @@ pub async fn create(
 pub async fn dry_run(
     request: &CreateRequest,
     replication: &mut Connection,
-    sql: Option<&mut Connection>,
+    sql: Option<&Sql>,
 ) -> Result<Preflight, CreateError> {
     if let Some(start) = &request.start {
         Programs::find(replication.version().major(), start.programs.as_deref())?;
@@ -236,12 +236,8 @@ struct Made {
 }
 
 impl Run {
-    async fn make(
-        &mut self,
-        mut replication: Connection,
-        mut sql: Option<Connection>,
-    ) -> Result<Made, CreateError> {
-        self.discard_leftover(&mut replication, sql.as_mut()).await?;
+    async fn make(&mut self, mut replication: Connection, sql: Option<Sql>) -> Result<Made, CreateError> {
+        self.discard_leftover(&mut replication, sql.as_ref()).await?;
         self.progress.set_phase("looking at the primary");
         let version = replication.version();
         if version.is_newer_than_tested() {
@@ -253,7 +249,7 @@ impl Run {
         };
         configuration::check(&self.request, self.workspace.target())?;
         let (slot, existing_slot) = (self.request.slot.clone(), self.request.existing_slot);
-        let preflight = preflight(&mut replication, sql.as_mut(), &slot, existing_slot).await?;
+        let preflight = preflight(&mut replication, sql.as_ref(), &slot, existing_slot).await?;
         let files = configuration::primary_conninfo(&self.request, &preflight, None)?.files();
         if let Some(owner) = self.workspace.owner()
             && let Some(file) = configuration::unreadable_file(&files, owner)
@@ -270,7 +266,7 @@ impl Run {
         let identifier = preflight.system.system_identifier;
         self.workspace.record(|journal| journal.system_identifier = identifier.to_string())?;
         if !preflight.slot_exists {
-            self.create_slot(&mut replication, sql.as_mut()).await?;
+            self.create_slot(&mut replication, sql.as_ref()).await?;
         }
         if let Some(sql) = sql {
             // it would be idle for as long as the copy takes
@@ -296,7 +292,7 @@ impl Run {
     async fn discard_leftover(
         &mut self,
         replication: &mut Connection,
-        sql: Option<&mut Connection>,
+        sql: Option<&Sql>,
     ) -> Result<(), CreateError> {
         if let Some(leftover) = &self.leftover {
             let directory = self.workspace.target().display();
@@ -312,7 +308,7 @@ impl Run {
     async fn create_slot(
         &mut self,
         replication: &mut Connection,
-        sql: Option<&mut Connection>,
+        sql: Option<&Sql>,
     ) -> Result<(), CreateError> {
         let slot = self.request.slot.clone();
         self.workspace.record(|journal| journal.slot = Some(slot.to_string()))?;
@@ -426,10 +422,10 @@ impl Run {
     ) -> Result<Option<StreamingEvidence>, CreateError> {
         let settings = &self.settings;
         let mut replication = open(settings, Purpose::PhysicalReplication).await?;
-        let mut sql = if self.may_use_sql { open(settings, Purpose::Sql).await.ok() } else { None };
+        let sql = if self.may_use_sql { open_sql(settings).await.ok() } else { None };
         let slot = &self.request.slot;
         let seen =
-            wait_until_streaming(&mut replication, sql.as_mut(), slot, timeout.min(QUESTION_TIMEOUT)).await;
+            wait_until_streaming(&mut replication, sql.as_ref(), slot, timeout.min(QUESTION_TIMEOUT)).await;
         seen.map_err(CreateError::AskWhetherStreaming)
     }
 }

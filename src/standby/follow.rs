@@ -25,7 +25,7 @@ use super::streaming::{self, StreamingEvidence, wait_until_streaming};
 use super::workspace::Owner;
 use crate::backup::standby_files::{Setting, read_to_replace};
 use crate::client::conninfo::{PrimaryConninfoOptions, Settings, SystemEnvironment};
-use crate::client::{Connection, Purpose, ReplicationStart, SystemIdentity, open};
+use crate::client::{Connection, Purpose, ReplicationStart, Sql, SystemIdentity, open};
 use crate::inspect::recovery::{Recovery, ReplayPause, is_replay_idle, recovery};
 use crate::pg::{Lsn, SlotName, TimelineHistory, TimelineId};
 use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation, quote_string};
@@ -54,7 +54,7 @@ pub struct FollowConnections {
     /// To the new primary.
     pub replication: Connection,
     /// To the new primary, where the role may have it.
-    pub sql: Option<Connection>,
+    pub sql: Option<Sql>,
     /// The standby itself.
     pub standby: StandbyAccess,
 }
@@ -64,7 +64,7 @@ pub enum StandbyAccess {
     /// It runs.
     Running {
         /// An ordinary connection to it.
-        sql: Box<Connection>,
+        sql: Box<Sql>,
         /// How to connect to it.
         settings: Box<Settings>,
     },
@@ -141,7 +141,7 @@ struct Configuration {
 struct Run<'a> {
     request: &'a FollowRequest,
     replication: Connection,
-    sql: Option<Connection>,
+    sql: Option<Sql>,
     standby: StandbyAccess,
 }
 
@@ -267,7 +267,7 @@ impl Run<'_> {
         if self.request.existing_slot == ExistingSlot::Refuse {
             return Err(FollowError::SlotExists(slot.clone()));
         }
-        let seen = wait_until_streaming(&mut self.replication, self.sql.as_mut(), slot, Duration::ZERO).await;
+        let seen = wait_until_streaming(&mut self.replication, self.sql.as_ref(), slot, Duration::ZERO).await;
         match seen.map_err(FollowError::AskWhetherStreaming)? {
             Some(_) => Err(FollowError::SlotActive(slot.clone())),
             None => Ok(false),
@@ -317,7 +317,7 @@ impl Run<'_> {
         let FollowRequest { slot, timeout, application_name, .. } = self.request;
         let seen = match (slot, &mut self.sql) {
             (Some(slot), sql) => {
-                wait_until_streaming(&mut self.replication, sql.as_mut(), slot, *timeout).await
+                wait_until_streaming(&mut self.replication, sql.as_ref(), slot, *timeout).await
             }
             (None, Some(sql)) => streaming::wait_until_seen(sql, application_name, *timeout).await,
             (None, None) => return Err(FollowError::CannotSee),
@@ -354,7 +354,7 @@ async fn timeline_of(settings: &Settings, found: &Recovery) -> Option<TimelineId
 /// Where the standby ends, once it has replayed what it has received. Half a record at the end, beyond the limit, does
 /// no harm: it is discarded. A whole one does, whether or not it was replayed yet.
 async fn settle(
-    sql: &mut Connection,
+    sql: &Sql,
     history: &TimelineHistory,
     timeline: TimelineId,
     upstream: &mut (&mut Connection, Lsn),
@@ -386,15 +386,13 @@ async fn settle(
 }
 
 /// `ALTER SYSTEM` for each, and a reload.
-async fn alter_system(sql: &mut Connection, settings: &[Setting]) -> Result<(), FollowError> {
+async fn alter_system(sql: &Sql, settings: &[Setting]) -> Result<(), FollowError> {
     let failed = FollowError::AlterSystem;
-    sql.query("SET standard_conforming_strings = on", "SET").await.map_err(failed)?;
     for setting in settings {
-        let text = format!("ALTER SYSTEM SET {} = {}", setting.name(), quote_string(setting.value()));
-        sql.query(&text, "ALTER SYSTEM").await.map_err(failed)?;
+        let command = format!("ALTER SYSTEM SET {} = {}", setting.name(), quote_string(setting.value()));
+        sql.execute(&command).await.map_err(failed)?;
     }
-    sql.query("SELECT pg_reload_conf()", "pg_reload_conf").await.map_err(failed)?;
-    Ok(())
+    sql.execute("SELECT pg_reload_conf()").await.map_err(failed)
 }
 
 impl From<Diverged> for FollowError {

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::client::{ClientError, Connection, SystemIdentity, Tablespace};
+use crate::client::sql::RawText;
+use crate::client::{ClientError, Connection, Sql, SystemIdentity, Tablespace};
 use crate::pg::{ServerVersion, SlotName, WalSegmentSize};
-use crate::wire::command::quote_string;
 
 /// What was found.
 #[derive(Debug, Clone)]
@@ -107,7 +107,7 @@ const SIZE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Asks. `replication` is a physical replication connection, `sql` an ordinary one where the role may have it.
 pub async fn preflight(
     replication: &mut Connection,
-    sql: Option<&mut Connection>,
+    sql: Option<&Sql>,
     slot: &SlotName,
     existing_slot: ExistingSlot,
 ) -> Result<Preflight, PreflightError> {
@@ -115,7 +115,6 @@ pub async fn preflight(
     if !version.is_supported() {
         return Err(PreflightError::TooOld(version));
     }
-    let query = |what| move |source| PreflightError::Query { what, source };
     let wal_level = replication.show("wal_level").await.map_err(query("wal_level"))?;
     if !matches!(wal_level.as_str(), "replica" | "logical") {
         return Err(PreflightError::WalLevel(wal_level));
@@ -146,7 +145,7 @@ async fn ask_for_slot(
 ) -> Result<(), PreflightError> {
     if found.version.has_read_replication_slot() {
         let state = replication.read_slot(slot).await;
-        let state = state.map_err(|source| PreflightError::Query { what: "the replication slot", source })?;
+        let state = state.map_err(query("the replication slot"))?;
         found.slot_exists = state.is_some();
         refuse_existing(slot, existing_slot, found)?;
         if state.is_some_and(|state| state.restart_lsn.is_none()) {
@@ -157,58 +156,76 @@ async fn ask_for_slot(
 }
 
 async fn ask_by_sql(
-    sql: &mut Connection,
+    sql: &Sql,
     slot: &SlotName,
     existing_slot: ExistingSlot,
     found: &mut Preflight,
 ) -> Result<(), PreflightError> {
-    let counts = "SELECT current_setting('max_wal_senders'), (SELECT count(*) FROM pg_stat_get_wal_senders()), \
-                  current_setting('max_replication_slots'), (SELECT count(*) FROM pg_replication_slots)";
-    let counts = numbers(sql, counts, "free replication connections and slots").await?;
-    if let [Some(max), Some(used), Some(max_slots), Some(slots)] = counts[..] {
-        if used.saturating_add(MORE_WAL_SENDERS) > max {
-            return Err(PreflightError::NoFreeWalSenders { max, used, needed: MORE_WAL_SENDERS });
-        }
-        let holding = inspect_slot(sql, slot, found).await?;
-        refuse_existing(slot, existing_slot, found)?;
-        if holding == Holding::Nothing {
-            return Err(PreflightError::SlotEmpty(slot.clone()));
-        }
-        if !found.slot_exists && slots >= max_slots {
-            return Err(PreflightError::NoFreeSlots { max: max_slots });
-        }
+    let room = room(sql).await.map_err(query("free replication connections and slots"))?;
+    if room.wal_senders_used.saturating_add(MORE_WAL_SENDERS) > room.max_wal_senders {
+        let (max, used) = (room.max_wal_senders, room.wal_senders_used);
+        return Err(PreflightError::NoFreeWalSenders { max, used, needed: MORE_WAL_SENDERS });
+    }
+    let holding = inspect_slot(sql, slot, found).await?;
+    refuse_existing(slot, existing_slot, found)?;
+    if holding == Holding::Nothing {
+        return Err(PreflightError::SlotEmpty(slot.clone()));
+    }
+    if !found.slot_exists && room.slots_used >= room.max_slots {
+        return Err(PreflightError::NoFreeSlots { max: room.max_slots });
     }
     // a large cluster's size may take long to find out; that is no reason to wait, or to refuse
     let timeout = format!("SET statement_timeout = '{}s'", SIZE_TIMEOUT.as_secs());
-    let query = |source| PreflightError::Query { what: "the cluster's size", source };
-    sql.query(&timeout, "SET").await.map_err(query)?;
+    sql.execute(&timeout).await.map_err(query("the cluster's size"))?;
     let sizes = sizes(sql).await;
     found.size = sizes.as_ref().map(|sizes| sizes.values().fold(0u64, |sum, size| sum.saturating_add(*size)));
-    found.tablespaces = Some(tablespaces(sql, &sizes.unwrap_or_default()).await?);
+    let tablespaces = tablespaces(sql, &sizes.unwrap_or_default()).await;
+    found.tablespaces = Some(tablespaces.map_err(query("its tablespaces"))?);
     Ok(())
 }
 
+fn query(what: &'static str) -> impl Fn(ClientError) -> PreflightError {
+    move |source| PreflightError::Query { what, source }
+}
+
+/// How many replication connections and slots there are.
+struct Room {
+    max_wal_senders: u64,
+    wal_senders_used: u64,
+    max_slots: u64,
+    slots_used: u64,
+}
+
+async fn room(sql: &Sql) -> Result<Room, ClientError> {
+    let question = "SELECT current_setting('max_wal_senders')::bigint, \
+                    (SELECT count(*) FROM pg_stat_get_wal_senders()), \
+                    current_setting('max_replication_slots')::bigint, (SELECT count(*) FROM pg_replication_slots)";
+    let rows = sql.rows(question, &[]).await?;
+    let row = rows.first().ok_or(ClientError::Answer { command: "SELECT", problem: "no row" })?;
+    let count = |column| row.get::<i64>(column).map(|count| u64::try_from(count).unwrap_or_default());
+    Ok(Room {
+        max_wal_senders: count(0)?,
+        wal_senders_used: count(1)?,
+        max_slots: count(2)?,
+        slots_used: count(3)?,
+    })
+}
+
 /// Bytes in each tablespace, by its object id. Not every role may know; that is no reason to refuse.
-async fn sizes(sql: &mut Connection) -> Option<BTreeMap<u32, u64>> {
-    let sets = sql.query("SELECT oid, pg_tablespace_size(oid) FROM pg_tablespace", "SELECT").await.ok()?;
-    let rows = &sets.first()?.rows;
-    rows.iter().map(|row| Some((row.text(0)?.parse().ok()?, row.text(1)?.parse().ok()?))).collect()
+async fn sizes(sql: &Sql) -> Option<BTreeMap<u32, u64>> {
+    let rows = sql.rows("SELECT oid, pg_tablespace_size(oid) FROM pg_tablespace", &[]).await.ok()?;
+    rows.iter().map(|row| Some((row.get(0).ok()?, u64::try_from(row.get::<i64>(1).ok()?).ok()?))).collect()
 }
 
 /// The tablespaces as `BASE_BACKUP` is going to announce them.
-async fn tablespaces(
-    sql: &mut Connection,
-    sizes: &BTreeMap<u32, u64>,
-) -> Result<Vec<Tablespace>, PreflightError> {
-    let text = "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace ORDER BY oid";
-    let sets = sql.query(text, "SELECT").await;
-    let sets = sets.map_err(|source| PreflightError::Query { what: "its tablespaces", source })?;
+async fn tablespaces(sql: &Sql, sizes: &BTreeMap<u32, u64>) -> Result<Vec<Tablespace>, ClientError> {
+    let question = "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace ORDER BY oid";
     let (mut tablespaces, mut rest) = (Vec::new(), 0u64);
-    for row in sets.first().iter().flat_map(|set| &set.rows) {
-        let Some(oid) = row.text(0).and_then(|oid| oid.parse().ok()) else { continue };
+    for row in sql.rows(question, &[]).await? {
+        let (oid, location): (u32, Option<RawText>) = (row.get(0)?, row.get(1)?);
         let bytes = sizes.get(&oid).copied().unwrap_or(0);
-        match row.values.get(1).cloned().flatten().filter(|location| !location.is_empty()) {
-            Some(location) => {
+        match location.filter(|location| !location.0.is_empty()) {
+            Some(RawText(location)) => {
                 tablespaces.push(Tablespace {
                     oid: Some(oid),
                     location: Some(location),
@@ -230,27 +247,21 @@ enum Holding {
     Something,
 }
 
-async fn inspect_slot(
-    sql: &mut Connection,
-    slot: &SlotName,
-    found: &mut Preflight,
-) -> Result<Holding, PreflightError> {
-    let text = format!(
-        "SELECT slot_type, active_pid, wal_status, restart_lsn FROM pg_replication_slots WHERE slot_name = {}",
-        quote_string(slot.as_str())
-    );
-    let sets = sql.query(&text, "SELECT").await;
-    let sets = sets.map_err(|source| PreflightError::Query { what: "the replication slot", source })?;
-    let Some(row) = sets.first().and_then(|set| set.rows.first()) else { return Ok(Holding::Something) };
+async fn inspect_slot(sql: &Sql, slot: &SlotName, found: &mut Preflight) -> Result<Holding, PreflightError> {
+    let question = "SELECT slot_type, active_pid::text, wal_status, restart_lsn::text FROM pg_replication_slots \
+                    WHERE slot_name = $1";
+    let failed = query("the replication slot");
+    let rows = sql.rows(question, &[slot.as_str()]).await.map_err(&failed)?;
+    let Some(row) = rows.first() else { return Ok(Holding::Something) };
     found.slot_exists = true;
-    if let Some(pid) = row.text(1) {
-        return Err(PreflightError::SlotActive { slot: slot.clone(), pid: pid.to_owned() });
+    let text = |column| row.get::<Option<String>>(column).map_err(&failed);
+    if let Some(pid) = text(1)? {
+        return Err(PreflightError::SlotActive { slot: slot.clone(), pid });
     }
-    let unusable =
-        [row.text(0).filter(|kind| *kind != "physical"), row.text(2).filter(|status| *status == "lost")];
+    let unusable = [text(0)?.filter(|kind| kind != "physical"), text(2)?.filter(|status| status == "lost")];
     match unusable.into_iter().flatten().next() {
-        Some(state) => Err(PreflightError::SlotUnusable { slot: slot.clone(), state: state.to_owned() }),
-        None if row.text(3).is_none() => Ok(Holding::Nothing),
+        Some(state) => Err(PreflightError::SlotUnusable { slot: slot.clone(), state }),
+        None if text(3)?.is_none() => Ok(Holding::Nothing),
         None => Ok(Holding::Something),
     }
 }
@@ -264,16 +275,4 @@ fn refuse_existing(
         return Err(PreflightError::SlotExists(slot.clone()));
     }
     Ok(())
-}
-
-/// The first row's values as numbers; `None` where one is NULL or no number.
-async fn numbers(
-    sql: &mut Connection,
-    text: &str,
-    what: &'static str,
-) -> Result<Vec<Option<u64>>, PreflightError> {
-    let sets = sql.query(text, "SELECT").await.map_err(|source| PreflightError::Query { what, source })?;
-    let row = sets.first().and_then(|set| set.rows.first());
-    let row = row.map(|row| (0..row.values.len()).map(|column| row.text(column)?.parse().ok()).collect());
-    Ok(row.unwrap_or_default())
 }

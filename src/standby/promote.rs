@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::upstream::{self, Sighting, Verdict};
 use crate::ErrorClass;
-use crate::client::{ClientError, Connection, OpenError};
+use crate::client::{ClientError, OpenError, Sql};
 use crate::inspect::recovery::{Recovery, ReplayPause, is_in_recovery, recovery};
-use crate::inspect::{InspectError, ask};
+use crate::inspect::{InspectError, ask_one};
 use crate::pg::{Lsn, TimelineId};
 
 /// How to promote.
@@ -153,7 +153,7 @@ const RECEIVER_PATIENCE: Duration = Duration::from_secs(3);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Promotes the standby that `sql` leads to, and waits until it takes writes.
-pub async fn promote(sql: &mut Connection, request: PromoteRequest) -> Result<Promoted, PromoteError> {
+pub async fn promote(sql: &Sql, request: PromoteRequest) -> Result<Promoted, PromoteError> {
     let found = recovery(sql).await?;
     if !found.in_recovery {
         return Err(PromoteError::NotAStandby(found.timeline));
@@ -166,9 +166,9 @@ pub async fn promote(sql: &mut Connection, request: PromoteRequest) -> Result<Pr
     }
     let found = recovery(sql).await?;
     let started_at = Instant::now();
-    let sets = sql.query("SELECT pg_promote(false)", "pg_promote").await.map_err(PromoteError::Promote)?;
-    let answer = sets.first().and_then(|set| set.rows.first()).and_then(|row| row.text(0));
-    if answer != Some("t") {
+    let rows = sql.rows("SELECT pg_promote(false)", &[]).await.map_err(PromoteError::Promote)?;
+    let signalled = rows.first().map(|row| row.get::<bool>(0)).transpose().map_err(PromoteError::Promote)?;
+    if signalled != Some(true) {
         return Err(PromoteError::NotSignalled);
     }
     tracing::info!("promotion begun at {}", found.replayed_lsn.unwrap_or(Lsn::INVALID));
@@ -180,18 +180,19 @@ pub async fn promote(sql: &mut Connection, request: PromoteRequest) -> Result<Pr
     }
     let seconds = started_at.elapsed().as_secs_f64();
     let timeline = recovery(sql).await?.timeline;
-    let rows = ask(sql, "SELECT pg_last_wal_replay_lsn()", "where its timeline began").await?;
+    let question = "SELECT pg_last_wal_replay_lsn()";
+    let switch_lsn = ask_one(sql, "where its timeline began", question, |row| row.get(0)).await?;
     Ok(Promoted {
         timeline,
         old_timeline: found.timeline,
-        switch_lsn: rows.first().and_then(|row| row.lsn(0)),
+        switch_lsn,
         unreplayed_bytes: found.unreplayed_bytes(),
         seconds,
     })
 }
 
 /// Everything that speaks against it, the weightiest first.
-async fn objections(sql: &mut Connection, found: &Recovery) -> Result<Vec<Objection>, InspectError> {
+async fn objections(sql: &Sql, found: &Recovery) -> Result<Vec<Objection>, InspectError> {
     let mut objections = Vec::new();
     let received_lsn = found.received_lsn.unwrap_or(Lsn::INVALID);
     for Sighting { place, verdict } in sightings(found).await {
@@ -240,7 +241,7 @@ async fn sightings(found: &Recovery) -> Vec<Sighting> {
 }
 
 /// Whether the standby has a WAL receiver that streams, or that this role may not look at, and that stays.
-async fn is_still_connected(sql: &mut Connection) -> Result<bool, InspectError> {
+async fn is_still_connected(sql: &Sql) -> Result<bool, InspectError> {
     let deadline = Instant::now() + RECEIVER_PATIENCE;
     loop {
         let found = recovery(sql).await?;

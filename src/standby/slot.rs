@@ -6,9 +6,9 @@ use super::error::CreateError;
 use super::journal::Journal;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
-use crate::client::{ClientError, Connection, Purpose, open};
+use crate::client::{ClientError, Connection, Purpose, Sql, open};
 use crate::pg::{Lsn, SlotName};
-use crate::wire::command::{DropWhenActive, quote_string};
+use crate::wire::command::DropWhenActive;
 use crate::wire::server_error::SqlState;
 
 /// How long a failed run tries to drop its slot: the server may be away for a moment, or not have noticed yet that the
@@ -30,20 +30,18 @@ pub(super) enum Presence {
 /// Where a slot holds WAL, as far as it can be learnt.
 pub(super) async fn restart_lsn(
     replication: &mut Connection,
-    sql: Option<&mut Connection>,
+    sql: Option<&Sql>,
     slot: &SlotName,
 ) -> Result<Option<Lsn>, ClientError> {
     if replication.version().has_read_replication_slot() {
         return Ok(replication.read_slot(slot).await?.and_then(|state| state.restart_lsn));
     }
     let Some(sql) = sql else { return Ok(None) };
-    let text = format!(
-        "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = {}",
-        quote_string(slot.as_str())
-    );
-    let sets = sql.query(&text, "SELECT").await?;
-    let row = sets.first().and_then(|set| set.rows.first());
-    Ok(row.and_then(|row| row.text(0)?.parse().ok()))
+    let question = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = $1";
+    match sql.rows(question, &[slot.as_str()]).await?.first() {
+        Some(row) => row.get(0),
+        None => Ok(None),
+    }
 }
 
 /// Drops the slot of a run that failed, on new connections: the old ones are in the middle of something.
@@ -84,7 +82,7 @@ fn is_transient(error: &CreateError) -> bool {
 /// Drops the slot that an interrupted run made, unless somebody has used it, or made it anew, since.
 pub(super) async fn drop_leftover(
     replication: &mut Connection,
-    sql: Option<&mut Connection>,
+    sql: Option<&Sql>,
     journal: &Journal,
 ) -> Result<(), CreateError> {
     let Some(slot) = journal.slot_name() else { return Ok(()) };

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::client::{ClientError, Connection};
+use crate::client::{ClientError, Connection, Sql};
 use crate::pg::{Lsn, SlotName};
-use crate::wire::command::quote_string;
 use crate::wire::server_error::SqlState;
 
 /// What was seen on the primary.
@@ -38,13 +37,13 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// Waits until the standby that uses `slot` is seen; `None` when it was not within `timeout`.
 pub async fn wait_until_streaming(
     replication: &mut Connection,
-    mut sql: Option<&mut Connection>,
+    sql: Option<&Sql>,
     slot: &SlotName,
     timeout: Duration,
 ) -> Result<Option<StreamingEvidence>, ClientError> {
     let deadline = Instant::now() + timeout;
     loop {
-        let (observation, interval) = match &mut sql {
+        let (observation, interval) = match sql {
             Some(sql) => (ask(sql, slot).await?, POLL_INTERVAL),
             None => (probe(replication, slot).await?, PROBE_INTERVAL),
         };
@@ -60,18 +59,14 @@ pub async fn wait_until_streaming(
 
 /// Waits until a standby of this `application_name` is seen, where it has no slot to know it by.
 pub(super) async fn wait_until_seen(
-    sql: &mut Connection,
+    sql: &Sql,
     application_name: &str,
     timeout: Duration,
 ) -> Result<Option<StreamingEvidence>, ClientError> {
     let deadline = Instant::now() + timeout;
-    let text = format!(
-        "SELECT FROM pg_stat_replication WHERE application_name = {} AND state = 'streaming'",
-        quote_string(application_name)
-    );
+    let question = "SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming'";
     loop {
-        let sets = sql.query(&text, "SELECT").await?;
-        if sets.first().is_some_and(|set| !set.rows.is_empty()) {
+        if !sql.rows(question, &[application_name]).await?.is_empty() {
             return Ok(Some(StreamingEvidence::Streaming));
         }
         if Instant::now() + POLL_INTERVAL > deadline {
@@ -81,15 +76,12 @@ pub(super) async fn wait_until_seen(
     }
 }
 
-async fn ask(sql: &mut Connection, slot: &SlotName) -> Result<Observation, ClientError> {
-    let text = format!(
-        "SELECT r.state FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid \
-         WHERE s.slot_name = {} AND s.active",
-        quote_string(slot.as_str())
-    );
-    let sets = sql.query(&text, "SELECT").await?;
-    let Some(row) = sets.first().and_then(|set| set.rows.first()) else { return Ok(Observation::NotYet) };
-    Ok(match row.text(0) {
+async fn ask(sql: &Sql, slot: &SlotName) -> Result<Observation, ClientError> {
+    let question = "SELECT r.state FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid \
+                    WHERE s.slot_name = $1 AND s.active";
+    let rows = sql.rows(question, &[slot.as_str()]).await?;
+    let Some(row) = rows.first() else { return Ok(Observation::NotYet) };
+    Ok(match row.get::<Option<&str>>(0)? {
         Some("streaming") => Observation::Seen(StreamingEvidence::Streaming),
         Some(_) => Observation::NotYet,
         None => Observation::Seen(StreamingEvidence::SlotInUse),

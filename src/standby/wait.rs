@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::ErrorClass;
-use crate::client::Connection;
+use crate::client::Sql;
 use crate::inspect::InspectError;
 use crate::inspect::recovery::{
     ReadablePosition, Recovery, ReplayPause, WalLayout, readable_position, recovery, wait_for_replay,
@@ -99,7 +99,7 @@ const LAST_INTERVAL: Duration = Duration::from_millis(100);
 const SERVER_WAIT: Duration = Duration::from_secs(2);
 
 /// Waits; for ever where there is no `timeout`.
-pub async fn wait(sql: &mut Connection, lsn: Lsn, timeout: Option<Duration>) -> Result<Reached, WaitError> {
+pub async fn wait(sql: &Sql, lsn: Lsn, timeout: Option<Duration>) -> Result<Reached, WaitError> {
     let started_at = Instant::now();
     let ask = |source| WaitError::Ask { lsn, source };
     let layout = wal_layout(sql).await.map_err(ask)?;

@@ -48,6 +48,18 @@ pub enum BackendMessage {
     NoticeResponse(ServerError),
     /// `A`: a NOTIFY from elsewhere; of no interest here.
     NotificationResponse,
+    /// `1`: a statement was understood. This one and those below are the extended protocol's.
+    ParseComplete,
+    /// `2`: its parameters were.
+    BindComplete,
+    /// `3`: it is closed.
+    CloseComplete,
+    /// `n`: it answers with no rows.
+    NoData,
+    /// `s`: it has more rows than were asked for.
+    PortalSuspended,
+    /// `t`: the types of its parameters.
+    ParameterDescription,
 }
 
 /// The kinds of `R` message.
@@ -108,6 +120,8 @@ pub struct NegotiateProtocolVersion {
 pub struct RowDescription {
     /// Names, in order.
     pub columns: Vec<String>,
+    /// The object ids of their types.
+    pub type_oids: Vec<u32>,
 }
 
 /// A row of a result: its values in text format, in the columns' order; `None` is NULL.
@@ -157,6 +171,12 @@ impl BackendMessage {
                 reader.take_rest();
                 Self::NotificationResponse
             }),
+            b'1' => Ok(Self::ParseComplete),
+            b'2' => Ok(Self::BindComplete),
+            b'3' => Ok(Self::CloseComplete),
+            b'n' => Ok(Self::NoData),
+            b's' => Ok(Self::PortalSuspended),
+            b't' => read_parameter_types(&mut reader).map(|()| Self::ParameterDescription),
             _ => return Err(BackendMessageError::UnknownType(tag)),
         };
         let message = message.map_err(malformed)?;
@@ -184,6 +204,12 @@ impl BackendMessage {
             Self::ErrorResponse(_) => "ErrorResponse",
             Self::NoticeResponse(_) => "NoticeResponse",
             Self::NotificationResponse => "NotificationResponse",
+            Self::ParseComplete => "ParseComplete",
+            Self::BindComplete => "BindComplete",
+            Self::CloseComplete => "CloseComplete",
+            Self::NoData => "NoData",
+            Self::PortalSuspended => "PortalSuspended",
+            Self::ParameterDescription => "ParameterDescription",
         }
     }
 }
@@ -261,15 +287,16 @@ impl NegotiateProtocolVersion {
 
 impl RowDescription {
     fn read(reader: &mut Reader) -> Result<Self, MalformedMessage> {
-        let columns = (0..read_column_count(reader)?)
-            .map(|_| {
-                let name = reader.c_string_lossy()?;
-                // table oid, column number, type oid, type length, type modifier, format
-                reader.bytes(4 + 2 + 4 + 2 + 4 + 2)?;
-                Ok(name)
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(RowDescription { columns })
+        let mut row = RowDescription::default();
+        for _ in 0..read_column_count(reader)? {
+            row.columns.push(reader.c_string_lossy()?);
+            // table oid, column number
+            reader.bytes(4 + 2)?;
+            row.type_oids.push(reader.u32()?);
+            // type length, type modifier, format
+            reader.bytes(2 + 4 + 2)?;
+        }
+        Ok(row)
     }
 }
 
@@ -304,6 +331,13 @@ fn read_parameter(reader: &mut Reader) -> Result<BackendMessage, MalformedMessag
     Ok(BackendMessage::ParameterStatus { name, value })
 }
 
+fn read_parameter_types(reader: &mut Reader) -> Result<(), MalformedMessage> {
+    for _ in 0..read_column_count(reader)? {
+        reader.u32()?;
+    }
+    Ok(())
+}
+
 /// The overall format and one for each column. Replication copies bytes whatever they say.
 fn read_copy_formats(reader: &mut Reader) -> Result<(), MalformedMessage> {
     reader.u8()?;
@@ -325,8 +359,8 @@ mod tests {
     #[test]
     fn reads_the_rows_of_identify_system() {
         let body = b"\0\x01systemid\0\0\0\0\0\0\0\0\0\0\x19\xFF\xFF\xFF\xFF\xFF\xFF\0\0";
-        let columns = vec!["systemid".to_owned()];
-        assert_eq!(parse(b'T', body), Ok(BackendMessage::RowDescription(RowDescription { columns })));
+        let row = RowDescription { columns: vec!["systemid".to_owned()], type_oids: vec![25] };
+        assert_eq!(parse(b'T', body), Ok(BackendMessage::RowDescription(row)));
         let Ok(BackendMessage::DataRow(row)) = parse(b'D', b"\0\x02\0\0\0\x0242\xFF\xFF\xFF\xFF") else {
             panic!()
         };
@@ -359,6 +393,8 @@ mod tests {
             (b'R', b"\0\0\0\x0ASCRAM"),
             (b'Z', b"Ix"),
             (b'S', b"name\0value"),
+            (b'1', b"x"),
+            (b't', b"\0\x01\0\0"),
             (b'?', b""),
         ] {
             assert!(parse(tag, body).is_err(), "{:?} {body:?}", char::from(tag));

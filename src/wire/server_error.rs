@@ -116,13 +116,30 @@ impl ServerError {
         Err(MalformedMessage::InvalidCount)
     }
 
+    /// One of which somebody else has read the fields. The texts are made fit for a terminal here, too.
+    pub fn of(
+        severity: &str,
+        sqlstate: &str,
+        message: &str,
+        detail: Option<&str>,
+        hint: Option<&str>,
+    ) -> Self {
+        let text = |text: &str| fit_for_a_person(text.as_bytes());
+        ServerError {
+            severity: text(severity),
+            sqlstate: SqlState::new(sqlstate.as_bytes()).unwrap_or_default(),
+            message: text(message),
+            detail: detail.map(text),
+            hint: hint.map(text),
+        }
+    }
+
     /// Whether the server closes the connection with this error.
     pub fn is_fatal(&self) -> bool {
         matches!(self.severity.as_str(), "FATAL" | "PANIC")
     }
 }
 
-/// A text without control characters, other than line breaks and tabs, and of a length that somebody may read.
 fn read_text(reader: &mut Reader) -> Result<String, MalformedMessage> {
     Ok(fit_for_a_person(&reader.c_string_bytes()?))
 }

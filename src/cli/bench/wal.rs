@@ -13,8 +13,8 @@ use crate::cli::signals::Signals;
 use crate::cli::table::{Column, table};
 use crate::cli::values::{parse_duration, parse_size};
 use crate::cli::{human, report};
-use crate::client::Connection;
 use crate::client::conninfo::Settings;
+use crate::client::{Connection, Sql};
 use crate::inspect::sync_standbys::SyncStandbys;
 use crate::measure::{
     CheckCost, Ended, MeasureError, SourceServer, Span, WalMeasured, WalRequest, WalStart, find_starts,
@@ -152,11 +152,11 @@ async fn prepare(
         (None, Some(slot)) => WalStart::Slot(slot.clone()),
         (None, None) => WalStart::Oldest,
     };
-    let mut sql = match start {
+    let sql = match start {
         WalStart::At(_) => None,
         WalStart::Slot(_) | WalStart::Oldest => ordinary(connection, settings).await,
     };
-    let starts = find_starts(connection, sql.as_mut(), &server, &start).await?;
+    let starts = find_starts(connection, sql.as_ref(), &server, &start).await?;
     if let Some(sql) = sql {
         sql.close().await;
     }
@@ -188,7 +188,7 @@ async fn listed_as_synchronous(
 }
 
 /// An ordinary connection to the same server, where the role may have one.
-async fn ordinary(connection: &Connection, settings: &Settings) -> Option<Connection> {
+async fn ordinary(connection: &Connection, settings: &Settings) -> Option<Sql> {
     match open_sql(&mut settings.pinned_to(connection.host())).await {
         Ok(mut sql) => {
             sql.set_answer_timeout(Some(super::ANSWER_TIMEOUT));

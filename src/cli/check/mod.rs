@@ -11,8 +11,8 @@ use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
 use super::report;
 use crate::ErrorClass;
-use crate::client::conninfo::{HostAddress, Settings};
-use crate::client::{Connection, OpenError, Purpose, open};
+use crate::client::conninfo::{HostAddress, HostSpec, Settings};
+use crate::client::{OpenError, Purpose, open};
 use crate::inspect::InspectError;
 use crate::inspect::fitness::{self, Job, Refusal, RefusalKind, Seen, Trial};
 use crate::inspect::wal_rate::MOMENT;
@@ -119,8 +119,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(connection: &Connection) -> Self {
-        let host = connection.host();
+    fn of(host: &HostSpec) -> Self {
         let address = match &host.address {
             HostAddress::Name(text) | HostAddress::Address(text) | HostAddress::SocketDir(text) => {
                 text.as_str()
@@ -146,8 +145,8 @@ async fn look(args: &ConnectionArgs, mut settings: Settings) -> Result<(Seen, Pl
     // one that was typed
     settings.password = for_sql.password;
     sql.set_answer_timeout(settings.connect_timeout);
-    let place = Place::of(&sql);
-    let mut seen = Seen::by_sql(&mut sql, &settings.user).await?;
+    let place = Place::of(sql.host());
+    let mut seen = Seen::by_sql(&sql, &settings.user).await?;
     let enough = Instant::now() + MOMENT;
     seen.trial = match open(&settings.pinned_to(sql.host()), Purpose::PhysicalReplication).await {
         Ok(replication) => {
@@ -157,7 +156,7 @@ async fn look(args: &ConnectionArgs, mut settings: Settings) -> Result<(Seen, Pl
         Err(error) => Trial::Refused(refusal(&error)),
     };
     tokio::time::sleep_until(enough).await;
-    seen.measure_wal_rate(&mut sql).await?;
+    seen.measure_wal_rate(&sql).await?;
     sql.close().await;
     Ok((seen, place))
 }
@@ -175,7 +174,7 @@ async fn look_without_sql(
 ) -> Result<(Seen, Place), CheckError> {
     let mut replication = args.connect(&mut settings, Purpose::PhysicalReplication).await?;
     replication.set_answer_timeout(settings.connect_timeout);
-    let place = Place::of(&replication);
+    let place = Place::of(replication.host());
     let address = match &replication.host().address {
         HostAddress::Address(text) => text.parse().ok(),
         _ => None,

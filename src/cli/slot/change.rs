@@ -16,7 +16,7 @@ use super::super::{block_on, report};
 use super::view;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
-use crate::client::{ClientError, Connection, Purpose, open};
+use crate::client::{ClientError, Connection, Purpose, Sql, open_sql};
 use crate::inspect::slots::{ReplicationSlot, slots};
 use crate::pg::{Lsn, SlotName};
 use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
@@ -188,7 +188,7 @@ async fn create(args: &CreateArgs) -> Result<Option<Lsn>, SlotError> {
     } else if replication.version().has_read_replication_slot() {
         replication.read_slot(slot).await.ok().flatten().and_then(|state| state.restart_lsn)
     } else {
-        find(sql(&settings, &replication).await.as_mut(), slot).await.and_then(|found| found.restart_lsn)
+        find(sql(&settings, &replication).await.as_ref(), slot).await.and_then(|found| found.restart_lsn)
     };
     replication.close().await;
     Ok(restart_lsn)
@@ -224,7 +224,7 @@ async fn drop_slot(args: &DropArgs) -> Result<(), SlotError> {
     let slot = &args.name;
     let begin = Instant::now();
     let mut interval = WAIT_INTERVALS.0;
-    let mut asking: Option<Option<Connection>> = None;
+    let mut asking: Option<Option<Sql>> = None;
     loop {
         let source = match replication.drop_slot(slot, DropWhenActive::Fail).await {
             Ok(()) => {
@@ -238,7 +238,7 @@ async fn drop_slot(args: &DropArgs) -> Result<(), SlotError> {
             Some(sql) => sql,
             none => none.insert(sql(&settings, &replication).await),
         };
-        let found = find(sql.as_mut(), slot).await;
+        let found = find(sql.as_ref(), slot).await;
         let mut user = found.and_then(|found| found.used_by).map(|user| view::user(&user));
         let Some(Wait(bound)) = args.wait else {
             return Err(SlotError::InUse { slot: slot.clone(), user, source });
@@ -258,7 +258,7 @@ async fn drop_slot(args: &DropArgs) -> Result<(), SlotError> {
             }
             tokio::time::sleep(left.map_or(interval, |left| left.min(interval))).await;
             interval = (interval * 2).min(WAIT_INTERVALS.1);
-            match find(sql.as_mut(), slot).await {
+            match find(sql.as_ref(), slot).await {
                 Some(found) if found.active => user = found.used_by.as_ref().map(view::user),
                 _ => break,
             }
@@ -276,17 +276,17 @@ async fn connect(args: &ConnectionArgs) -> Result<(Connection, Settings), SlotEr
 }
 
 /// A connection for SQL to the same server, where the role may have one.
-async fn sql(settings: &Settings, replication: &Connection) -> Option<Connection> {
+async fn sql(settings: &Settings, replication: &Connection) -> Option<Sql> {
     let settings = settings.pinned_to(replication.host());
-    let opened = tokio::time::timeout(ANSWER_TIMEOUT, open(&settings, Purpose::Sql)).await;
+    let opened = tokio::time::timeout(ANSWER_TIMEOUT, open_sql(&settings)).await;
     let mut sql = opened.ok()?.ok()?;
     sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
     Some(sql)
 }
 
-async fn find(sql: Option<&mut Connection>, slot: &SlotName) -> Option<ReplicationSlot> {
+async fn find(sql: Option<&Sql>, slot: &SlotName) -> Option<ReplicationSlot> {
     let found = slots(sql?).await.ok()?;
-    found.slots.into_iter().find(|found| found.name == slot.as_str())
+    found.into_iter().find(|found| found.name == slot.as_str())
 }
 
 #[cfg(test)]

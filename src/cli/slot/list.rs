@@ -10,7 +10,7 @@ use super::super::{block_on, report, width};
 use super::view;
 use crate::ErrorClass;
 use crate::inspect::InspectError;
-use crate::inspect::slots::{ReplicationSlot, Slots, slots};
+use crate::inspect::slots::{ReplicationSlot, Slots, slots_and_server};
 
 /// Show all replication slots, the WAL that each one holds, and who uses it
 ///
@@ -66,7 +66,7 @@ async fn list(args: &ListArgs) -> Result<Slots, ListError> {
     args.connection.ask_password_if_told(&mut settings).await?;
     let mut sql = args.connection.connect_sql(&mut settings).await?;
     sql.set_answer_timeout(Some(super::change::ANSWER_TIMEOUT));
-    let found = slots(&mut sql).await?;
+    let found = slots_and_server(&sql).await?;
     sql.close().await;
     Ok(found)
 }

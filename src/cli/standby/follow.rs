@@ -19,7 +19,7 @@ use crate::cli::exit::Exit;
 use crate::cli::report;
 use crate::cli::values::parse_application_name;
 use crate::client::conninfo::{ConnInfo, Secret, Settings};
-use crate::client::{Connection, Purpose};
+use crate::client::{Purpose, Sql};
 use crate::inspect::InspectError;
 use crate::inspect::recovery::recovery;
 use crate::pg::SlotName;
@@ -201,8 +201,8 @@ async fn look(args: &FollowArgs, directory: &std::path::Path) -> Result<(Standby
     let mut conninfo = ConnInfo::parse(args.standby.as_deref().unwrap_or_default()).map_err(usage)?;
     lead_to(&mut conninfo, directory, &address_now).map_err(usage)?;
     let settings = args.connection.resolve(&conninfo).map_err(ServerError::from)?;
-    let mut sql = connect_sql(&args.connection, settings.clone()).await?;
-    let found = recovery(&mut sql).await?;
+    let sql = connect_sql(&args.connection, settings.clone()).await?;
+    let found = recovery(&sql).await?;
     let before =
         Before { upstream: upstream(&found), primary_conninfo: found.primary_conninfo, slot: found.slot };
     Ok((StandbyAccess::Running { sql: Box::new(sql), settings: Box::new(settings) }, before))
@@ -214,7 +214,7 @@ fn application_name(primary_conninfo: &Secret) -> Option<String> {
 }
 
 /// An ordinary connection to the new primary, where the role may have one.
-async fn ordinary(settings: &Settings) -> Option<Connection> {
+async fn ordinary(settings: &Settings) -> Option<Sql> {
     match open_sql(&mut settings.clone()).await {
         Ok(mut sql) => {
             sql.set_answer_timeout(Some(ANSWER_TIMEOUT));

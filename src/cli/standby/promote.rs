@@ -58,9 +58,9 @@ pub(in crate::cli) fn run(args: &PromoteArgs) -> Exit {
 }
 
 async fn connect_and_promote(args: &PromoteArgs) -> Result<Result<Promoted, PromoteError>, ServerError> {
-    let mut sql = args.server.connect().await?;
+    let sql = args.server.connect().await?;
     let objections = if args.force { Objections::Override } else { Objections::Heed };
-    Ok(promote(&mut sql, PromoteRequest { objections, timeout: args.timeout }).await)
+    Ok(promote(&sql, PromoteRequest { objections, timeout: args.timeout }).await)
 }
 
 fn finish(promoted: &Promoted, json: bool) -> Exit {

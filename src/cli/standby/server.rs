@@ -12,7 +12,7 @@ use crate::cli::connection::{ConnectError, ConnectionArgs, ConnectionArgsError};
 use crate::cli::exit::Exit;
 use crate::cli::report;
 use crate::cli::signals::Signals;
-use crate::client::Connection;
+use crate::client::Sql;
 use crate::client::conninfo::{ConnInfo, ParseConnInfoError, Settings, user_name_of};
 use crate::standby::postmaster::{self, PostmasterAddress};
 
@@ -74,14 +74,14 @@ impl ServerArgs {
     }
 
     /// An ordinary connection to the server, which must run.
-    pub(super) async fn connect(&self) -> Result<Connection, ServerError> {
+    pub(super) async fn connect(&self) -> Result<Sql, ServerError> {
         let settings = self.settings()?;
         let not_running = || ServerError::NotRunning(self.pgdata.clone().unwrap_or_default());
         self.connect_with(settings.ok_or_else(not_running)?).await
     }
 
     /// The same, by settings that are known.
-    pub(super) async fn connect_with(&self, mut settings: Settings) -> Result<Connection, ServerError> {
+    pub(super) async fn connect_with(&self, mut settings: Settings) -> Result<Sql, ServerError> {
         self.connection.ask_password_if_told(&mut settings).await.map_err(ConnectError::from)?;
         connect_sql(&self.connection, settings).await
     }
@@ -120,10 +120,7 @@ pub(super) fn lead_to(
 }
 
 /// Connects for SQL; to a database that is nearly always there, where none was named and the role has none.
-pub(super) async fn connect_sql(
-    args: &ConnectionArgs,
-    mut settings: Settings,
-) -> Result<Connection, ServerError> {
+pub(super) async fn connect_sql(args: &ConnectionArgs, mut settings: Settings) -> Result<Sql, ServerError> {
     settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
     let mut sql = args.connect_sql(&mut settings).await?;
     sql.set_answer_timeout(Some(ANSWER_TIMEOUT));

@@ -71,8 +71,8 @@ async fn look(args: &StatusArgs) -> Result<Found, StatusError> {
         let directory = args.server.pgdata.as_deref().unwrap_or(".".as_ref());
         return Ok(Found::Stopped(Box::new(read_stopped(directory)?)));
     };
-    let mut sql = args.server.connect_with(settings).await?;
-    let found = recovery(&mut sql).await?;
+    let sql = args.server.connect_with(settings).await?;
+    let found = recovery(&sql).await?;
     sql.close().await;
     Ok(Found::Running(Box::new(found)))
 }
@@ -108,7 +108,7 @@ fn standby_lines(found: &Recovery) -> Lines {
         Some(receiver) => {
             let state =
                 receiver.status.as_deref().map_or("running (this role may not see more)".into(), shown);
-            match receiver.silence {
+            match receiver.silence_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
                 Some(silence) => format!("{state}, heard of {} ago", human::duration(silence)),
                 None => state,
             }
@@ -165,7 +165,7 @@ fn running_json(found: &Recovery) -> Value {
     let receiver = found.receiver.as_ref().map(|receiver| {
         json!({
             "state": receiver.status,
-            "silence_seconds": receiver.silence.map(|silence| silence.as_secs_f64()),
+            "silence_seconds": receiver.silence_seconds,
             "upstream_lsn": receiver.upstream_lsn,
         })
     });

@@ -68,8 +68,8 @@ pub(in crate::cli) fn run(args: &WaitArgs) -> Exit {
 }
 
 async fn connect_and_wait(args: &WaitArgs) -> Result<Result<Reached, WaitError>, ServerError> {
-    let mut sql = args.server.connect().await?;
-    let reached = wait(&mut sql, args.lsn, args.timeout).await;
+    let sql = args.server.connect().await?;
+    let reached = wait(&sql, args.lsn, args.timeout).await;
     if reached.is_ok() {
         sql.close().await;
     }

@@ -94,6 +94,8 @@ pub(super) fn standby_of(host: &str, port: u16, name: &str) -> Survey {
         slot: None,
         application_name: Some(name.to_owned()),
         timeline: TimelineId::new(1),
+        upstream_lsn: Some(Lsn::new(0x300_0060)),
+        silence_seconds: Some(0.1),
     });
     survey
 }

@@ -8,7 +8,7 @@ use super::super::connection::open_sql;
 use super::super::report;
 use crate::ErrorClass;
 use crate::client::conninfo::{HostAddress, HostSpec, Settings, default_socket_dir};
-use crate::client::{Connection, OpenError, SystemEnvironment};
+use crate::client::{OpenError, Sql, SystemEnvironment};
 use crate::inspect::{InspectError, Survey, survey};
 use crate::pg::{Lsn, ServerVersion};
 
@@ -100,7 +100,7 @@ pub(super) type Sample = Result<Sighting, HostError>;
 pub(super) struct Host {
     pub(super) endpoint: Endpoint,
     settings: Settings,
-    connection: Option<Connection>,
+    connection: Option<Sql>,
     /// The server's clock, and its position then.
     last: Option<(f64, Lsn)>,
 }
@@ -118,7 +118,7 @@ impl Host {
 
     /// Looks at it, over a new connection where there is none.
     pub(super) async fn sample(&mut self) -> Sample {
-        let mut connection = match self.connection.take() {
+        let connection = match self.connection.take() {
             Some(connection) => connection,
             None => open_sql(&mut self.settings).await?,
         };
@@ -127,7 +127,7 @@ impl Host {
             return Err(HostError::TooOld(version));
         }
         let limit = self.settings.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let asked = tokio::time::timeout(limit, survey(&mut connection)).await;
+        let asked = tokio::time::timeout(limit, survey(&connection)).await;
         let survey = asked.map_err(|_| HostError::Silent(limit))??;
         self.connection = Some(connection);
         let now = survey.server.clock.zip(survey.server.lsn);

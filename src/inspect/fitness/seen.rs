@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 
 use crate::client::connect::{AttemptError, ConnectError};
-use crate::client::{Connection, OpenError, Protection};
+use crate::client::{Connection, OpenError, Protection, Sql};
+use crate::inspect::InspectError;
 use crate::inspect::hba::{HbaRule, hba_rules};
 use crate::inspect::overrides::{Override, synchronous_commit_overrides};
-use crate::inspect::role::{Role, role};
+use crate::inspect::recovery::is_in_recovery;
+use crate::inspect::replication::{Downstream, downstreams};
+use crate::inspect::role::{Role, role, stored_password};
 use crate::inspect::settings::ServerSettings;
-use crate::inspect::slot_risk::{SlotRisk, slot_risks};
+use crate::inspect::slots::{ReplicationSlot, slots};
 use crate::inspect::wal_rate::{WalRate, WalSample, average_wal_rate, wal_sample};
-use crate::inspect::walsenders::{Walsender, walsenders};
-use crate::inspect::{InspectError, ask};
 use crate::pg::ServerVersion;
 use crate::wire::auth::AuthenticationError;
 use crate::wire::server_error::SqlState;
@@ -34,9 +35,9 @@ pub struct Seen {
     /// What roles and databases have set `synchronous_commit` to.
     pub overrides: Option<Vec<Override>>,
     /// Who receives WAL from it, this look at it excepted.
-    pub walsenders: Option<Vec<Walsender>>,
-    /// Its slots.
-    pub slots: Option<Vec<SlotRisk>>,
+    pub walsenders: Option<Vec<Downstream>>,
+    /// Its slots, without those that are copies of a primary's: they are looked after there.
+    pub slots: Option<Vec<ReplicationSlot>>,
     /// How fast it writes.
     pub wal_rate: WalRate,
     /// The first look at where its WAL ends.
@@ -116,25 +117,36 @@ impl Refusal {
 }
 
 impl Seen {
-    /// Asks all that can be asked in SQL. The trial is the caller's to make, afterwards: its own connection would count.
-    pub async fn by_sql(sql: &mut Connection, user: &str) -> Result<Self, InspectError> {
-        let first_sample = allowed(wal_sample(sql).await)?.flatten();
-        let recovery = ask(sql, "SELECT pg_is_in_recovery()", "whether it is a standby").await?;
-        let role = role(sql).await?;
-        let rules = if role.sees_rules { allowed(hba_rules(sql).await)? } else { None };
-        let average = allowed(average_wal_rate(sql).await)?.flatten();
+    /// Asks all that can be asked in SQL, in two round trips. The trial is the caller's to make, afterwards: its own
+    /// connection would count.
+    pub async fn by_sql(sql: &Sql, user: &str) -> Result<Self, InspectError> {
+        let (first_sample, in_recovery, role, settings, overrides, walsenders, slots, average) = tokio::try_join!(
+            biased;
+            allowed(wal_sample(sql)),
+            is_in_recovery(sql),
+            role(sql),
+            ServerSettings::ask(sql),
+            allowed(synchronous_commit_overrides(sql)),
+            allowed(downstreams(sql)),
+            allowed(slots(sql)),
+            allowed(average_wal_rate(sql)),
+        )?;
+        let rules = async { if role.sees_rules { allowed(hba_rules(sql)).await } else { Ok(None) } };
+        let password = async { if role.superuser { allowed(stored_password(sql)).await } else { Ok(None) } };
+        let (rules, password) = tokio::try_join!(rules, password)?;
+        let own = |slots: Vec<ReplicationSlot>| slots.into_iter().filter(|slot| !slot.synced).collect();
         Ok(Seen {
             version: sql.version(),
-            in_recovery: recovery.first().and_then(|row| row.is_true(0)),
+            in_recovery: Some(in_recovery),
             user: user.to_owned(),
             address: role.address,
-            role: Some(role),
-            settings: ServerSettings::ask(sql).await?,
-            overrides: allowed(synchronous_commit_overrides(sql).await)?,
-            walsenders: allowed(walsenders(sql).await)?,
-            slots: allowed(slot_risks(sql).await)?,
-            wal_rate: WalRate { moment: None, average },
-            first_sample,
+            role: Some(Role { password, ..role }),
+            settings,
+            overrides,
+            walsenders,
+            slots: slots.map(own),
+            wal_rate: WalRate { moment: None, average: average.flatten() },
+            first_sample: first_sample.flatten(),
             rules,
             protection: sql.protection(),
             trial: Trial::LetIn,
@@ -170,7 +182,7 @@ impl Seen {
     }
 
     /// Looks a second time at where WAL ends.
-    pub async fn measure_wal_rate(&mut self, sql: &mut Connection) -> Result<(), InspectError> {
+    pub async fn measure_wal_rate(&mut self, sql: &Sql) -> Result<(), InspectError> {
         let Some(first) = self.first_sample else { return Ok(()) };
         let second = wal_sample(sql).await?;
         self.wal_rate.moment = second.and_then(|second| first.rate_until(second));
@@ -179,8 +191,10 @@ impl Seen {
 }
 
 /// What this role may not know is no error.
-fn allowed<T>(answer: Result<T, InspectError>) -> Result<Option<T>, InspectError> {
-    match answer {
+async fn allowed<T>(
+    answer: impl Future<Output = Result<T, InspectError>>,
+) -> Result<Option<T>, InspectError> {
+    match answer.await {
         Err(error) if error.source.sqlstate() == Some(SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
         other => other.map(Some),
     }

@@ -2,7 +2,8 @@
 
 use super::finding::{Finding, Fix, Level, shown};
 use super::seen::Seen;
-use crate::inspect::slot_risk::{SlotRisk, TimeLeft, span};
+use crate::inspect::slot_risk::{TimeLeft, span, time_left};
+use crate::inspect::slots::{ReplicationSlot, WalStatus};
 use crate::observe::human;
 
 /// More slots than this are counted only: no server has so many.
@@ -14,11 +15,11 @@ pub(super) fn findings(seen: &Seen) -> Vec<Finding> {
 }
 
 /// Whether it holds WAL that nobody fetches.
-pub(super) fn is_forgotten(slot: &SlotRisk) -> bool {
-    !slot.active && !slot.temporary && slot.held_len.is_some() && !slot.is_lost()
+pub(super) fn is_forgotten(slot: &ReplicationSlot) -> bool {
+    !slot.active && !slot.temporary && slot.held_bytes.is_some() && !slot.is_lost()
 }
 
-fn finding(seen: &Seen, slot: &SlotRisk) -> Finding {
+fn finding(seen: &Seen, slot: &ReplicationSlot) -> Finding {
     let (level, why) = judge(seen, slot);
     let mut finding = Finding::new("slot", level, found(slot), why);
     finding.object = Some(shown(&slot.name));
@@ -30,16 +31,16 @@ fn finding(seen: &Seen, slot: &SlotRisk) -> Finding {
     finding.mended_by(drop.left_to_operator())
 }
 
-fn found(slot: &SlotRisk) -> String {
-    let mut words = vec![match (slot.active, slot.idle_time) {
+fn found(slot: &ReplicationSlot) -> String {
+    let mut words = vec![match (slot.active, slot.idle_time()) {
         (true, _) => "in use".to_owned(),
         (false, Some(time)) => format!("unused for {}", human::duration(time)),
         (false, None) => "unused".to_owned(),
     }];
-    words.extend(slot.held_len.map(|len| format!("holds {}", human::bytes(len))));
-    words.extend(slot.wal_status.as_ref().map(|status| shown(status)));
+    words.extend(slot.held_bytes.map(|len| format!("holds {}", human::bytes(len))));
+    words.extend(slot.wal_status.map(|status| status.as_str().to_owned()));
     words.extend(slot.invalidation_reason.as_ref().map(|reason| format!("invalidated: {}", shown(reason))));
-    if let Some(safe) = slot.safe_len.filter(|_| !slot.is_lost()) {
+    if let Some(safe) = slot.safe_wal_size.filter(|_| !slot.is_lost()) {
         words.push(format!("{} more are safe", human::bytes(u64::try_from(safe).unwrap_or(0))));
     }
     words.join(", ")
@@ -48,23 +49,23 @@ fn found(slot: &SlotRisk) -> String {
 /// Less than this is soon, in seconds.
 const SOON: u64 = 3600;
 
-fn judge(seen: &Seen, slot: &SlotRisk) -> (Level, String) {
+fn judge(seen: &Seen, slot: &ReplicationSlot) -> (Level, String) {
     let rate = seen.wal_rate.expected();
     if slot.is_lost() {
         let why = "WAL that its owner needs has been removed: a standby or receiver that has it has to be made anew, \
                    with another slot or after this one was dropped.";
         return (Level::Warning, why.to_owned());
     }
-    if slot.wal_status.as_deref() == Some("unreserved") {
+    if slot.wal_status == Some(WalStatus::Unreserved) {
         let why =
             "It holds more than it may, and is lost with the next checkpoint unless its owner catches up.";
         return (Level::Warning, why.to_owned());
     }
-    if slot.held_len.is_none() {
+    if slot.held_bytes.is_none() {
         let why = if slot.active { "" } else { "It was never used, and holds nothing." };
         return (Level::Ok, why.to_owned());
     }
-    let left = slot.time_left(&seen.settings, rate);
+    let left = time_left(slot, &seen.settings, rate);
     let (soon, end) = match left {
         TimeLeft::UntilLost(time) => {
             let end = format!(

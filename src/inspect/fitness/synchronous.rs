@@ -3,9 +3,9 @@
 use super::finding::{Finding, Fix, Level, Needs, shown};
 use super::{Job, Seen};
 use crate::inspect::overrides::Override;
+use crate::inspect::replication::Downstream;
 use crate::inspect::settings::Origin;
 use crate::inspect::sync_standbys::{Standing, SyncMethod, SyncStandbys, list};
-use crate::inspect::walsenders::Walsender;
 use crate::wire::command::quote_identifier;
 
 const NAMES: &str = "synchronous_standby_names";
@@ -55,7 +55,7 @@ fn standby(text: &str, job: Job) -> Vec<Finding> {
 }
 
 /// Those who receive, where this role may know what they do.
-fn visible(seen: &Seen) -> Option<&[Walsender]> {
+fn visible(seen: &Seen) -> Option<&[Downstream]> {
     let walsenders = seen.walsenders.as_deref()?;
     let sees = seen.role.as_ref().is_some_and(|role| role.sees_activity);
     (sees || walsenders.is_empty()).then_some(walsenders)
@@ -165,7 +165,7 @@ fn nobody_named(seen: &Seen, job: Job) -> Finding {
     finding(format!("{why}; these are streaming.")).mended_by(fix)
 }
 
-fn named(seen: &Seen, names: &SyncStandbys, walsenders: &[Walsender], commit: &str) -> Vec<Finding> {
+fn named(seen: &Seen, names: &SyncStandbys, walsenders: &[Downstream], commit: &str) -> Vec<Finding> {
     let standing = names.standing(walsenders);
     let spare = names.spare(&standing);
     let found = format!("{names}: {}; {}", rule(names), who(&standing));

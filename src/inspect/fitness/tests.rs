@@ -2,11 +2,11 @@ use super::*;
 use crate::client::{Carrier, Protection};
 use crate::inspect::hba::HbaRule;
 use crate::inspect::overrides::Override;
+use crate::inspect::replication::Downstream;
 use crate::inspect::role::{Role, StoredPassword};
 use crate::inspect::settings::{Origin, ServerSettings, Setting};
-use crate::inspect::slot_risk::SlotRisk;
+use crate::inspect::slots::ReplicationSlot;
 use crate::inspect::wal_rate::{Rate, WalRate};
-use crate::inspect::walsenders::Walsender;
 use crate::pg::{Lsn, ServerVersion};
 use crate::wire::auth::AuthMethod;
 
@@ -112,13 +112,14 @@ fn warning(line: &str) -> (Level, String) {
 
 const OK: (Level, String) = (Level::Ok, String::new());
 
-fn streaming(name: &str, applies: bool) -> Walsender {
+fn streaming(name: &str, applies: bool) -> Downstream {
     let lsn = Some(Lsn::new(9));
-    Walsender {
+    Downstream {
         application_name: name.to_owned(),
         state: Some("streaming".to_owned()),
         flush_lsn: lsn,
         replay_lsn: lsn.filter(|_| applies),
+        ..Downstream::default()
     }
 }
 
@@ -168,7 +169,7 @@ fn settings_are_mended_by_a_line() {
     assert_eq!(verdict(&with(&[("max_wal_senders", "2")]), Job::Archive, "max_wal_senders"), OK);
     assert_eq!(verdict(&with(&[("hot_standby", "off")]), Job::Archive, "hot_standby"), OK);
     let mut full = with(&[("max_wal_senders", "12")]);
-    full.walsenders = Some(vec![Walsender::default(); 12]);
+    full.walsenders = Some(vec![Downstream::default(); 12]);
     assert_eq!(verdict(&full, Job::Archive, "max_wal_senders"), problem(&set("max_wal_senders", "15")));
 }
 
@@ -268,7 +269,7 @@ fn what_passes_in_the_clear_is_told() {
 
 #[test]
 fn commits_that_wait_are_a_problem() {
-    let named = |names: &str, commit: &str, there: Vec<Walsender>| {
+    let named = |names: &str, commit: &str, there: Vec<Downstream>| {
         let mut seen = with(&[("synchronous_standby_names", names), ("synchronous_commit", commit)]);
         seen.walsenders = Some(there);
         on(&seen, Job::Standby, "synchronous_standby_names")
@@ -366,7 +367,7 @@ fn who_has_another_synchronous_commit_is_named() {
 #[test]
 fn what_a_role_may_not_see_is_not_guessed() {
     let mut seen = with(&[("synchronous_standby_names", "a")]);
-    seen.walsenders = Some(vec![Walsender { application_name: "a".to_owned(), ..Walsender::default() }]);
+    seen.walsenders = Some(vec![Downstream { application_name: "a".to_owned(), ..Downstream::default() }]);
     role(&mut seen).sees_activity = false;
     let finding = on(&seen, Job::Synchronous, "synchronous_standby_names");
     assert_eq!(
@@ -408,14 +409,14 @@ fn nobody_is_waited_for_unless_named_and_asked_for() {
 
 #[test]
 fn slots_are_told_apart() {
-    let slot = |status: &str, active| SlotRisk {
+    let slot = |status: &str, active| ReplicationSlot {
         name: "s".to_owned(),
         active,
-        held_len: Some(1 << 30),
-        wal_status: Some(status.to_owned()),
-        ..SlotRisk::default()
+        held_bytes: Some(1 << 30),
+        wal_status: status.parse().ok(),
+        ..ReplicationSlot::default()
     };
-    let found = |slot: SlotRisk| {
+    let found = |slot: ReplicationSlot| {
         let seen = Seen { slots: Some(vec![slot]), ..fit() };
         let finding = on(&seen, Job::Standby, "slot");
         let fix = finding.fixes.first().map(|fix| (fix.offer, fix.line.clone()));
@@ -426,14 +427,14 @@ fn slots_are_told_apart() {
     assert_eq!(found(slot("extended", false)), (Level::Warning, drop(Offer::Consider), Level::Warning));
     assert_eq!(found(slot("lost", false)), (Level::Warning, drop(Offer::Consider), Level::Ok));
     assert_eq!(found(slot("unreserved", true)), (Level::Warning, None, Level::Ok));
-    let never_used = SlotRisk { held_len: None, wal_status: None, ..slot("", false) };
+    let never_used = ReplicationSlot { held_bytes: None, wal_status: None, ..slot("", false) };
     assert_eq!(found(never_used), (Level::Ok, None, Level::Ok));
     // 1 KiB a second are written
     let mut limited = with(&[("max_slot_wal_keep_size", "1GB")]);
     let level = |seen: &Seen| on(seen, Job::Standby, "slot").level;
-    limited.slots = Some(vec![SlotRisk { safe_len: Some(1 << 20), ..slot("extended", true) }]);
+    limited.slots = Some(vec![ReplicationSlot { safe_wal_size: Some(1 << 20), ..slot("extended", true) }]);
     assert_eq!(level(&limited), Level::Warning);
-    limited.slots = Some(vec![SlotRisk { safe_len: Some(1 << 30), ..slot("extended", true) }]);
+    limited.slots = Some(vec![ReplicationSlot { safe_wal_size: Some(1 << 30), ..slot("extended", true) }]);
     assert_eq!(level(&limited), Level::Ok);
 }
 
@@ -443,10 +444,10 @@ fn nothing_that_a_server_says_makes_two_lines_or_commands_a_terminal() {
     let mut seen = with(&[("wal_level", evil), ("synchronous_standby_names", "a"), ("data_checksums", evil)]);
     role(&mut seen).name = evil.to_owned();
     seen.walsenders = Some(vec![streaming(evil, true); 3]);
-    seen.slots = Some(vec![SlotRisk {
+    seen.slots = Some(vec![ReplicationSlot {
         name: evil.to_owned(),
-        wal_status: Some(evil.to_owned()),
-        ..SlotRisk::default()
+        invalidation_reason: Some(evil.to_owned()),
+        ..ReplicationSlot::default()
     }]);
     seen.rules.as_mut().unwrap()[0].roles = vec!["all".to_owned(), evil.to_owned()];
     for kind in [RefusalKind::Rules, RefusalKind::NotPermitted, RefusalKind::Full, RefusalKind::Password] {

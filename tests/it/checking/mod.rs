@@ -349,7 +349,7 @@ fn a_server_that_falls_silent_is_told() {
     });
     let conninfo = format!("host=127.0.0.1 port={port} user=rose sslmode=disable connect_timeout=2");
     let outcome = check(&conninfo, &[]).exited(1);
-    let outcome = outcome.complains("error: could not connect to the server\n");
+    let outcome = outcome.complains("error: could not ask the server for where its WAL ends\n");
     outcome.complains("caused by: server was silent for 2 s\n");
     server.join().unwrap();
 }
