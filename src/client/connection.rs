@@ -61,12 +61,6 @@ enum Phase {
     Draining,
 }
 
-/// How much room a receive is given at least, in bytes. A walsender's largest message is half of it.
-const RECEIVE_CHUNK_LEN: usize = 256 << 10;
-
-/// When to make room again, in bytes: below this a receive would bring little.
-const MIN_RECEIVE_LEN: usize = 64 << 10;
-
 /// How much is received ahead while something large is sent, in bytes.
 const MAX_READ_AHEAD_LEN: usize = 1 << 20;
 
@@ -272,11 +266,8 @@ impl Connection {
 
     /// Receives once.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
-        let buffer = self.decoder.buffer_mut();
-        if buffer.capacity() - buffer.len() < MIN_RECEIVE_LEN {
-            buffer.reserve(RECEIVE_CHUNK_LEN);
-        }
-        match ready!(pin!(self.transport.read_buf(buffer)).poll(cx)) {
+        let mut room = self.decoder.room();
+        match ready!(pin!(self.transport.read_buf(&mut room)).poll(cx)) {
             Ok(0) => Poll::Ready(Err(ClientError::Closed)),
             Ok(len) => {
                 self.received_len += len as u64;

@@ -168,7 +168,10 @@ impl WalChecker {
             }
             let mut page = cut(&mut data, self.page_end_lsn - self.lsn);
             while !page.is_empty() {
-                self.take_some(&mut page)?;
+                self.take_whole_records(&mut page);
+                if !page.is_empty() {
+                    self.take_some(&mut page)?;
+                }
             }
         }
         Ok(())
@@ -268,6 +271,36 @@ impl WalChecker {
                 Err(WalErrorKind::ContinuationLen { found, expected: left })
             }
             (Some(_), true) => Ok(()),
+        }
+    }
+
+    /// Takes records off `data`, which is of one page, as long as they are whole, padding included, and nothing about them is
+    /// out of the ordinary: nearly all are like that, and this is several times as fast as [`Self::take_some`], which
+    /// judges the others.
+    fn take_whole_records(&mut self, data: &mut &[u8]) {
+        if self.state != State::RecordHeader || self.record.header.len != 0 || self.broken_off {
+            return;
+        }
+        let Some(mut previous_lsn) = self.previous_lsn else { return };
+        let mut lsn = self.lsn;
+        while let Some(bytes) = data.first_chunk::<RECORD_HEADER_LEN>() {
+            let header = WalRecordHeader::parse(bytes);
+            let record_len = header.total_len as usize;
+            let padded_len = record_len.next_multiple_of(RECORD_ALIGNMENT as usize);
+            if record_len < RECORD_HEADER_LEN || padded_len > data.len() {
+                break;
+            }
+            let body_crc = crc32c::crc32c(&data[RECORD_HEADER_LEN..record_len]);
+            let is_right = record_crc(body_crc, bytes) == header.crc && header.previous_lsn == previous_lsn;
+            if !is_right || header.is_switch() {
+                break;
+            }
+            *data = &data[padded_len..];
+            previous_lsn = lsn;
+            lsn = lsn + padded_len as u64;
+        }
+        if lsn != self.lsn {
+            (self.lsn, self.checked_lsn, self.previous_lsn) = (lsn, lsn, Some(previous_lsn));
         }
     }
 

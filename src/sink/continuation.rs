@@ -6,11 +6,13 @@
 //! one before it, and a record that is not finished says how much is to come. So a checker reads the finished segment
 //! before the stream's first.
 
+use std::path::{Path, PathBuf};
+
 use super::disk::Disk;
 use super::error::SinkError;
 use super::segment_writer::SegmentWriter;
 use crate::compression::CompressionMethod;
-use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalChecker, WalError, WalFileName, WalSegmentSize};
+use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalChecker, WalFileName, WalSegmentSize};
 
 /// A checker for a stream, and the file whose end it knows.
 #[derive(Debug)]
@@ -18,16 +20,20 @@ pub(super) struct StreamChecker {
     checker: WalChecker,
     start_lsn: Lsn,
     /// The finished segment before the stream.
-    continues: Option<String>,
+    continues: Option<PathBuf>,
 }
 
 impl StreamChecker {
-    pub(super) fn push(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), WalError> {
-        self.checker.push(lsn, data)
+    /// Checks the bytes from `lsn` on, which must be where those before ended. What fails once fails for ever.
+    pub(super) fn check(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), SinkError> {
+        self.checker.push(lsn, data).map_err(|error| match self.doubted_file() {
+            Some(path) => SinkError::NoContinuation { path: path.to_owned(), source: error },
+            None => SinkError::InvalidWal(error),
+        })
     }
 
     /// The file that the stream was to continue, as long as nothing shows that it does.
-    pub(super) fn doubted_file(&self) -> Option<&str> {
+    fn doubted_file(&self) -> Option<&Path> {
         let joined = self.checker.last_record_lsn().is_some_and(|lsn| lsn >= self.start_lsn);
         self.continues.as_deref().filter(|_| !joined)
     }
@@ -49,7 +55,8 @@ impl<D: Disk> SegmentWriter<D> {
                 let name = format!("{name}{}", method.suffix());
                 let checker = WalChecker::new(system, segment_size, timeline, before.start_lsn());
                 if let Some(checker) = self.checker_behind(checker, method, &name, segment_size)? {
-                    return Ok(StreamChecker { checker, start_lsn, continues: Some(name) });
+                    let continues = Some(self.disk.path(&name));
+                    return Ok(StreamChecker { checker, start_lsn, continues });
                 }
             }
         }

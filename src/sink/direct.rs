@@ -2,13 +2,13 @@
 //!
 //! A receiver that catches up writes more than anybody will soon read. Through the page cache every byte costs a page to
 //! find, a copy into it, and its writing back later: several times what receiving it costs, and memory that others on
-//! the machine could use. So the bulk of a large write goes to the device directly (`O_DIRECT`), in whole blocks from an
-//! aligned buffer. What is left over at its ends, and all that is small, goes through the page cache. The kernel keeps
-//! the two coherent, and both are durable only after `fdatasync`.
+//! the machine could use. So the bulk of a large write goes to the device directly (`O_DIRECT`), in whole blocks: from
+//! where it was received, when that is aligned as the device wants it, which is how the wire lays large messages out, and
+//! from an aligned buffer otherwise. What is left over at its ends, and all that is small, goes through the page cache.
+//! The kernel keeps the two coherent, and both are durable only after `fdatasync`.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -23,10 +23,14 @@ const BUFFER_LEN: usize = 2 << 20;
 /// What is shorter goes through the page cache.
 const MIN_LEN: u64 = 128 << 10;
 
+/// How many pieces go to the device at once from where they are.
+const MAX_SLICES: usize = 64;
+
 /// The way past the page cache, for files whose file system has one.
 #[derive(Debug)]
 pub(super) struct DirectWriter {
-    /// [`BUFFER_LEN`] bytes, and one block more to find an aligned start in; empty before the first use.
+    /// For what is not aligned: [`BUFFER_LEN`] bytes, and one block more to find an aligned start in; empty before the
+    /// first use.
     buffer: Vec<u8>,
     supported: bool,
 }
@@ -57,27 +61,22 @@ impl DirectWriter {
     }
 
     fn write_blocks(&mut self, file: &File, mut offset: u64, pieces: &mut Pieces<'_>) -> io::Result<()> {
-        self.buffer.resize(BUFFER_LEN + BLOCK_LEN as usize, 0);
-        let start = self.buffer.as_ptr().align_offset(BLOCK_LEN as usize);
-        let buffer = &mut self.buffer[start..start + BUFFER_LEN];
-        loop {
-            let len = pieces.len().min(BUFFER_LEN as u64) / BLOCK_LEN * BLOCK_LEN;
-            if len == 0 {
-                return Ok(());
-            }
-            let block = &mut buffer[..len as usize];
-            pieces.copy_to(block);
-            let count = match file.write_at(block, offset) {
+        while pieces.len() >= BLOCK_LEN {
+            let slices = pieces.aligned_slices(MAX_SLICES);
+            let written = if slices.is_empty() {
+                self.write_copy(file, offset, pieces)
+            } else {
+                rustix::io::pwritev(file, &slices, offset)
+            };
+            let count = match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => count as u64,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error)
-                    if matches!(Errno::from_io_error(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) =>
-                {
+                Err(Errno::INTR) => 0,
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
                     self.supported = false;
                     return Ok(());
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             };
             pieces.advance(count);
             offset += count;
@@ -86,6 +85,17 @@ impl DirectWriter {
                 return Ok(());
             }
         }
+        Ok(())
+    }
+
+    /// Writes the next blocks, which are not where a device could take them from, up to the next ones that are.
+    fn write_copy(&mut self, file: &File, offset: u64, pieces: &Pieces<'_>) -> rustix::io::Result<usize> {
+        self.buffer.resize(BUFFER_LEN + BLOCK_LEN as usize, 0);
+        let start = self.buffer.as_ptr().align_offset(BLOCK_LEN as usize);
+        let len = pieces.unaligned_len(BUFFER_LEN as u64) as usize;
+        let block = &mut self.buffer[start..start + len];
+        pieces.copy_to(block);
+        rustix::io::pwrite(file, block, offset)
     }
 }
 
@@ -125,6 +135,31 @@ impl<'a> Pieces<'a> {
         self.slices(len).take(count).map(IoSlice::new).collect()
     }
 
+    /// At most `count` of the next slices, as long as each is whole blocks at a block's boundary in memory.
+    fn aligned_slices(&self, count: usize) -> Vec<IoSlice<'a>> {
+        let mut is_last = false;
+        let whole = |slice: &'a [u8]| {
+            let blocks = &slice[..slice.len() / BLOCK_LEN as usize * BLOCK_LEN as usize];
+            let taken = !is_last && is_aligned(slice) && !blocks.is_empty();
+            is_last = blocks.len() < slice.len();
+            taken.then(|| IoSlice::new(blocks))
+        };
+        self.slices(self.len).take(count).map_while(whole).collect()
+    }
+
+    /// How much of what is left, in whole blocks and at most `most`, comes before a slice that is aligned.
+    fn unaligned_len(&self, most: u64) -> u64 {
+        let blocks = most.min(self.len) / BLOCK_LEN * BLOCK_LEN;
+        let mut len = 0;
+        for slice in self.slices(blocks) {
+            if len > 0 && len % BLOCK_LEN == 0 && is_aligned(slice) {
+                return len;
+            }
+            len += slice.len() as u64;
+        }
+        blocks
+    }
+
     /// Fills `buffer`, which is no longer than what is left.
     fn copy_to(&self, mut buffer: &mut [u8]) {
         for slice in self.slices(buffer.len() as u64) {
@@ -144,6 +179,10 @@ impl<'a> Pieces<'a> {
         }
         self.done = usize::try_from(done).unwrap_or(usize::MAX);
     }
+}
+
+fn is_aligned(slice: &[u8]) -> bool {
+    slice.as_ptr().addr().is_multiple_of(BLOCK_LEN as usize)
 }
 
 #[cfg(test)]

@@ -288,8 +288,14 @@ mod tests {
         for turn in 1..=60_u8 {
             let offset = random.usize(..2 << 20);
             let piece_len = [1, 517, 8192, 131_072, 300_001][random.usize(..5)];
-            let pieces: Vec<Bytes> =
-                (0..random.u8(1..6)).map(|i| Bytes::from(vec![turn ^ i; piece_len])).collect();
+            let pieces: Vec<Bytes> = (0..random.u8(1..6))
+                .map(|i| {
+                    // as the wire lays large messages out, or not
+                    let piece = Bytes::from(vec![turn ^ i; piece_len + 4096]);
+                    let start = piece.as_ptr().align_offset(4096) + usize::from(random.u8(..3) == 0);
+                    piece.slice(start.min(4096)..).slice(..piece_len)
+                })
+                .collect();
             let plain = pieces.concat();
             // as a resumed stream does, which compares before it writes
             disk.read_at(&file, offset as u64, &mut buffer[..plain.len()]).unwrap();

@@ -12,12 +12,11 @@
 //!   zero where a crash lost it; anything else means that two servers wrote one timeline, and is an error.
 //!   Equal bytes are written all the same, because after a failed fsync the page cache shows bytes that the
 //!   disk never got, as clean pages that no later fsync would write. Writing makes them dirty again.
-//! * WAL is checked before it is written (see [`WalChecker`]), when that is wanted. Here, because the bytes are
-//!   about to be copied by the write, which finds them in the processor's cache then; and because this is the
-//!   sink's thread, so that the socket's goes on meanwhile. What does not check fails the batch that it came in:
-//!   of that nothing is written, and nothing acknowledged. A record longer than a batch is written, and may be
-//!   acknowledged, piece by piece before its checksum comes at its end: a server that shuts down, or a standby
-//!   that stopped in the middle of a record, waits for all that it has sent.
+//! * WAL is checked before it is written (see [`WalChecker`]), when that is wanted: by whoever hands it over, with the
+//!   checker that [`SegmentWriter::take_checker`] gives out, or else here. What does not check is not written, and
+//!   nothing after it. A record that comes in several pieces is written, and may be acknowledged, piece by piece
+//!   before its checksum comes at its end: a server that shuts down, or a standby that stopped in the middle of a
+//!   record, waits for all that it has sent.
 //! * Any failure poisons the writer. What is durable is then found out anew, from the disk, by the next one.
 
 use bytes::Bytes;
@@ -216,6 +215,12 @@ impl<D: Disk> SegmentWriter<D> {
         Ok(())
     }
 
+    /// The checker of the stream that has just begun, if its WAL is to be checked, for who will check it before it is
+    /// [written](Self::write).
+    pub(super) fn take_checker(&mut self) -> Option<StreamChecker> {
+        self.checker.take()
+    }
+
     /// Gives `chunks`, the bytes from `lsn` on, to the operating system. They must stay within one segment.
     pub fn write(&mut self, lsn: Lsn, chunks: &[Bytes]) -> Result<(), SinkError> {
         self.check_usable()?;
@@ -362,12 +367,9 @@ impl<D: Disk> SegmentWriter<D> {
     fn check_records(&mut self, mut lsn: Lsn, chunks: &[Bytes]) -> Result<(), SinkError> {
         let Some(checker) = &mut self.checker else { return Ok(()) };
         for chunk in chunks {
-            if let Err(error) = checker.push(lsn, chunk) {
+            if let Err(error) = checker.check(lsn, chunk) {
                 self.poisoned = true;
-                return Err(match checker.doubted_file() {
-                    Some(name) => SinkError::NoContinuation { path: self.disk.path(name), source: error },
-                    None => SinkError::InvalidWal(error),
-                });
+                return Err(error);
             }
             lsn = lsn + chunk.len() as u64;
         }

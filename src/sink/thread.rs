@@ -4,6 +4,9 @@
 //! queue bounded by bytes, the thread takes all that has gathered, writes it, syncs once, publishes, and looks
 //! again. While it syncs, the next batch gathers. A full queue makes the driver leave the socket alone; status
 //! updates go on.
+//!
+//! WAL is checked as it is pushed, where the socket is read: the bytes are in that processor's cache, and the thread is
+//! left with what has to wait for the disk.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,6 +15,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
+use super::continuation::StreamChecker;
 use super::disk::{Disk, DiskEntry};
 use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
@@ -66,6 +70,8 @@ pub struct SinkThread<D: Disk> {
     thread: Option<JoinHandle<()>>,
     limits: SinkLimits,
     seen: Option<FlushedLsn>,
+    /// For the WAL of the stream that has begun, if it is checked.
+    checker: Option<StreamChecker>,
 }
 
 /// WAL shares the memory it was received into, a large piece; fewer bytes than this, waiting for the disk, must not
@@ -139,7 +145,7 @@ where
         });
         let operation = Operation::StartThread;
         let thread = thread.map_err(|source| SinkError::Io { operation, path, source })?;
-        Ok(SinkThread { shared, thread: Some(thread), limits, seen: None })
+        Ok(SinkThread { shared, thread: Some(thread), limits, seen: None, checker: None })
     }
 
     async fn request<T: Send + 'static>(
@@ -178,6 +184,14 @@ impl<D: Disk> SinkThread<D> {
         }
     }
 
+    /// Whether the WAL is what a server wrote. Before the error is told, what came before it is written.
+    fn checks(&mut self, command: &SinkCommand) -> bool {
+        let (Some(checker), SinkCommand::Write { lsn, data }) = (&mut self.checker, command) else { return true };
+        let Err(error) = checker.check(*lsn, data) else { return true };
+        self.push_job(Job::Request(Box::new(|_| Err(error))));
+        false
+    }
+
     fn poll_event(&mut self) -> Option<Result<SinkEvent, SinkError>> {
         let mut state = self.shared.lock();
         if let Some(flushed) = state.flushed
@@ -202,6 +216,9 @@ where
     D::File: Send,
 {
     fn push(&mut self, mut command: SinkCommand) {
+        if !self.checks(&command) {
+            return;
+        }
         if let SinkCommand::Write { data, .. } = &mut command
             && data.len() < MIN_SHARED_LEN
         {
@@ -237,7 +254,12 @@ where
         segment_size: WalSegmentSize,
         start_lsn: Lsn,
     ) -> Result<(), SinkError> {
-        self.request(move |writer| writer.begin(timeline, segment_size, start_lsn)).await?;
+        self.checker = None;
+        let begin = move |writer: &mut SegmentWriter<D>| {
+            writer.begin(timeline, segment_size, start_lsn)?;
+            Ok(writer.take_checker())
+        };
+        self.checker = self.request(begin).await?;
         // forgotten, not only passed over: this stream may reach the very position where the last one ended
         self.shared.lock().flushed = None;
         self.seen = None;

@@ -43,8 +43,9 @@ const PAUSED_STATUS_INTERVAL: Duration = Duration::from_millis(300);
 /// So far ahead, the server is being caught up with.
 const FAR_AHEAD_LEN: u64 = 4 << 20;
 
-/// The steps of catching up: as many bytes, or as much time, whichever comes first.
-const CATCH_UP_STEP_LEN: u64 = 4 << 20;
+/// The steps of catching up: as many bytes, or as much time, whichever comes first. A segment's usual length: its end
+/// brings a flush anyhow.
+const CATCH_UP_STEP_LEN: u64 = 16 << 20;
 const CATCH_UP_STEP_TIME: Duration = Duration::from_millis(20);
 
 /// How long WAL may stay without a flush when nobody waits for it.

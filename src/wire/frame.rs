@@ -1,6 +1,9 @@
 //! Framing: a tag byte, a length, a body.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::buf::Limit;
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
+
+use super::receive_buffers::ReceiveBuffers;
 
 /// The longest body taken, in bytes, with the exception of [`MAX_SHORT_BODY_LEN`]'s tags.
 ///
@@ -45,18 +48,39 @@ pub enum FrameError {
 /// Tag and length.
 const HEADER_LEN: usize = 5;
 
+/// Where a body's payload begins that is worth an aligned place in memory, in bytes from the frame's start: WAL, behind
+/// tag, length and what `XLogData` says of it.
+const PLACED_AT: usize = HEADER_LEN + super::replication::WAL_DATA_AT;
+
+/// A frame at least this long, in bytes, gets a place of its own.
+const MIN_PLACED_LEN: usize = 64 << 10;
+
+/// A frame longer than this, in bytes, does not: more than a walsender sends.
+const MAX_PLACED_LEN: usize = PLACED_AT + super::replication::MAX_WAL_DATA_LEN;
+
 /// Cuts a stream of bytes into [`Frame`]s, however it was split on its way.
 ///
-/// Bytes are received into [`FrameDecoder::buffer_mut`]; bodies are handed out as slices of the same memory.
+/// Bytes are received into [`FrameDecoder::room`]; bodies are handed out as slices of the same memory. While frames are
+/// large, which is when WAL is caught up with, each is received by itself, and to where its WAL begins on a page of
+/// memory: so it can go to a device without being copied once more. No byte is moved for that, because the room ends
+/// where the next frame begins, or probably does.
 #[derive(Debug)]
 pub struct FrameDecoder {
     buffer: BytesMut,
+    buffers: ReceiveBuffers,
     max_body_len: usize,
+    /// How long the last frame was, if it was one to be placed; the next one is likely to be as long.
+    placed_len: Option<usize>,
 }
 
 impl Default for FrameDecoder {
     fn default() -> Self {
-        FrameDecoder { buffer: BytesMut::new(), max_body_len: MAX_BODY_LEN }
+        FrameDecoder {
+            buffer: BytesMut::new(),
+            buffers: ReceiveBuffers::default(),
+            max_body_len: MAX_BODY_LEN,
+            placed_len: None,
+        }
     }
 }
 
@@ -77,9 +101,35 @@ impl FrameDecoder {
         self.max_body_len = MAX_BODY_LEN;
     }
 
-    /// Where received bytes are appended.
+    /// Where received bytes are appended, by whoever has them already.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
         &mut self.buffer
+    }
+
+    /// Where to receive, and how much at the most.
+    pub fn room(&mut self) -> Limit<&mut BytesMut> {
+        let len = match (self.front_len(), self.placed_len) {
+            (Some(frame_len), _) if is_placed(frame_len) && frame_len > self.buffer.len() => {
+                let missing_len = frame_len - self.buffer.len();
+                self.buffers.make_room(&mut self.buffer, missing_len, frame_len, PLACED_AT);
+                missing_len
+            }
+            (None, Some(frame_len)) => {
+                self.buffers.place(&mut self.buffer, frame_len, PLACED_AT);
+                frame_len - self.buffer.len()
+            }
+            _ => {
+                self.buffers.make_any_room(&mut self.buffer);
+                self.buffer.capacity() - self.buffer.len()
+            }
+        };
+        (&mut self.buffer).limit(len)
+    }
+
+    /// The length of the frame at the front, as soon as it is known. It was checked by [`Self::next_frame`].
+    fn front_len(&self) -> Option<usize> {
+        let &[_, a, b, c, d] = self.buffer.first_chunk::<HEADER_LEN>()?;
+        Some(1 + u32::from_be_bytes([a, b, c, d]) as usize)
     }
 
     /// How many bytes wait to become frames.
@@ -89,11 +139,7 @@ impl FrameDecoder {
 
     /// How many more bytes the frame at the front needs; at least one when [`Self::next_frame`] has none.
     pub fn missing_len(&self) -> usize {
-        let frame_len = match self.buffer.first_chunk::<HEADER_LEN>() {
-            // the length was checked by next_frame before it answered "not yet"
-            Some(&[_, a, b, c, d]) => 1 + (u32::from_be_bytes([a, b, c, d]) as usize).min(MAX_BODY_LEN),
-            None => HEADER_LEN,
-        };
+        let frame_len = self.front_len().unwrap_or(HEADER_LEN).min(HEADER_LEN + MAX_BODY_LEN);
         frame_len.saturating_sub(self.buffer.len()).max(1)
     }
 
@@ -116,13 +162,20 @@ impl FrameDecoder {
         if self.buffer.len() < HEADER_LEN + body_len {
             return Ok(None);
         }
+        let frame_len = HEADER_LEN + body_len;
+        self.placed_len = is_placed(frame_len).then_some(frame_len);
         self.buffer.advance(HEADER_LEN);
         Ok(Some(Frame { tag, body: self.buffer.split_to(body_len).freeze() }))
     }
 }
 
+fn is_placed(frame_len: usize) -> bool {
+    (MIN_PLACED_LEN..=MAX_PLACED_LEN).contains(&frame_len)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::receive_buffers::PAGE_LEN;
     use super::*;
     use proptest::prelude::*;
 
@@ -158,7 +211,61 @@ mod tests {
         assert_eq!(decoder.next_frame(), Ok(None));
     }
 
+    /// Receives as a connection does: as much as there is room for, or less.
+    fn receive(decoder: &mut FrameDecoder, rest: &mut &[u8], most: usize) {
+        let mut room = decoder.room();
+        let len = rest.len().min(room.remaining_mut()).min(most);
+        assert!(len > 0 || rest.is_empty(), "there is always room");
+        room.put_slice(&rest[..len]);
+        *rest = &rest[len..];
+    }
+
+    #[test]
+    fn wal_that_is_caught_up_with_begins_on_pages_of_memory() {
+        let bodies = [1000, 131_097, 131_097, 131_097, 22, 131_097, 131_097, 70_001, 131_097, 131_097];
+        let frames: Vec<_> = bodies.iter().map(|len| (b'd', vec![*len as u8; *len])).collect();
+        let bytes = encode(&frames);
+        for most in [usize::MAX, 8192, 1] {
+            let mut decoder = FrameDecoder::new();
+            let (mut rest, mut aligned, mut held) = (&bytes[..], 0, Vec::new());
+            while !rest.is_empty() {
+                receive(&mut decoder, &mut rest, most);
+                while let Some(frame) = decoder.next_frame().unwrap() {
+                    let at = frame.body.as_ptr() as usize + super::super::replication::WAL_DATA_AT;
+                    aligned += usize::from(frame.body.len() > 1000 && at.is_multiple_of(PAGE_LEN));
+                    held.push((frame.tag, frame.body.to_vec()));
+                }
+            }
+            assert!(held == frames, "with {most} at a time");
+            // all but the first, and those behind one of another length
+            assert!(aligned >= 4, "{aligned} are aligned with {most} at a time");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_room_gives_the_same_frames(
+            lens in prop::collection::vec(prop_oneof![0_usize..300, 60_000..140_000_usize, Just(131_097)], 1..12),
+            most in prop::collection::vec(prop_oneof![1_usize..50, Just(8192), Just(usize::MAX)], 1..20),
+        ) {
+            let frames: Vec<_> = lens.iter().map(|len| (b'd', vec![*len as u8; *len])).collect();
+            let bytes = encode(&frames);
+            let mut most = most.iter().cycle();
+            let (mut decoder, mut rest, mut seen, mut held) = (FrameDecoder::new(), &bytes[..], 0, Vec::new());
+            while !rest.is_empty() {
+                // one byte at a time would take all day
+                let most = (*most.next().unwrap()).max(rest.len() / 1000);
+                receive(&mut decoder, &mut rest, most);
+                while let Some(frame) = decoder.next_frame().unwrap() {
+                    prop_assert!(frame.body == frames[seen].1);
+                    seen += 1;
+                    held.push(frame.body);
+                    held.truncate(3);
+                }
+            }
+            prop_assert_eq!(seen, frames.len());
+        }
+
         #[test]
         fn any_split_gives_the_same_frames(
             frames in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..200)), 0..20),

@@ -12,5 +12,6 @@ pub mod frontend;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod reader;
+mod receive_buffers;
 pub mod replication;
 pub mod server_error;

@@ -10,6 +10,9 @@ use crate::pg::Lsn;
 /// The most WAL that one message can carry, in bytes: `MAX_SEND_SIZE`, 16 blocks of the largest block size.
 pub const MAX_WAL_DATA_LEN: usize = 16 * 32768;
 
+/// Where the WAL begins in the payload of a message that carries some, in bytes.
+pub const WAL_DATA_AT: usize = 1 + 8 + 8 + 8;
+
 /// A point in time as the protocol writes it: microseconds since 2000-01-01 00:00 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct PgTimestamp(pub i64);
