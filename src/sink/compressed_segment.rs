@@ -4,7 +4,8 @@
 //! cutting it off, so that old bytes survive behind a shorter new stream. Here a `.partial` that exists is read as
 //! far as it can be believed, written anew under a temporary name, synced, and renamed over the old one, before the
 //! stream goes on: at every moment the file with the known name has every byte that was ever acknowledged. What the
-//! stream then brings again is compared with it. Before a segment gets its final name it is read back.
+//! stream then brings again is compared with it. Before a segment gets its final name it is read back (see
+//! [`super::unverified_segment`]).
 //!
 //! How far a file can be believed:
 //! * One of ours up to its last right checksum (see [`crate::compression`]). All that was ever acknowledged lies
@@ -27,7 +28,7 @@ use crate::pg::{TimelineId, WalSegment};
 /// How much compressed output is gathered before it is written.
 const OUTPUT_LEN: usize = 256 << 10;
 /// How much is read at a time.
-const PIECE_LEN: usize = 64 << 10;
+pub(super) const PIECE_LEN: usize = 64 << 10;
 
 /// What a compressed segment needs besides its file.
 #[derive(Debug)]
@@ -55,6 +56,11 @@ impl<F: DiskFile> CompressedSegment<F> {
             existing: None,
             finished: None,
         }
+    }
+
+    /// What it is compressed with, and length and CRC-32C of the plain bytes, once the format's end is written.
+    pub(super) fn finished(&self) -> Option<(CompressionMethod, u64, u32)> {
+        self.finished.map(|(len, checksum)| (self.method, len, checksum))
     }
 
     /// The next bytes of what an earlier stream left.
@@ -199,7 +205,7 @@ impl<D: Disk> SegmentWriter<D> {
                 break;
             }
         }
-        let result = self.disk.sync_data(&mut file);
+        let result = file.sync_data();
         result.map_err(|error| self.failed(Operation::Sync, &temporary, error))?;
         let result = self.disk.rename(&temporary, file_name);
         result.map_err(|error| self.failed(Operation::Rename, &temporary, error))?;
@@ -251,20 +257,6 @@ impl<D: Disk> SegmentWriter<D> {
             open.dirty = true;
         }
         self.write_output()
-    }
-
-    /// Reads a complete segment back from the disk and compares it with what the stream brought.
-    pub(super) fn verify_compressed(&mut self) -> Result<(), SinkError> {
-        let Some(open) = &self.open else { return Ok(()) };
-        let Some(compressed) = &open.compressed else { return Ok(()) };
-        let Some(finished) = compressed.finished else { return Ok(()) };
-        let (method, name) = (compressed.method, open.file_name.clone());
-        let segment_len = open.segment.size().as_u64();
-        if self.read_back(method, &name, segment_len)? == Some(finished) {
-            return Ok(());
-        }
-        self.poison();
-        Err(SinkError::Compression { path: self.disk.path(&name) })
     }
 
     /// Length and CRC-32C of what is in a complete file; `None` when it is not one, or longer than `max_len`.
@@ -321,7 +313,7 @@ impl<D: Disk> SegmentWriter<D> {
         Ok(FileReader { file, offset: 0 })
     }
 
-    fn decoder(
+    pub(super) fn decoder(
         &mut self,
         method: CompressionMethod,
         file_name: &str,
@@ -355,7 +347,7 @@ impl<D: Disk> SegmentWriter<D> {
 
 /// A file, read from its start.
 #[derive(Debug)]
-struct FileReader<F> {
+pub(super) struct FileReader<F> {
     file: F,
     offset: u64,
 }
@@ -376,7 +368,7 @@ impl<F: DiskFile> Read for FileReader<F> {
 #[error(transparent)]
 struct DiskFailure(io::Error);
 
-fn is_disk_failure(error: &io::Error) -> bool {
+pub(super) fn is_disk_failure(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<DiskFailure>)
 }
 

@@ -21,7 +21,7 @@ pub(super) const BLOCK_LEN: u64 = 4096;
 const BUFFER_LEN: usize = 2 << 20;
 
 /// What is shorter goes through the page cache.
-const MIN_LEN: u64 = 128 << 10;
+pub(super) const MIN_LEN: u64 = 128 << 10;
 
 /// How many pieces go to the device at once from where they are.
 const MAX_SLICES: usize = 64;

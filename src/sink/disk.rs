@@ -26,15 +26,17 @@ pub enum OpenMode {
     ExistingOrNew,
 }
 
-/// An open file, for readers that outlive the steps of others.
-pub trait DiskFile {
+/// An open file, for those who outlive the steps of others. Clones are the same open file.
+pub trait DiskFile: Clone {
+    /// `fdatasync`. Others may write meanwhile; of that nothing is said.
+    fn sync_data(&self) -> io::Result<()>;
     /// Fills `buffer` from `offset` as far as the file goes; less than asked for only at its end.
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
 /// One directory, and `archive_status` below it where the layout has that.
 ///
-/// Names are relative to the directory. Nothing is durable before the `sync_*` call that says so: `sync_data`
+/// Names are relative to the directory. Nothing is durable before the `sync_*` call that says so: the file's `sync_data`
 /// for bytes and length, `sync_directory` for names made or changed. An error from either leaves unknown what
 /// is durable, and no later success makes up for it.
 pub trait Disk {
@@ -60,8 +62,6 @@ pub trait Disk {
     }
     /// Writes all of `chunks`, one behind the other, from `offset`.
     fn write_at(&mut self, file: &mut Self::File, offset: u64, chunks: &[Bytes]) -> io::Result<()>;
-    /// `fdatasync`.
-    fn sync_data(&mut self, file: &mut Self::File) -> io::Result<()>;
     /// Gives the file the name `to`, replacing what had it.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
     /// Takes the name away.

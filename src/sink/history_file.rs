@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::disk::{Disk, OpenMode};
+use super::disk::{Disk, DiskFile as _, OpenMode};
 use super::error::{Operation, SinkError};
 use super::segment_writer::{Layout, SegmentWriter};
 use super::stamp::ClusterStamp;
@@ -64,7 +64,7 @@ impl<D: Disk> SegmentWriter<D> {
         result.map_err(|error| self.failed(Operation::SetLen, &temporary, error))?;
         let result = self.disk.write_at(&mut file, 0, &[content]);
         result.map_err(|error| self.failed(Operation::Write, &temporary, error))?;
-        let result = self.disk.sync_data(&mut file);
+        let result = file.sync_data();
         result.map_err(|error| self.failed(Operation::Sync, &temporary, error))?;
         let result = self.disk.rename(&temporary, name);
         result.map_err(|error| self.failed(Operation::Rename, &temporary, error))?;

@@ -23,11 +23,11 @@ pub struct MemoryDisk {
 }
 
 /// An open file, and the name it was opened under.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MemoryFile {
     name: String,
     content: Content,
-    fail: Rc<RefCell<Option<(String, io::ErrorKind)>>>,
+    disk: MemoryDisk,
 }
 
 impl MemoryDisk {
@@ -64,8 +64,12 @@ impl MemoryDisk {
 }
 
 impl DiskFile for MemoryFile {
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.step(format!("sync {}", self.name))
+    }
+
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some((_, kind)) = self.fail.borrow_mut().take_if(|(prefix, _)| prefix == "read") {
+        if let Some((_, kind)) = self.disk.fail.borrow_mut().take_if(|(prefix, _)| prefix == "read") {
             return Err(kind.into());
         }
         let content = self.content.borrow();
@@ -105,7 +109,7 @@ impl Disk for MemoryDisk {
                 content
             }
         };
-        Ok(MemoryFile { name: name.into(), content, fail: Rc::clone(&self.fail) })
+        Ok(MemoryFile { name: name.into(), content, disk: self.clone() })
     }
 
     fn len(&mut self, file: &MemoryFile) -> io::Result<u64> {
@@ -127,10 +131,6 @@ impl Disk for MemoryDisk {
         }
         content[offset as usize..end].copy_from_slice(&bytes);
         Ok(())
-    }
-
-    fn sync_data(&mut self, file: &mut MemoryFile) -> io::Result<()> {
-        self.step(format!("sync {}", file.name))
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {

@@ -27,14 +27,16 @@ mod segment_writer;
 mod stamp;
 mod sync_observer;
 mod thread;
+mod unverified_segment;
 
 pub use disk::{Disk, DiskEntry, DiskFile, OpenMode};
 pub use error::{Operation, SinkError};
 pub use flushed::FlushedLsn;
 pub use listing::SegmentFile;
 pub use queue::{Batch, SinkCommand, SinkLimits};
-pub use real_disk::RealDisk;
-pub use segment_writer::{Layout, RecordCheck, SegmentWriter};
+pub use real_disk::{RealDisk, RealFile};
+pub use segment_writer::{Layout, PendingFlush, RecordCheck, SegmentWriter};
 pub use stamp::ClusterStamp;
 pub use sync_observer::{SyncObserver, Synced};
 pub use thread::{Sink, SinkEvent, SinkThread};
+pub use unverified_segment::Verification;

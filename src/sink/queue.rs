@@ -58,8 +58,8 @@ impl Default for SinkLimits {
 /// As much is written at once: more would leave the processor's cache between being checked and being written.
 const MAX_PIECE_LEN: u64 = 2 << 20;
 
-/// All that had gathered when the sink came to look: written in pieces as large as segments allow, and made
-/// durable by one flush at its end, however many were asked for.
+/// All that had gathered when the sink came to look: written in pieces as large as segments allow, to be made durable by one
+/// flush at its end, however many were asked for.
 #[derive(Debug, Default)]
 pub struct Batch {
     chunks: Vec<Bytes>,
@@ -69,20 +69,28 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Works through `commands`; `publish` hears of every advance of the flushed position, `wrote` of the
-    /// [weight](SinkCommand::weight) that left the queue.
+    /// Works through `commands`; `publish` hears of every segment that is complete, `wrote` of the
+    /// [weight](SinkCommand::weight) that left the queue, and how far the stream is written then. A flush is left to be
+    /// done: see [`Self::take_flush_wanted`].
     pub fn run<D: Disk>(
         &mut self,
         writer: &mut SegmentWriter<D>,
         commands: impl IntoIterator<Item = SinkCommand>,
         mut publish: impl FnMut(FlushedLsn),
-        mut wrote: impl FnMut(usize),
+        mut wrote: impl FnMut(usize, Lsn),
     ) -> Result<(), SinkError> {
+        let mut write_out = |batch: &mut Self, writer: &mut SegmentWriter<D>| {
+            let weight = batch.write_out(writer)?;
+            if weight > 0 {
+                wrote(weight, writer.written_lsn());
+            }
+            Ok::<_, SinkError>(())
+        };
         for command in commands {
             match command {
                 SinkCommand::Write { lsn, data } => {
                     if !self.chunks.is_empty() && lsn != self.chunks_end_lsn {
-                        wrote(self.write_out(writer)?);
+                        write_out(self, writer)?;
                     }
                     if self.chunks.is_empty() {
                         self.chunks_lsn = lsn;
@@ -90,22 +98,23 @@ impl Batch {
                     self.chunks_end_lsn = lsn + data.len() as u64;
                     self.chunks.push(data);
                     if self.chunks_end_lsn - self.chunks_lsn >= MAX_PIECE_LEN {
-                        wrote(self.write_out(writer)?);
+                        write_out(self, writer)?;
                     }
                 }
                 SinkCommand::Seal => {
-                    wrote(self.write_out(writer)?);
+                    write_out(self, writer)?;
                     publish(writer.seal()?);
                     self.flush_wanted = false;
                 }
                 SinkCommand::Flush => self.flush_wanted = true,
             }
         }
-        wrote(self.write_out(writer)?);
-        if std::mem::take(&mut self.flush_wanted) {
-            publish(writer.flush()?);
-        }
-        Ok(())
+        write_out(self, writer)
+    }
+
+    /// Whether a flush was asked for since the last one.
+    pub fn take_flush_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.flush_wanted)
     }
 
     fn write_out<D: Disk>(&mut self, writer: &mut SegmentWriter<D>) -> Result<usize, SinkError> {

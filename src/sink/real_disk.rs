@@ -61,10 +61,6 @@ impl RealDisk {
         self
     }
 
-    fn time(&self, what: Synced) -> SyncTimer {
-        SyncTimer::start(self.sync_observer.as_ref(), what)
-    }
-
     /// The directory, opened once: whatever happens to its path afterwards, names are looked up in this one.
     fn handle(&mut self) -> io::Result<&OwnedFd> {
         if self.handle.is_none() {
@@ -104,11 +100,33 @@ impl RealDisk {
     }
 }
 
-impl DiskFile for File {
+/// An open file of such a directory.
+#[derive(Debug, Clone)]
+pub struct RealFile {
+    file: Arc<File>,
+    syncs: bool,
+    sync_observer: Option<Arc<dyn SyncObserver>>,
+}
+
+impl DiskFile for RealFile {
+    fn sync_data(&self) -> io::Result<()> {
+        if !self.syncs {
+            return Ok(());
+        }
+        let timer = SyncTimer::start(self.sync_observer.as_ref(), Synced::Data);
+        self.file.sync_data()?;
+        timer.stop();
+        // durable, and nobody would find it
+        match self.file.metadata()?.nlink() {
+            0 => Err(io::Error::other("somebody removed the file while it was being written")),
+            _ => Ok(()),
+        }
+    }
+
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.read_at(&mut buffer[filled..], offset + filled as u64) {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(len) => filled += len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -120,7 +138,7 @@ impl DiskFile for File {
 }
 
 impl Disk for RealDisk {
-    type File = File;
+    type File = RealFile;
 
     fn path(&self, name: &str) -> PathBuf {
         if name.is_empty() { self.directory.clone() } else { self.directory.join(name) }
@@ -151,23 +169,26 @@ impl Disk for RealDisk {
         Ok(u64::try_from(self.stat(name)?.st_size).unwrap_or(0))
     }
 
-    fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<File> {
+    fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<RealFile> {
         let access = if mode == OpenMode::ToRead { OFlags::RDONLY } else { OFlags::RDWR };
-        match openat(self.handle()?, name, access | OFlags::CLOEXEC, Mode::empty()) {
-            Err(Errno::NOENT) if mode == OpenMode::ExistingOrNew => self.create(name),
-            opened => Ok(File::from(opened?)),
-        }
+        let file = match openat(self.handle()?, name, access | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) if mode == OpenMode::ExistingOrNew => self.create(name)?,
+            opened => File::from(opened?),
+        };
+        let sync_observer = self.sync_observer.clone();
+        Ok(RealFile { file: Arc::new(file), syncs: self.syncs, sync_observer })
     }
 
-    fn len(&mut self, file: &File) -> io::Result<u64> {
-        Ok(file.metadata()?.len())
+    fn len(&mut self, file: &RealFile) -> io::Result<u64> {
+        Ok(file.file.metadata()?.len())
     }
 
-    fn set_len(&mut self, file: &mut File, len: u64) -> io::Result<()> {
-        file.set_len(len)
+    fn set_len(&mut self, file: &mut RealFile, len: u64) -> io::Result<()> {
+        file.file.set_len(len)
     }
 
-    fn write_at(&mut self, file: &mut File, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+    fn write_at(&mut self, file: &mut RealFile, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+        let file = &*file.file;
         let mut pieces = Pieces::new(chunks);
         let end = offset + pieces.len();
         if let Some(head_len) = self.direct.head_len(offset, pieces.len()) {
@@ -176,20 +197,6 @@ impl Disk for RealDisk {
         }
         let rest = pieces.len();
         write_through_cache(file, end - rest, rest, &mut pieces)
-    }
-
-    fn sync_data(&mut self, file: &mut File) -> io::Result<()> {
-        if !self.syncs {
-            return Ok(());
-        }
-        let timer = self.time(Synced::Data);
-        file.sync_data()?;
-        timer.stop();
-        // durable, and nobody would find it
-        match file.metadata()?.nlink() {
-            0 => Err(io::Error::other("somebody removed the file while it was being written")),
-            _ => Ok(()),
-        }
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -205,7 +212,7 @@ impl Disk for RealDisk {
         if !self.syncs {
             return Ok(());
         }
-        let timer = self.time(Synced::Directory);
+        let timer = SyncTimer::start(self.sync_observer.as_ref(), Synced::Directory);
         if name.is_empty() {
             rustix::fs::fsync(self.handle()?)?;
         } else {
@@ -221,13 +228,13 @@ impl Disk for RealDisk {
         if self.syncs { Ok(rustix::fs::syncfs(self.handle()?)?) } else { Ok(()) }
     }
 
-    fn lock(&mut self, name: &str) -> io::Result<Option<File>> {
+    fn lock(&mut self, name: &str) -> io::Result<Option<RealFile>> {
         let file = match name {
             // a description of its own, which is let go of with the lock
             "" => self.open(".", OpenMode::ToRead)?,
             name => self.open(name, OpenMode::ExistingOrNew)?,
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&*file.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno.into()),
@@ -264,7 +271,7 @@ mod tests {
         let pieces: Vec<Bytes> = (0..600).map(|i| Bytes::from(vec![i as u8; i % 7])).collect();
         disk.write_at(&mut file, 3, &pieces).unwrap();
         disk.write_at(&mut file, 0, &[Bytes::new()]).unwrap();
-        disk.sync_data(&mut file).unwrap();
+        file.sync_data().unwrap();
         disk.sync_directory("").unwrap();
         let expected: Vec<u8> = [0; 3].into_iter().chain(pieces.concat()).collect();
         let mut buffer = vec![1; expected.len() + 10];
@@ -304,7 +311,7 @@ mod tests {
             let len = disk.read_at(&file, 0, &mut buffer).unwrap();
             assert!(buffer[..len] == expected[..len], "after write {turn}");
         }
-        disk.sync_data(&mut file).unwrap();
+        file.sync_data().unwrap();
         let len = disk.len(&file).unwrap() as usize;
         assert!(std::fs::read(directory.path().join("a")).unwrap() == expected[..len]);
     }

@@ -27,6 +27,7 @@ use super::disk::{Disk, DiskEntry, DiskFile, OpenMode};
 use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
 use super::stamp::ClusterStamp;
+use super::unverified_segment::UnverifiedSegment;
 use crate::compression::Compression;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalChecker, WalFileName, WalSegment, WalSegmentSize};
 
@@ -70,7 +71,11 @@ pub struct SegmentWriter<D: Disk> {
     pub(super) disk: D,
     layout: Layout,
     position: Option<Position>,
+    /// How far the stream is with the operating system: it survives the end of this process.
+    written_lsn: Lsn,
     pub(super) open: Option<OpenSegment<D::File>>,
+    /// The segment before, complete and durable, until it has its final name.
+    pub(super) unverified: Option<UnverifiedSegment<D::File>>,
     /// Names were made or changed since the directory was last synced, perhaps by a process before this one.
     pub(super) directory_dirty: bool,
     /// What was there before may not be durable: a run that synced nothing has left it, or somebody has copied it here.
@@ -112,6 +117,10 @@ impl<F: DiskFile> OpenSegment<F> {
         let (existing_len, dirty, compressed, superseded) = (0, false, None, Vec::new());
         OpenSegment { segment, file, file_name, existing_len, dirty, state, compressed, superseded }
     }
+
+    fn is_to_be_verified(&self) -> bool {
+        self.state == SegmentState::Unfinished && self.compressed.is_some()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +130,24 @@ pub(super) enum SegmentState {
     /// It had its final name before: the stream is compared with it, and nothing is written.
     Finished,
 }
+
+/// What a flush has to sync, and how far the stream is durable after it.
+#[derive(Debug)]
+pub struct PendingFlush<F> {
+    file: Option<(F, String)>,
+    timeline: TimelineId,
+    lsn: Lsn,
+}
+
+impl<F: DiskFile> PendingFlush<F> {
+    /// Syncs the file, which may take its time: the writer is not needed for it.
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |(file, _)| file.sync_data())
+    }
+}
+
+/// What is longer is left to whoever has time to wait for the device.
+const MAX_AT_ONCE_LEN: usize = super::direct::MIN_LEN as usize;
 
 pub(super) const PARTIAL_SUFFIX: &str = ".partial";
 /// The directory itself is locked: the lock leaves nothing behind.
@@ -134,7 +161,9 @@ impl<D: Disk> SegmentWriter<D> {
             disk,
             layout,
             position: None,
+            written_lsn: Lsn::INVALID,
             open: None,
+            unverified: None,
             directory_dirty: true,
             earlier_dirty: layout.is_archive(),
             poisoned: false,
@@ -212,7 +241,26 @@ impl<D: Disk> SegmentWriter<D> {
             (RecordCheck::Off, _) => None,
         };
         self.position = Some(Position { timeline, segment_size, lsn: start_lsn });
+        self.written_lsn = start_lsn;
         Ok(())
+    }
+
+    /// How far the stream is with the operating system, so that it survives the end of this process, of the system not.
+    pub fn written_lsn(&self) -> Lsn {
+        self.written_lsn
+    }
+
+    /// [Writes](Self::write) `data`, if that takes no more than handing it over: no file to be opened, nothing to be compared
+    /// or compressed, and no more of it than the page cache takes. Says whether it did.
+    pub fn write_at_once(&mut self, lsn: Lsn, data: &Bytes) -> Result<bool, SinkError> {
+        let Some(open) = self.open.as_ref().filter(|_| !self.poisoned) else { return Ok(false) };
+        let is_plain = open.state == SegmentState::Unfinished && open.compressed.is_none();
+        let is_inside = open.segment.start_lsn() + open.existing_len <= lsn && lsn < open.segment.end_lsn();
+        let can = is_plain && is_inside && data.len() < MAX_AT_ONCE_LEN;
+        if can {
+            self.write(lsn, std::slice::from_ref(data))?;
+        }
+        Ok(can)
     }
 
     /// The checker of the stream that has just begun, if its WAL is to be checked, for who will check it before it is
@@ -255,18 +303,49 @@ impl<D: Disk> SegmentWriter<D> {
             }
         }
         self.position = Some(Position { lsn: end_lsn, ..position });
+        if self.open.as_ref().is_none_or(|open| open.compressed.is_none()) {
+            self.written_lsn = end_lsn;
+        }
         Ok(())
     }
 
     /// Makes all that was written durable: the bytes, and the name they are found under.
     pub fn flush(&mut self) -> Result<FlushedLsn, SinkError> {
+        let pending = self.begin_flush()?;
+        let synced = pending.sync();
+        self.end_flush(pending, synced)
+    }
+
+    /// The first half of a flush. What is written from now on is not part of it. The file is to be
+    /// [synced](PendingFlush::sync) before the other half, and nothing may be sealed in between.
+    pub fn begin_flush(&mut self) -> Result<PendingFlush<D::File>, SinkError> {
         self.check_usable()?;
-        let position = self
+        let Position { timeline, lsn, .. } = self
             .position
             .ok_or(SinkError::OutOfOrder { lsn: Lsn::INVALID, reason: "no stream has begun" })?;
-        self.sync_open_segment()?;
+        self.flush_compressed()?;
+        self.written_lsn = lsn;
+        let dirty = self.open.as_mut().filter(|open| open.dirty);
+        let file = dirty.map(|open| {
+            open.dirty = false;
+            (open.file.clone(), open.file_name.clone())
+        });
+        Ok(PendingFlush { file, timeline, lsn })
+    }
+
+    /// The other half: `synced` is what syncing the file came to.
+    pub fn end_flush(
+        &mut self,
+        pending: PendingFlush<D::File>,
+        synced: std::io::Result<()>,
+    ) -> Result<FlushedLsn, SinkError> {
+        if let Err(error) = synced {
+            let name = pending.file.map(|(_, name)| name).unwrap_or_default();
+            return Err(self.failed(Operation::Sync, &name, error));
+        }
+        self.check_usable()?;
         self.sync_rest()?;
-        Ok(FlushedLsn::new(position.timeline, position.lsn))
+        Ok(FlushedLsn::new(pending.timeline, pending.lsn))
     }
 
     /// Completes the open segment, whose last byte was just written: durable first, then its final name.
@@ -282,8 +361,13 @@ impl<D: Disk> SegmentWriter<D> {
         }
         self.complete_compressed()?;
         self.sync_open_segment()?;
-        self.verify_compressed()?;
+        // segments get their final names in order
+        self.verify_all()?;
         let open = self.open.take().expect("a full segment is open");
+        if open.is_to_be_verified() {
+            self.unverified = Some(UnverifiedSegment::new(open));
+            return self.flush();
+        }
         if open.state == SegmentState::Unfinished {
             let final_name = open.file_name.strip_suffix(PARTIAL_SUFFIX).unwrap_or(&open.file_name);
             if final_name != open.file_name {
@@ -303,6 +387,7 @@ impl<D: Disk> SegmentWriter<D> {
     /// Makes durable what is open, and the names of all that is not.
     pub fn settle(&mut self) -> Result<(), SinkError> {
         self.check_usable()?;
+        self.verify_all()?;
         if self.open.as_ref().is_some_and(|open| open.compressed.is_some()) {
             // gets the format's end, so that everybody's tools can read it, and is begun anew by the next write
             self.finish_open_segment()?;
@@ -379,7 +464,7 @@ impl<D: Disk> SegmentWriter<D> {
     fn sync_open_segment(&mut self) -> Result<(), SinkError> {
         self.flush_compressed()?;
         let Some(open) = self.open.as_mut().filter(|open| open.dirty) else { return Ok(()) };
-        if let Err(error) = self.disk.sync_data(&mut open.file) {
+        if let Err(error) = open.file.sync_data() {
             let name = open.file_name.clone();
             return Err(self.failed(Operation::Sync, &name, error));
         }
@@ -389,6 +474,7 @@ impl<D: Disk> SegmentWriter<D> {
 
     /// Leaves the open segment as it is, unfinished, and durable as far as it goes.
     fn finish_open_segment(&mut self) -> Result<(), SinkError> {
+        self.verify_all()?;
         if self.open.is_some() {
             self.complete_compressed()?;
             self.flush()?;

@@ -2,11 +2,20 @@
 //!
 //! fdatasync can take seconds, and nothing of that may hold up the socket: the receiver pushes commands into a
 //! queue bounded by bytes, the thread takes all that has gathered, writes it, syncs once, publishes, and looks
-//! again. While it syncs, the next batch gathers. A full queue makes the driver leave the socket alone; status
-//! updates go on.
+//! again. A full queue makes the driver leave the socket alone; status updates go on.
 //!
-//! WAL is checked as it is pushed, where the socket is read: the bytes are in that processor's cache, and the thread is
-//! left with what has to wait for the disk.
+//! What takes no more than a copy into the page cache is written where it is pushed, while the thread waits for the disk: the
+//! writer is shared, and the thread lets go of it while it syncs. So a commit that waits for `remote_write` is answered
+//! without the thread, and never by the disk; and the next sync is for all that came during the last one.
+//!
+//! The way of a commit's WAL when the stream is live, which is all there is to do for it: one `recv`; its checksums, where
+//! the bytes are warm; one `pwritev`, from where they were received; a futex to wake the thread, unless it is at work; a
+//! `send` that says "written". Then the thread's `fdatasync`, and a `write` to wake the socket's thread, which `send`s
+//! "flushed". One copy out of the socket, one into the page cache, no allocation that grows with the stream. While catching
+//! up the thread writes, past the page cache: then the copy out of the socket is the only one.
+//!
+//! WAL is checked as it is pushed: the bytes are in that processor's cache, and the thread is left with what has to wait
+//! for the disk.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,6 +31,7 @@ use super::flushed::FlushedLsn;
 use super::queue::{Batch, SinkCommand, SinkLimits};
 use super::segment_writer::SegmentWriter;
 use super::stamp::ClusterStamp;
+use super::unverified_segment::Verification;
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 
 /// What the sink has to say to the driver.
@@ -29,6 +39,8 @@ use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 pub enum SinkEvent {
     /// More is durable.
     Flushed(FlushedLsn),
+    /// More is with the operating system: see [`Sink::written_lsn`].
+    Written,
     /// The queue was full and has room again.
     Room,
 }
@@ -39,6 +51,8 @@ pub enum SinkEvent {
 pub trait Sink {
     /// Queues a command.
     fn push(&mut self, command: SinkCommand);
+    /// How far the stream is with the operating system.
+    fn written_lsn(&mut self) -> Lsn;
     /// Whether more WAL should be read from the socket.
     fn has_room(&self) -> bool;
     /// The next event. Cancel-safe. After an error there are no more.
@@ -70,6 +84,7 @@ pub struct SinkThread<D: Disk> {
     thread: Option<JoinHandle<()>>,
     limits: SinkLimits,
     seen: Option<FlushedLsn>,
+    seen_written_lsn: Lsn,
     /// For the WAL of the stream that has begun, if it is checked.
     checker: Option<StreamChecker>,
 }
@@ -88,16 +103,23 @@ enum Job<D: Disk> {
 
 struct Shared<D: Disk> {
     state: Mutex<State<D>>,
+    /// Held by the thread while it works, but not while it syncs what was written. Locked, if at all, before the state.
+    writer: Mutex<SegmentWriter<D>>,
     work: Condvar,
     changed: Notify,
 }
 
 struct State<D: Disk> {
     jobs: VecDeque<Job<D>>,
+    /// A flush was asked for behind all that was ever pushed; then it is not among the jobs.
+    flush_wanted: bool,
+    /// The thread has taken jobs that are not done: what is pushed now has to come after them.
+    working: bool,
     queued_bytes: usize,
     /// The driver was told that there is no room, and waits to be told that there is.
     waits_for_room: bool,
     flushed: Option<FlushedLsn>,
+    written_lsn: Lsn,
     error: Option<SinkError>,
     /// No more jobs will come.
     closed: bool,
@@ -116,6 +138,11 @@ impl<D: Disk> Shared<D> {
         // no code that holds the lock can panic halfway through a change
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn writer(&self) -> MutexGuard<'_, SegmentWriter<D>> {
+        // a panic under this lock ends the thread, after which nobody writes
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<D> SinkThread<D>
@@ -129,23 +156,34 @@ where
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 jobs: VecDeque::new(),
+                flush_wanted: false,
+                working: false,
                 queued_bytes: 0,
                 waits_for_room: false,
                 flushed: None,
+                written_lsn: Lsn::INVALID,
                 error: None,
                 closed: false,
                 ended: false,
             }),
+            writer: Mutex::new(writer),
             work: Condvar::new(),
             changed: Notify::new(),
         });
         let thread = std::thread::Builder::new().name("wal-sink".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || run(writer, &shared)
+            move || run(&shared)
         });
         let operation = Operation::StartThread;
         let thread = thread.map_err(|source| SinkError::Io { operation, path, source })?;
-        Ok(SinkThread { shared, thread: Some(thread), limits, seen: None, checker: None })
+        Ok(SinkThread {
+            shared,
+            thread: Some(thread),
+            limits,
+            seen: None,
+            seen_written_lsn: Lsn::INVALID,
+            checker: None,
+        })
     }
 
     async fn request<T: Send + 'static>(
@@ -176,17 +214,47 @@ impl<D: Disk> SinkThread<D> {
         if let Job::Command(command) = &job {
             state.queued_bytes += command.weight();
         }
-        let was_empty = state.jobs.is_empty();
-        state.jobs.push_back(job);
+        let was_idle = state.jobs.is_empty() && !state.flush_wanted;
+        match job {
+            Job::Command(SinkCommand::Flush) if state.jobs.is_empty() => state.flush_wanted = true,
+            job => {
+                if std::mem::take(&mut state.flush_wanted) {
+                    state.jobs.push_back(Job::Command(SinkCommand::Flush));
+                }
+                state.jobs.push_back(job);
+            }
+        }
         drop(state);
-        if was_empty {
+        if was_idle {
             self.shared.work.notify_one();
         }
     }
 
+    /// Writes here and now, if that is next and quickly done. Says whether nothing is left to do about it.
+    fn writes_at_once(&mut self, command: &SinkCommand) -> bool {
+        let SinkCommand::Write { lsn, data } = command else { return false };
+        let state = self.shared.lock();
+        // only this thread pushes, so what is idle now stays idle
+        if state.working || !state.jobs.is_empty() || state.ended {
+            return false;
+        }
+        drop(state);
+        let Ok(mut writer) = self.shared.writer.try_lock() else { return false };
+        let written = writer.write_at_once(*lsn, data);
+        drop(writer);
+        match written {
+            Ok(false) => return false,
+            Ok(true) => self.shared.lock().written_lsn = *lsn + data.len() as u64,
+            Err(error) => self.push_job(Job::Request(Box::new(|_| Err(error)))),
+        }
+        true
+    }
+
     /// Whether the WAL is what a server wrote. Before the error is told, what came before it is written.
     fn checks(&mut self, command: &SinkCommand) -> bool {
-        let (Some(checker), SinkCommand::Write { lsn, data }) = (&mut self.checker, command) else { return true };
+        let (Some(checker), SinkCommand::Write { lsn, data }) = (&mut self.checker, command) else {
+            return true;
+        };
         let Err(error) = checker.check(*lsn, data) else { return true };
         self.push_job(Job::Request(Box::new(|_| Err(error))));
         false
@@ -194,17 +262,22 @@ impl<D: Disk> SinkThread<D> {
 
     fn poll_event(&mut self) -> Option<Result<SinkEvent, SinkError>> {
         let mut state = self.shared.lock();
+        // first: after a failure nothing is told any more, not even what was durable before
+        if state.ended {
+            return Some(Err(state.error.take().unwrap_or(SinkError::ThreadEnded)));
+        }
         if let Some(flushed) = state.flushed
             && state.flushed != self.seen
         {
             self.seen = state.flushed;
             return Some(Ok(SinkEvent::Flushed(flushed)));
         }
-        if state.ended {
-            return Some(Err(state.error.take().unwrap_or(SinkError::ThreadEnded)));
-        }
         if state.queued_bytes < self.limits.queued_bytes && std::mem::take(&mut state.waits_for_room) {
             return Some(Ok(SinkEvent::Room));
+        }
+        if state.written_lsn > self.seen_written_lsn {
+            self.seen_written_lsn = state.written_lsn;
+            return Some(Ok(SinkEvent::Written));
         }
         None
     }
@@ -216,7 +289,7 @@ where
     D::File: Send,
 {
     fn push(&mut self, mut command: SinkCommand) {
-        if !self.checks(&command) {
+        if !self.checks(&command) || self.writes_at_once(&command) {
             return;
         }
         if let SinkCommand::Write { data, .. } = &mut command
@@ -225,6 +298,11 @@ where
             *data = Bytes::copy_from_slice(data);
         }
         self.push_job(Job::Command(command));
+    }
+
+    fn written_lsn(&mut self) -> Lsn {
+        self.seen_written_lsn = self.shared.lock().written_lsn;
+        self.seen_written_lsn
     }
 
     fn has_room(&self) -> bool {
@@ -261,8 +339,9 @@ where
         };
         self.checker = self.request(begin).await?;
         // forgotten, not only passed over: this stream may reach the very position where the last one ended
-        self.shared.lock().flushed = None;
-        self.seen = None;
+        let mut state = self.shared.lock();
+        (state.flushed, state.written_lsn) = (None, start_lsn);
+        (self.seen, self.seen_written_lsn) = (None, start_lsn);
         Ok(())
     }
 
@@ -294,47 +373,82 @@ impl<D: Disk> Drop for EndMark<'_, D> {
         let mut state = self.0.lock();
         state.ended = true;
         state.jobs.clear();
-        state.queued_bytes = 0;
+        (state.flush_wanted, state.working, state.queued_bytes) = (false, false, 0);
         drop(state);
         self.0.changed.notify_one();
     }
 }
 
-fn run<D: Disk>(mut writer: SegmentWriter<D>, shared: &Shared<D>) {
+fn run<D: Disk>(shared: &Shared<D>) {
     let _mark = EndMark(shared);
     let mut batch = Batch::default();
+    let mut verification = Verification::Done;
     loop {
         let mut state = shared.lock();
-        while state.jobs.is_empty() && !state.closed {
+        while state.jobs.is_empty() && !state.flush_wanted && !state.closed {
+            if verification == Verification::Pending {
+                break;
+            }
             state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.jobs.is_empty() {
+        if state.closed && state.jobs.is_empty() && !state.flush_wanted {
             return;
         }
         let jobs = std::mem::take(&mut state.jobs);
+        state.working = !jobs.is_empty();
+        let flush_wanted = std::mem::take(&mut state.flush_wanted);
         drop(state);
-        if let Err(error) = run_jobs(&mut writer, &mut batch, jobs, shared) {
-            shared.lock().error = Some(error);
-            return;
+        let worked = work_through(&mut batch, jobs, flush_wanted, shared);
+        match worked.and_then(|()| shared.writer().verify_some()) {
+            Ok(left) => verification = left,
+            Err(error) => {
+                shared.lock().error = Some(error);
+                return;
+            }
         }
     }
+}
+
+fn work_through<D: Disk>(
+    batch: &mut Batch,
+    jobs: VecDeque<Job<D>>,
+    flush_wanted: bool,
+    shared: &Shared<D>,
+) -> Result<(), SinkError> {
+    let publish = |flushed: FlushedLsn| {
+        let mut state = shared.lock();
+        state.flushed = Some(flushed);
+        state.written_lsn = state.written_lsn.max(flushed.lsn());
+        drop(state);
+        shared.changed.notify_one();
+    };
+    if !jobs.is_empty() {
+        let mut writer = shared.writer();
+        run_jobs(&mut writer, batch, jobs, publish, shared)?;
+        shared.lock().working = false;
+    }
+    if batch.take_flush_wanted() || flush_wanted {
+        let pending = shared.writer().begin_flush()?;
+        // the writer is free meanwhile
+        let synced = pending.sync();
+        publish(shared.writer().end_flush(pending, synced)?);
+    }
+    Ok(())
 }
 
 fn run_jobs<D: Disk>(
     writer: &mut SegmentWriter<D>,
     batch: &mut Batch,
     jobs: VecDeque<Job<D>>,
+    mut publish: impl FnMut(FlushedLsn),
     shared: &Shared<D>,
 ) -> Result<(), SinkError> {
-    let publish = |flushed| {
-        shared.lock().flushed = Some(flushed);
+    let wrote = |weight, written_lsn| {
+        let mut state = shared.lock();
+        state.queued_bytes -= weight;
+        state.written_lsn = written_lsn;
+        drop(state);
         shared.changed.notify_one();
-    };
-    let wrote = |len| {
-        if len > 0 {
-            shared.lock().queued_bytes -= len;
-            shared.changed.notify_one();
-        }
     };
     let mut jobs = jobs.into_iter().peekable();
     while jobs.peek().is_some() {
@@ -342,8 +456,11 @@ fn run_jobs<D: Disk>(
             Some(Job::Command(command)) => Some(command),
             _ => None,
         });
-        batch.run(writer, commands, publish, wrote)?;
+        batch.run(writer, commands, &mut publish, wrote)?;
         if let Some(Job::Request(request)) = jobs.next() {
+            if batch.take_flush_wanted() {
+                publish(writer.flush()?);
+            }
             request(writer)?;
         }
     }
@@ -420,9 +537,17 @@ mod tests {
             sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
             sink.push(SinkCommand::Write { lsn: start, data: Bytes::from_static(b"the same.") });
             sink.push(SinkCommand::Flush);
-            let event = tokio::time::timeout(std::time::Duration::from_secs(20), sink.event());
-            let event = event.await.expect("the position is published").unwrap();
-            assert!(matches!(event, SinkEvent::Flushed(flushed) if flushed.lsn() == end), "{event:?}");
+            loop {
+                let event = tokio::time::timeout(std::time::Duration::from_secs(20), sink.event());
+                match event.await.expect("the position is published").unwrap() {
+                    SinkEvent::Written => assert_eq!(sink.written_lsn(), end),
+                    event => {
+                        let published = matches!(event, SinkEvent::Flushed(flushed) if flushed.lsn() == end);
+                        assert!(published, "{event:?}");
+                        break;
+                    }
+                }
+            }
         }
     }
 

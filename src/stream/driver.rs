@@ -139,11 +139,13 @@ impl<K: Sink> Driver<'_, K> {
             match self.wait(&mut stream, receiver, listening).await? {
                 Wake::Message(message) => self.handle_batch(message, &mut stream, receiver).await?,
                 Wake::Sink(SinkEvent::Flushed(flushed)) => {
+                    receiver.handle_written(self.sink.written_lsn());
                     self.tell_finished(flushed);
                     let result = receiver.handle_flushed(self.clock.now(), flushed);
                     result.map_err(|error| broken_off(receiver, error))?;
                     self.observer.flushed(receiver.positions().flush_lsn());
                 }
+                Wake::Sink(SinkEvent::Written) => receiver.handle_written(self.sink.written_lsn()),
                 Wake::Sink(SinkEvent::Room) => {}
                 Wake::Until => {
                     let until = *self.until.borrow_and_update();
@@ -170,6 +172,8 @@ impl<K: Sink> Driver<'_, K> {
         let mut status_queued = false;
         while let Some(action) = receiver.poll_action() {
             match self.hand_to_sink(action) {
+                // what was written at once is reported in the same breath
+                None => receiver.handle_written(self.sink.written_lsn()),
                 Some(Action::SendStatus(update)) => {
                     stream.queue_status_update(&update);
                     status_queued = true;

@@ -90,12 +90,19 @@ pub fn fuzz_receiver(data: &[u8]) {
         while let Some(action) = receiver.poll_action() {
             match action {
                 // the writer refuses what does not come next, or crosses a segment's end
-                Action::Write { lsn, data } => writer.write(lsn, &[data]).expect("WAL is contiguous"),
+                Action::Write { lsn, data } => {
+                    writer.write(lsn, &[data]).expect("WAL is contiguous");
+                    receiver.handle_written(writer.written_lsn());
+                }
                 Action::Seal => durable_lsn = writer.seal().expect("the segment is full").lsn(),
                 Action::Flush => {}
                 Action::SendStatus(update) => {
                     assert!(!broken, "a lie was answered");
                     assert!(update.flush_lsn <= durable_lsn && update.flush_lsn <= update.write_lsn);
+                    assert!(
+                        update.write_lsn <= writer.written_lsn(),
+                        "what nobody wrote was reported as written"
+                    );
                     assert!(!update.flush_lsn.is_valid() || update.flush_lsn >= config.flush_floor);
                     assert!(update.flush_lsn >= reported_lsn, "the reported flush position went back");
                     reported_lsn = update.flush_lsn;

@@ -5,11 +5,12 @@ use crate::pg::Lsn;
 /// Three positions of one stream; each is the first byte *not* covered.
 ///
 /// `apply <= flush <= write <= received` holds for what is known; [`Lsn::INVALID`] is "not known yet" and below
-/// everything. Write is not kept apart from received: the design reports as written what has arrived, so that
-/// `remote_write` waits for the network alone.
+/// everything. Written is what the operating system has, as for PostgreSQL's walreceiver: a commit that waited for
+/// `remote_write` survives the end of this process, if not that of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Positions {
     received_lsn: Lsn,
+    write_lsn: Lsn,
     flush_lsn: Lsn,
     apply_lsn: Lsn,
 }
@@ -17,7 +18,8 @@ pub struct Positions {
 impl Positions {
     /// Where a stream begins: nothing received beyond `start_lsn`, nothing known to be durable.
     pub fn starting_at(start_lsn: Lsn) -> Self {
-        Positions { received_lsn: start_lsn, flush_lsn: Lsn::INVALID, apply_lsn: Lsn::INVALID }
+        let (flush_lsn, apply_lsn) = (Lsn::INVALID, Lsn::INVALID);
+        Positions { received_lsn: start_lsn, write_lsn: start_lsn, flush_lsn, apply_lsn }
     }
 
     /// The byte that must come next.
@@ -25,9 +27,9 @@ impl Positions {
         self.received_lsn
     }
 
-    /// What is reported as written: all that was received.
+    /// What the operating system has.
     pub fn write_lsn(&self) -> Lsn {
-        self.received_lsn
+        self.write_lsn
     }
 
     /// How far the stream is durable.
@@ -45,13 +47,22 @@ impl Positions {
         self.received_lsn = self.received_lsn.max(lsn);
     }
 
-    /// More is durable. Whether it did advance; `None` when it cannot be, because it was never received.
+    /// More is with the operating system. Whether it did advance.
+    pub(super) fn advance_write(&mut self, lsn: Lsn) -> bool {
+        let lsn = lsn.min(self.received_lsn);
+        let advances = lsn > self.write_lsn;
+        self.write_lsn = self.write_lsn.max(lsn);
+        advances
+    }
+
+    /// More is durable, and so written. Whether it did advance; `None` when it cannot be, because it was never received.
     pub(super) fn advance_flush(&mut self, lsn: Lsn) -> Option<bool> {
         if lsn > self.received_lsn {
             return None;
         }
         let advances = lsn > self.flush_lsn;
         self.flush_lsn = self.flush_lsn.max(lsn);
+        self.write_lsn = self.write_lsn.max(lsn);
         Some(advances)
     }
 }

@@ -242,7 +242,7 @@ impl Receiver {
         }
     }
 
-    /// For now there are no more messages: positions are reported, and a flush is asked for.
+    /// For now there are no more messages: a flush is asked for, and what is written is reported.
     ///
     /// To be called after every batch of messages, and the driver bounds batches by bytes and by time: the
     /// original looks after its status only when the socket is quiet, which under load it never is.
@@ -251,6 +251,13 @@ impl Receiver {
         self.step_ends_at = self.catching_up_until();
         if self.step_ends_at.is_none() {
             self.report_progress();
+        }
+    }
+
+    /// More was given to the operating system. While catching up that is reported in larger steps.
+    pub fn handle_written(&mut self, lsn: Lsn) {
+        if self.positions.advance_write(lsn) && self.step_ends_at.is_none() {
+            self.reply_due |= self.reported.is_some();
         }
     }
 

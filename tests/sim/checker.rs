@@ -1,6 +1,6 @@
 //! Whether the promises hold.
 //!
-//! P1 is checked twice: at each acknowledgement, against what would survive the worst loss of power at that very
+//! What is reported as written is with the operating system: the end of the process does not lose it. P1 is checked twice: at each acknowledgement, against what would survive the worst loss of power at that very
 //! moment; and for all acknowledgements ever made, against what a crash has really left. P2 follows: a byte that
 //! was taken for another position's is not the one that the acknowledged range must have. P3 is checked on every
 //! image and at every write, P4 at every status update.
@@ -18,6 +18,8 @@ use crate::wal::{SEGMENT_LEN, Wal, segment_size};
 pub struct Checker {
     /// Where the directory began: before it nothing is promised.
     base_lsn: Lsn,
+    /// How far each timeline was reported as written, by a process that still lives.
+    written: BTreeMap<usize, Lsn>,
     /// How far each timeline was acknowledged.
     acknowledged: BTreeMap<usize, Lsn>,
     /// The slot's position, as the reports moved it.
@@ -33,6 +35,7 @@ impl Checker {
     pub fn new(base_lsn: Lsn, slot_lsn: Lsn) -> Self {
         Checker {
             base_lsn,
+            written: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             slot_lsn,
             life_flush_lsn: Lsn::INVALID,
@@ -44,6 +47,7 @@ impl Checker {
 
     pub fn begin_life(&mut self) {
         self.life_flush_lsn = Lsn::INVALID;
+        self.written.clear();
     }
 
     pub fn has_acknowledgements(&self) -> bool {
@@ -66,6 +70,16 @@ impl Checker {
         let StandbyStatusUpdate { write_lsn, flush_lsn, apply_lsn, .. } = *update;
         if flush_lsn > write_lsn || apply_lsn > flush_lsn || write_lsn > sent_lsn {
             self.violate(format!("positions {apply_lsn} {flush_lsn} {write_lsn} of {sent_lsn} sent"));
+        }
+        let known_lsn = self.written.get(&index).or(self.acknowledged.get(&index)).copied();
+        let known_lsn = known_lsn.unwrap_or(self.base_lsn);
+        self.written.insert(index, write_lsn.max(known_lsn));
+        for (lsn, len) in pieces(known_lsn, write_lsn) {
+            let offset = segment_size().offset_of(lsn) as usize;
+            if !self.is_seen(disk, &wal.names(index, lsn), offset, &wal.bytes(index, lsn, len)) {
+                self.violate(format!("{write_lsn} was reported as written, but {lsn}+{len} is not"));
+                return;
+            }
         }
         if !flush_lsn.is_valid() {
             return;
@@ -91,6 +105,16 @@ impl Checker {
                 return;
             }
         }
+    }
+
+    /// Whether one of `names` has `bytes` at `offset` as long as the machine lives.
+    fn is_seen(&self, disk: &SimDisk, names: &[String], offset: usize, bytes: &[u8]) -> bool {
+        let has =
+            |content: &[u8]| content.get(offset..offset + bytes.len()).is_some_and(|found| found == bytes);
+        names.iter().any(|name| {
+            let look = |content: &[u8]| has(content) || has(&self.seen.of(name, content));
+            disk.with_seen(name, look).unwrap_or(false)
+        })
     }
 
     /// Whether one of `names` has `bytes` at `offset` whatever happens.

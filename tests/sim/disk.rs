@@ -116,18 +116,19 @@ pub struct DiskState {
 #[derive(Debug, Clone)]
 pub struct SimDisk(pub Rc<RefCell<DiskState>>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SimFile {
     inode: Inode,
     disk: SimDisk,
-    locks: bool,
+    _lock: Option<Rc<Lock>>,
 }
 
-impl Drop for SimFile {
+#[derive(Debug)]
+struct Lock(SimDisk);
+
+impl Drop for Lock {
     fn drop(&mut self) {
-        if self.locks {
-            self.disk.0.borrow_mut().locked = false;
-        }
+        self.0.0.borrow_mut().locked = false;
     }
 }
 
@@ -204,6 +205,12 @@ impl SimDisk {
     pub fn seen(&self) -> Image {
         let state = self.0.borrow();
         state.names.iter().map(|(name, inode)| (name.clone(), state.nodes[*inode].seen.clone())).collect()
+    }
+
+    /// What a name has as long as the machine lives.
+    pub fn with_seen<T>(&self, name: &str, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let state = self.0.borrow();
+        state.names.get(name).map(|inode| look(&state.nodes[*inode].seen))
     }
 
     /// What a name would have after the worst crash.
@@ -293,6 +300,44 @@ impl DiskState {
 }
 
 impl DiskFile for SimFile {
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.disk.0.borrow_mut();
+        let name = state.name_of(self.inode).to_owned();
+        let mut result = state.step(|| format!("sync {name}"));
+        let operations = state.operations;
+        let sync_fails = matches!(state.fault, DiskFault::SyncFailsFrom(at) if operations >= at);
+        if result.is_ok() && sync_fails && !state.nodes[self.inode].dirty.is_empty() {
+            state.fault = DiskFault::None;
+            state.failed = true;
+            state.log.add(|| "it fails".into());
+            result = Err(io::Error::from_raw_os_error(5));
+        }
+        match (result, state.canary) {
+            (Ok(()), Some(Canary::AckBeforeFsync)) => Ok(()),
+            (Ok(()), Some(Canary::RenameBeforeFsync)) => {
+                let node = &mut state.nodes[self.inode];
+                let before = (node.durable.clone(), node.dirty.clone());
+                node.before_sync.get_or_insert(before);
+                state.sync(self.inode);
+                Ok(())
+            }
+            (Ok(()), _) => {
+                state.sync(self.inode);
+                Ok(())
+            }
+            (Err(error), canary) => {
+                if !state.crashed {
+                    // clean pages that never reached the disk
+                    state.nodes[self.inode].dirty.clear();
+                    if canary == Some(Canary::AckAfterFailedFsync) {
+                        return Ok(());
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.disk.0.borrow();
         let node = &state.nodes[self.inode];
@@ -341,7 +386,7 @@ impl Disk for SimDisk {
             if state.canary == Some(Canary::TruncatingReopen) && name.ends_with(".partial") {
                 state.nodes[inode] = Node::default();
             }
-            return Ok(SimFile { inode, disk: self.clone(), locks: false });
+            return Ok(SimFile { inode, disk: self.clone(), _lock: None });
         }
         if mode != OpenMode::ExistingOrNew {
             return Err(io::ErrorKind::NotFound.into());
@@ -351,7 +396,7 @@ impl Disk for SimDisk {
         let inode = state.nodes.len() - 1;
         state.names.insert(name.into(), inode);
         state.changes.push(NameChange::Create(name.into(), inode));
-        Ok(SimFile { inode, disk: self.clone(), locks: false })
+        Ok(SimFile { inode, disk: self.clone(), _lock: None })
     }
 
     fn len(&mut self, file: &SimFile) -> io::Result<u64> {
@@ -407,44 +452,6 @@ impl Disk for SimDisk {
             node.seen[at] ^= 1;
         }
         result
-    }
-
-    fn sync_data(&mut self, file: &mut SimFile) -> io::Result<()> {
-        let mut state = self.0.borrow_mut();
-        let name = state.name_of(file.inode).to_owned();
-        let mut result = state.step(|| format!("sync {name}"));
-        let operations = state.operations;
-        let sync_fails = matches!(state.fault, DiskFault::SyncFailsFrom(at) if operations >= at);
-        if result.is_ok() && sync_fails && !state.nodes[file.inode].dirty.is_empty() {
-            state.fault = DiskFault::None;
-            state.failed = true;
-            state.log.add(|| "it fails".into());
-            result = Err(io::Error::from_raw_os_error(5));
-        }
-        match (result, state.canary) {
-            (Ok(()), Some(Canary::AckBeforeFsync)) => Ok(()),
-            (Ok(()), Some(Canary::RenameBeforeFsync)) => {
-                let node = &mut state.nodes[file.inode];
-                let before = (node.durable.clone(), node.dirty.clone());
-                node.before_sync.get_or_insert(before);
-                state.sync(file.inode);
-                Ok(())
-            }
-            (Ok(()), _) => {
-                state.sync(file.inode);
-                Ok(())
-            }
-            (Err(error), canary) => {
-                if !state.crashed {
-                    // clean pages that never reached the disk
-                    state.nodes[file.inode].dirty.clear();
-                    if canary == Some(Canary::AckAfterFailedFsync) {
-                        return Ok(());
-                    }
-                }
-                Err(error)
-            }
-        }
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -504,6 +511,6 @@ impl Disk for SimDisk {
         if std::mem::replace(&mut state.locked, true) {
             return Ok(None);
         }
-        Ok(Some(SimFile { inode: file.inode, disk: self.clone(), locks: true }))
+        Ok(Some(SimFile { _lock: Some(Rc::new(Lock(self.clone()))), ..file }))
     }
 }

@@ -1,6 +1,7 @@
 use std::io::Write as _;
 
 use super::super::memory_disk::MemoryDisk;
+use super::super::unverified_segment::Verification;
 use super::super::{ClusterStamp, Layout, RecordCheck};
 use super::*;
 use crate::pg::wal_builder::WalBuilder;
@@ -80,7 +81,7 @@ fn a_segment_is_finished_in_the_format_it_was_begun_in() {
         assert!(content(&disk, &partial, first) == wal[..300_000], "{first} to {second}");
         writer.begin(ONE, size(), Lsn::new(MIB)).unwrap();
         stream(&mut writer, &wal, MIB as usize);
-        writer.seal().unwrap();
+        seal(&mut writer).unwrap();
         let name = format!("{NAME}{}", first.suffix());
         assert!(content(&disk, &name, first) == wal[..MIB as usize], "{first} to {second}");
         writer.write(Lsn::new(2 * MIB), &[Bytes::copy_from_slice(&wal[MIB as usize..])]).unwrap();
@@ -90,7 +91,7 @@ fn a_segment_is_finished_in_the_format_it_was_begun_in() {
         disk.steps.borrow_mut().clear();
         let mut writer = begin(&disk, second);
         stream(&mut writer, &wal, MIB as usize);
-        writer.seal().unwrap();
+        seal(&mut writer).unwrap();
         assert!(!disk.steps.borrow().iter().any(|step| step.starts_with("write 000000010000000000000001")));
     }
 }
@@ -117,7 +118,7 @@ fn of_several_beginnings_the_one_that_goes_furthest_is_gone_on_with() {
         assert!(content(&disk, &partial_name(NAME, furthest), furthest).starts_with(&wal[..500_000]));
         writer.begin(ONE, size(), Lsn::new(MIB)).unwrap();
         stream(&mut writer, &wal, MIB as usize);
-        writer.seal().unwrap();
+        seal(&mut writer).unwrap();
         assert_eq!(wal_names(&disk), [format!("{NAME}{}", furthest.suffix())]);
     }
 }
@@ -147,7 +148,7 @@ fn what_a_loss_of_power_tore_is_not_taken_for_another_history() {
             assert!(left.len() >= 100_000 && wal.starts_with(&left), "{method} {seed}");
             writer.begin(ONE, size(), Lsn::new(MIB)).unwrap();
             stream(&mut writer, &wal, MIB as usize);
-            writer.seal().unwrap();
+            seal(&mut writer).unwrap();
         }
     }
 }
@@ -210,8 +211,38 @@ fn files_of_the_originals_with_something_stale_behind_them_are_gone_on_with() {
         assert!(left.len() > 396_000 && wal.starts_with(&left), "{method} {}", left.len());
         writer.begin(ONE, size(), Lsn::new(MIB)).unwrap();
         stream(&mut writer, &wal, MIB as usize);
-        writer.seal().unwrap();
+        seal(&mut writer).unwrap();
         assert!(content(&disk, &format!("{NAME}{}", method.suffix()), method) == wal[..MIB as usize]);
+    }
+}
+
+/// Completes a segment, and reads it back at once.
+fn seal(writer: &mut SegmentWriter<MemoryDisk>) -> Result<(), SinkError> {
+    writer.seal()?;
+    writer.verify_all()
+}
+
+#[test]
+fn acknowledgements_do_not_wait_for_reading_back() {
+    let wal = wal();
+    for method in COMPRESSED {
+        let disk = MemoryDisk::default();
+        let mut writer = begin(&disk, method);
+        stream(&mut writer, &wal, MIB as usize);
+        assert_eq!(writer.seal().unwrap().lsn(), Lsn::new(2 * MIB));
+        let (first, second) = (NAME, "000000010000000000000002");
+        assert_eq!(wal_names(&disk), [partial_name(first, method)], "durable, and not finished");
+        writer.write(Lsn::new(2 * MIB), &[Bytes::copy_from_slice(&wal[MIB as usize..])]).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(wal_names(&disk), [partial_name(first, method), partial_name(second, method)]);
+        let mut steps = 1;
+        while writer.verify_some().unwrap() == Verification::Pending {
+            steps += 1;
+        }
+        assert!(steps > 2, "{steps} steps");
+        let finished = format!("{first}{}", method.suffix());
+        assert_eq!(wal_names(&disk), [finished.clone(), partial_name(second, method)]);
+        assert!(content(&disk, &finished, method) == wal[..MIB as usize]);
     }
 }
 
@@ -226,7 +257,7 @@ fn what_cannot_be_read_back_does_not_get_its_final_name() {
         let middle = file.len() / 2;
         file[middle] ^= 0x10;
         disk.overwrite(&partial_name(NAME, method), &file);
-        assert!(matches!(writer.seal(), Err(SinkError::Compression { .. })), "{method}");
+        assert!(matches!(seal(&mut writer), Err(SinkError::Compression { .. })), "{method}");
         assert!(matches!(writer.flush(), Err(SinkError::Poisoned)));
         assert_eq!(wal_names(&disk), [partial_name(NAME, method)]);
     }

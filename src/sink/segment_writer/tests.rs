@@ -194,15 +194,49 @@ fn what_has_gathered_is_one_write_and_one_fsync() {
         write(2 * MIB + 7, 3),
     ];
     let queued: usize = commands.iter().map(SinkCommand::weight).sum();
-    let (mut published, mut written) = (Vec::new(), 0);
-    Batch::default()
-        .run(&mut writer, commands, |flushed| published.push(flushed.lsn()), |len| written += len)
+    let (mut published, mut written, mut written_lsn) = (Vec::new(), 0, Lsn::INVALID);
+    let mut batch = Batch::default();
+    batch
+        .run(
+            &mut writer,
+            commands,
+            |flushed| published.push(flushed.lsn()),
+            |weight, lsn| {
+                written += weight;
+                written_lsn = lsn;
+            },
+        )
         .unwrap();
+    assert_eq!(written_lsn, Lsn::new(2 * MIB + 10));
+    assert!(batch.take_flush_wanted() && !batch.take_flush_wanted());
+    published.push(writer.flush().unwrap().lsn());
     assert_eq!(published, [Lsn::new(2 * MIB), Lsn::new(2 * MIB + 10)]);
     assert_eq!(written, queued);
     let steps = disk.steps.borrow();
     assert_eq!(steps.iter().filter(|step| step.starts_with("write")).count(), 2);
     assert_eq!(steps.iter().filter(|step| step.starts_with("sync 0")).count(), 2);
+}
+
+#[test]
+fn a_flush_is_of_what_was_written_before_it_began() {
+    let disk = MemoryDisk::default();
+    let mut writer = archive(&disk);
+    let lsn = |offset| Lsn::new(MIB + offset);
+    assert!(!writer.write_at_once(lsn(0), &bytes(10)).unwrap(), "the file has to be opened first");
+    writer.write(lsn(0), &[bytes(10)]).unwrap();
+    let pending = writer.begin_flush().unwrap();
+    assert!(writer.write_at_once(lsn(10), &bytes(5)).unwrap());
+    assert_eq!(writer.written_lsn(), lsn(15));
+    let synced = pending.sync();
+    assert_eq!(writer.end_flush(pending, synced).unwrap().lsn(), lsn(10));
+    assert_eq!(writer.flush().unwrap().lsn(), lsn(15), "and the next one is of the rest");
+    let syncs = disk.steps.borrow().iter().filter(|step| step.starts_with("sync 0")).count();
+    assert_eq!(syncs, 2);
+    let pending = writer.begin_flush().unwrap();
+    let failed = writer.end_flush(pending, Err(io::ErrorKind::Other.into()));
+    assert!(matches!(failed, Err(SinkError::Io { .. })), "{failed:?}");
+    assert!(!writer.write_at_once(lsn(15), &bytes(5)).unwrap(), "nothing more is taken after a failure");
+    assert!(matches!(writer.flush(), Err(SinkError::Poisoned)));
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::harness::{SLOT_POSITION, assert_same_as};
+use super::harness::{SLOT_POSITION, assert_same_as, wal_files};
 use super::harness::{
     Sampler, assert_never_back, caught_up, directory, keeping_wal, make_wal, receive, streaming,
 };
-use crate::require_server;
+use crate::support::faults::injecting;
 use crate::support::{Cluster, Direction, Ending, Proxy, Stop, Tool};
+use crate::{require_program, require_server};
 
 #[test]
 fn positions_advance_in_their_order_and_nothing_is_applied() {
@@ -73,6 +74,35 @@ fn give_up_waiting(primary: &Cluster, sql: &str) {
     primary.wait_for("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", "1");
     primary.psql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
     waiting.wait().succeeded().complains("canceling wait for synchronous replication");
+}
+
+/// A commit with `remote_write` does not wait for the receiver's disk, and yet survives a receiver that is killed.
+#[test]
+fn what_is_reported_as_written_survives_the_receiver() {
+    require_server!();
+    require_program!("strace");
+    let primary = keeping_wal(16).setting("synchronous_standby_names", "pgwake").start();
+    let received = directory(&primary);
+    // after some commits a sync takes longer than all that follows
+    let tool = injecting(receive(&primary.conninfo(), &received), &["fdatasync:delay_enter=60s:when=6+"]);
+    let receiver = streaming(&tool);
+    primary.psql("SET synchronous_commit = local; CREATE TABLE t (i int)");
+    let started = Instant::now();
+    for i in 0..30 {
+        primary.psql(&format!("SET synchronous_commit = remote_write; INSERT INTO t VALUES ({i})"));
+    }
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    let reported = "SELECT (write_lsn - '0/0')::int8 FROM pg_stat_replication WHERE write_lsn > flush_lsn";
+    let written: u64 = primary.psql(reported).parse().expect("more is written than durable");
+    receiver.kill9();
+    receiver.wait();
+    let files = wal_files(&received);
+    let len = |name: &String| std::fs::metadata(received.join(name)).expect("a file").len();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let there = files.iter().map(len).max().unwrap_or(0);
+    assert!(there >= written % (16 << 20), "only {there} bytes are there, and {written} was reported");
+    assert_same_as(&[&primary], &received);
+    give_up_waiting(&primary, "INSERT INTO t VALUES (100)");
 }
 
 #[test]
