@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::file::{ArchivedFile, OpenFileError, WalContent};
 use super::problem::{Problem, ProblemKind};
+use crate::compression::CompressionMethod;
 use crate::pg::{Lsn, SystemIdentifier, TimelineHistory, WalChecker, WalError};
 
 /// Files of one timeline, each the next segment after the one before.
@@ -27,6 +28,8 @@ pub(super) struct RowOutcome {
     pub(super) end_lsn: Lsn,
     /// Bytes of WAL read.
     pub(super) byte_count: u64,
+    /// Unfinished compressed files in which the segment is whole.
+    pub(super) whole_unfinished: Vec<String>,
 }
 
 pub(super) struct RowCheck<'a> {
@@ -45,7 +48,13 @@ impl RowCheck<'_> {
             let result = self.check_file(file, &mut file_checker, &mut outcome.byte_count);
             outcome.end_lsn = file_checker.checked_lsn();
             match result {
-                Ok(None) => checker = Some(file_checker),
+                Ok(None) => {
+                    let is_whole = file_checker.next_lsn() == file.segment().end_lsn();
+                    if is_whole && file.is_partial && file.compression != CompressionMethod::None {
+                        outcome.whole_unfinished.push(file.name.clone());
+                    }
+                    checker = Some(file_checker);
+                }
                 Ok(Some(kind)) => {
                     let lsn =
                         if let ProblemKind::InvalidWal(error) = &kind { error.lsn } else { file.start_lsn() };

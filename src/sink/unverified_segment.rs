@@ -8,7 +8,7 @@
 
 use std::io::Read as _;
 
-use super::compressed_segment::{FileReader, PIECE_LEN, is_disk_failure};
+use super::compressed_segment::{CompressedSegment, FileReader, PIECE_LEN, is_disk_failure};
 use super::disk::{Disk, DiskFile};
 use super::error::{Operation, SinkError};
 use super::segment_writer::{OpenSegment, PARTIAL_SUFFIX, SegmentWriter};
@@ -69,7 +69,7 @@ impl<D: Disk> SegmentWriter<D> {
         unverified: &mut UnverifiedSegment<D::File>,
     ) -> Result<Verification, SinkError> {
         let OpenSegment { file_name, compressed, .. } = &unverified.segment;
-        let finished = compressed.as_ref().and_then(|compressed| compressed.finished());
+        let finished = compressed.as_ref().and_then(CompressedSegment::finished);
         let Some((method, len, checksum)) = finished else { return Ok(Verification::Done) };
         let reading = match &mut unverified.reading {
             Some(reading) => reading,

@@ -399,7 +399,7 @@ fn the_format_may_change_in_the_middle_of_a_segment() {
 fn replies_flow_while_a_slow_level_compresses() {
     const PINGS: usize = 20;
     require_server!();
-    for format in ["gzip:9", "zstd:19"] {
+    for format in ["zstd:19"] {
         let early = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&early);
         let recording = recording();
@@ -414,6 +414,7 @@ fn replies_flow_while_a_slow_level_compresses() {
             for _ in 0..PINGS {
                 client.write_all(&keepalive(recording.end(), true))?;
             }
+            let mut last = None;
             loop {
                 let (tag, body) = read_message(client)?;
                 if tag == b'c' {
@@ -422,8 +423,9 @@ fn replies_flow_while_a_slow_level_compresses() {
                 if tag == b'd' && body.first() == Some(&b'r') {
                     let position =
                         |at: usize| u64::from_be_bytes(body[at..at + 8].try_into().expect("8 bytes"));
-                    // all has arrived, and not all of it is compressed and durable
-                    let is_early = position(1) >= recording.end() && position(9) < recording.end();
+                    // nothing new to say, but that it lives: not all is compressed and durable
+                    let now = (position(1), position(9));
+                    let is_early = now.1 < recording.end() && last.replace(now) == Some(now);
                     seen.fetch_add(u64::from(is_early), Ordering::Relaxed);
                 }
             }
