@@ -399,46 +399,44 @@ fn the_format_may_change_in_the_middle_of_a_segment() {
 fn replies_flow_while_a_slow_level_compresses() {
     const PINGS: usize = 20;
     require_server!();
-    for format in ["zstd:19"] {
-        let early = Arc::new(AtomicU64::new(0));
-        let seen = Arc::clone(&early);
-        let recording = recording();
-        let identity =
-            answer(&[Some(&recording.system_identifier), Some("1"), Some(&lsn_text(recording.end())), None]);
-        let script = Script::new().says("IDENTIFY_SYSTEM", identity);
-        let script = script.on_command("START_REPLICATION", move |_, client| {
-            client.write_all(&copy_both())?;
-            for piece in recording.bytes.chunks(PIECE_LEN).enumerate() {
-                client.write_all(&wal(recording.start + (piece.0 * PIECE_LEN) as u64, piece.1))?;
+    let format = "zstd:19";
+    let early = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&early);
+    let recording = recording();
+    let identity =
+        answer(&[Some(&recording.system_identifier), Some("1"), Some(&lsn_text(recording.end())), None]);
+    let script = Script::new().says("IDENTIFY_SYSTEM", identity);
+    let script = script.on_command("START_REPLICATION", move |_, client| {
+        client.write_all(&copy_both())?;
+        for piece in recording.bytes.chunks(PIECE_LEN).enumerate() {
+            client.write_all(&wal(recording.start + (piece.0 * PIECE_LEN) as u64, piece.1))?;
+        }
+        for _ in 0..PINGS {
+            client.write_all(&keepalive(recording.end(), true))?;
+        }
+        let mut last = None;
+        loop {
+            let (tag, body) = read_message(client)?;
+            if tag == b'c' {
+                return client.write_all(&[copy_done(), complete(), ready()].concat());
             }
-            for _ in 0..PINGS {
-                client.write_all(&keepalive(recording.end(), true))?;
+            if tag == b'd' && body.first() == Some(&b'r') {
+                let position = |at: usize| u64::from_be_bytes(body[at..at + 8].try_into().expect("8 bytes"));
+                // nothing new to say, but that it lives: not all is compressed and durable
+                let now = (position(1), position(9));
+                let is_early = now.1 < recording.end() && last.replace(now) == Some(now);
+                seen.fetch_add(u64::from(is_early), Ordering::Relaxed);
             }
-            let mut last = None;
-            loop {
-                let (tag, body) = read_message(client)?;
-                if tag == b'c' {
-                    return client.write_all(&[copy_done(), complete(), ready()].concat());
-                }
-                if tag == b'd' && body.first() == Some(&b'r') {
-                    let position =
-                        |at: usize| u64::from_be_bytes(body[at..at + 8].try_into().expect("8 bytes"));
-                    // nothing new to say, but that it lives: not all is compressed and durable
-                    let now = (position(1), position(9));
-                    let is_early = now.1 < recording.end() && last.replace(now) == Some(now);
-                    seen.fetch_add(u64::from(is_early), Ordering::Relaxed);
-                }
-            }
-        });
-        let primary = script.perform();
-        let dir = TestDir::new();
-        let (start, end) = (lsn_text(recording.start), lsn_text(recording.end()));
-        Tool::pgwake()
-            .args(["receive", "-w", "-n", "--start", &start, "--endpos", &end, "--compress", format])
-            .args(["-d", &primary.conninfo(), "-D"])
-            .arg(dir.subdir("received", 0o700))
-            .run()
-            .succeeded();
-        assert!(early.load(Ordering::Relaxed) > 0, "{format}: no reply before all was compressed");
-    }
+        }
+    });
+    let primary = script.perform();
+    let dir = TestDir::new();
+    let (start, end) = (lsn_text(recording.start), lsn_text(recording.end()));
+    Tool::pgwake()
+        .args(["receive", "-w", "-n", "--start", &start, "--endpos", &end, "--compress", format])
+        .args(["-d", &primary.conninfo(), "-D"])
+        .arg(dir.subdir("received", 0o700))
+        .run()
+        .succeeded();
+    assert!(early.load(Ordering::Relaxed) > 0, "{format}: no reply before all was compressed");
 }
