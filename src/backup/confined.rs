@@ -106,6 +106,18 @@ impl ConfinedDirectory {
         created.map_err(|errno| FileError::new("create file", self.path_of(member), errno))
     }
 
+    /// Opens a file for appending, or creates it with these permission bits. No link is followed.
+    pub fn append_or_create_file(&mut self, member: &MemberPath, mode: u32) -> Result<File, FileError> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened =
+            self.in_parent(member, |parent, name| rustix::fs::openat(parent, name, flags, Mode::empty()));
+        match opened {
+            Ok(fd) => Ok(File::from(fd)),
+            Err(Errno::NOENT) => self.create_file(member, mode),
+            Err(errno) => Err(FileError::new("open file", self.path_of(member), errno)),
+        }
+    }
+
     /// Creates a directory with exactly these permission bits.
     pub fn create_directory(&mut self, member: &MemberPath, mode: u32) -> Result<(), FileError> {
         let owner = self.owner;

@@ -63,6 +63,23 @@ pub enum BackupError {
     /// The manifest was asked for and did not come.
     #[error("backup manifest is missing")]
     MissingManifest,
+    /// The server has compressed an archive that would have to be changed here.
+    #[error("cannot change archive \"{0}\": the server has compressed it")]
+    CompressedArchive(String),
+    /// There is room for one archive.
+    #[error("archive \"{0}\" is one too many for standard output")]
+    SecondArchive(String),
+    /// A compressed archive that cannot be decompressed.
+    #[error("could not decompress archive \"{archive}\"")]
+    Decompress {
+        /// The archive.
+        archive: String,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// The manifest is longer than what can be put into an archive.
+    #[error("backup manifest is too long to be put into an archive")]
+    ManifestTooLong,
     /// The manifest was not asked for, or came twice.
     #[error("unexpected backup manifest")]
     UnexpectedManifest,
@@ -110,6 +127,9 @@ impl BackupError {
             BackupError::File(_)
             | BackupError::Ledger(LedgerError::Spill { .. })
             | BackupError::TablespaceTarget(_)
+            | BackupError::CompressedArchive(_)
+            | BackupError::SecondArchive(_)
+            | BackupError::ManifestTooLong
             | BackupError::FailedBefore => false,
             BackupError::Ledger(LedgerError::TooMuchDisagreement)
             | BackupError::Tar { .. }
@@ -123,6 +143,7 @@ impl BackupError {
             | BackupError::Manifest(_)
             | BackupError::Mismatch(_)
             | BackupError::MissingManifest
+            | BackupError::Decompress { .. }
             | BackupError::UnexpectedManifest => true,
         }
     }

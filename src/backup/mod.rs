@@ -7,11 +7,13 @@
 //!
 //! What decides (the archive stream, tar, names, the manifest, `backup_label`) touches no file and no clock.
 
+mod archive_output;
 pub mod archive_stream;
 pub mod backup_label;
 pub mod checksum;
 pub mod confined;
 mod error;
+mod extraction;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod manifest;
@@ -19,12 +21,15 @@ mod open_file;
 pub mod path;
 pub mod standby_files;
 pub mod syncer;
+mod tar_backup;
 pub mod tar_header;
+pub mod tar_rewriter;
 pub mod tar_stream;
 mod target;
 #[cfg(test)]
 mod testing;
 mod tree;
+mod wal_archive;
 mod writer;
 
 pub use archive_stream::{
@@ -33,11 +38,14 @@ pub use archive_stream::{
 pub use backup_label::{BackupLabel, BackupSource};
 pub use checksum::ChecksumAlgorithm;
 pub use error::{BackupError, MemberRule};
+pub use extraction::Extraction;
 pub use manifest::{FileProblem, ManifestMismatch, ManifestSummary, WalRange};
+pub use tar_backup::{MAX_INJECTED_MANIFEST_LEN, TarBackupWriter, TarPlace, TarTarget, WholeTarBackup};
 pub use tar_stream::ArchiveEnd;
 pub use target::{
-    BackupTarget, DirectoryModes, FileOwner, ManifestPolicy, SyncMethod, TablespacePlace, TablespaceTarget,
-    WalMembers,
+    BackupTarget, DirectoryModes, FileOwner, ManifestPolicy, MemberModes, StandbyFiles, SyncMethod,
+    TablespacePlace, TablespaceTarget, WalMembers,
 };
 pub use tree::{MANIFEST_NAME, MANIFEST_TEMPORARY_NAME, MAX_UNANNOUNCED_LINKS, UnannouncedTablespace};
-pub use writer::{BackupWriter, FinishedBackup};
+pub use wal_archive::{WAL_ARCHIVE_NAME, WAL_ARRIVAL_NAME, WalArchive, WalArchiveOptions};
+pub use writer::{BackupWriter, FinishedBackup, WholeBackup};

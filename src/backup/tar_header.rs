@@ -106,6 +106,86 @@ impl TarMember {
     }
 }
 
+/// A regular file that is put into an archive.
+#[derive(Debug, Clone, Copy)]
+pub struct NewMember<'a> {
+    /// The name: up to [`MAX_NEW_NAME_LEN`] bytes.
+    pub name: &'a str,
+    /// Bytes of content.
+    pub len: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// Modification time, in seconds since 1970.
+    pub mtime: u64,
+}
+
+/// The longest name of a [`NewMember`], in bytes.
+pub const MAX_NEW_NAME_LEN: usize = 99;
+
+impl NewMember<'_> {
+    /// Its header, as servers and their tools write one (`tarCreateHeader`).
+    ///
+    /// # Panics
+    /// When the name is too long: names of new members are the program's own.
+    pub fn header(&self) -> [u8; BLOCK_LEN] {
+        let NewMember { name, len, mode, uid, gid, mtime } = *self;
+        assert!(name.len() <= MAX_NEW_NAME_LEN, "the name of a new member is short");
+        let mut block = [0; BLOCK_LEN];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        write_number(&mut block[100..108], u64::from(mode & 0o7777));
+        write_number(&mut block[108..116], u64::from(uid));
+        write_number(&mut block[116..124], u64::from(gid));
+        write_number(&mut block[124..136], len);
+        write_number(&mut block[136..148], mtime);
+        block[156] = b'0';
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        for field in [265, 297] {
+            block[field..field + 8].copy_from_slice(b"postgres");
+        }
+        write_number(&mut block[329..337], 0);
+        write_number(&mut block[337..345], 0);
+        write_checksum(&mut block);
+        block
+    }
+}
+
+/// Says in a header that its file has another length now, and another time.
+pub fn resize(block: &mut [u8; BLOCK_LEN], len: u64, mtime: u64) {
+    write_number(&mut block[124..136], len);
+    write_number(&mut block[136..148], mtime);
+    write_checksum(block);
+}
+
+/// Octal digits and a blank, or base 256 when they would not do (`print_tar_number`).
+fn write_number(field: &mut [u8], value: u64) {
+    let Some((last, digits)) = field.split_last_mut() else { return };
+    if value < 1 << (3 * digits.len()) {
+        *last = b' ';
+        let mut rest = value;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest & 7) as u8;
+            rest >>= 3;
+        }
+    } else {
+        let mut rest = value;
+        for byte in field.iter_mut().rev() {
+            *byte = rest as u8;
+            rest >>= 8;
+        }
+        field[0] = 0x80;
+    }
+}
+
+fn write_checksum(block: &mut [u8; BLOCK_LEN]) {
+    block[148..156].fill(b' ');
+    let sum = block.iter().map(|&byte| u64::from(byte)).sum();
+    write_number(&mut block[148..156], sum);
+}
+
 /// The sum of all bytes, the checksum field itself counted as blanks.
 fn check_checksum(block: &[u8; BLOCK_LEN]) -> Result<(), TarHeaderError> {
     let sum: u64 = block.iter().map(|&b| u64::from(b)).sum();

@@ -86,6 +86,8 @@ pub struct TarStream {
     offset: u64,
     state: State,
     current: Option<MemberPath>,
+    /// The header that was read last, for who passes members on.
+    header: Box<[u8; BLOCK_LEN]>,
 }
 
 #[derive(Debug)]
@@ -111,7 +113,8 @@ impl Default for TarStream {
 impl TarStream {
     /// A splitter at the start of an archive.
     pub fn new() -> Self {
-        TarStream { chunk: Bytes::new(), offset: 0, state: State::header(0), current: None }
+        let header = Box::new([0; BLOCK_LEN]);
+        TarStream { chunk: Bytes::new(), offset: 0, state: State::header(0), current: None, header }
     }
 
     /// Takes the next chunk of the archive.
@@ -179,6 +182,11 @@ impl TarStream {
         }
     }
 
+    /// The header of the member that began last, as it came.
+    pub fn header(&self) -> &[u8; BLOCK_LEN] {
+        &self.header
+    }
+
     /// The archive is over: it must not stop in the middle of anything.
     pub fn finish(self, end: ArchiveEnd) -> Result<(), TarError> {
         debug_assert!(
@@ -211,6 +219,7 @@ impl TarStream {
         let member = TarMember::parse(block).map_err(|source| TarError::Header { offset, source })?;
         let len = if let MemberKind::File { len } = member.kind { len } else { 0 };
         let padding = (len.next_multiple_of(BLOCK_LEN as u64) - len) as usize;
+        self.header.copy_from_slice(&block[..]);
         self.state =
             if len == 0 { State::MemberEnd { padding } } else { State::Data { remaining: len, padding } };
         self.current = Some(member.path.clone());

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
+
 use super::checksum::ChecksumAlgorithm;
 use super::tar_stream::ArchiveEnd;
 pub use crate::FileOwner;
@@ -17,6 +19,8 @@ pub struct BackupTarget {
     pub wal_directory: Option<PathBuf>,
     /// The server's `data_directory_mode`.
     pub modes: DirectoryModes,
+    /// Which permissions members get.
+    pub member_modes: MemberModes,
     /// Whom files and directories shall belong to, when that is not who runs this.
     pub owner: Option<FileOwner>,
     /// How the backup becomes durable.
@@ -27,6 +31,29 @@ pub struct BackupTarget {
     pub archive_end: ArchiveEnd,
     /// Whether the server was asked to append WAL.
     pub wal_members: WalMembers,
+    /// What makes a standby of the backup, when that is wanted.
+    pub standby: Option<StandbyFiles>,
+}
+
+/// What makes a standby of a backup as it is written (`-R`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandbyFiles {
+    /// The file that says whom to follow: `postgresql.auto.conf`, or before 12 `recovery.conf`. It is appended to, or made.
+    pub configuration: &'static str,
+    /// What it says.
+    pub lines: Bytes,
+    /// An empty file beside it: `standby.signal`, from 12 on.
+    pub signal: Option<&'static str>,
+}
+
+/// Which permissions members get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MemberModes {
+    /// Those that they have on the server, without what the directory's mode does not allow.
+    #[default]
+    Restricted,
+    /// Those that they have on the server, as `pg_basebackup` gives them; the directory's own mode keeps others out.
+    AsSent,
 }
 
 /// A tablespace, on the server and here.

@@ -98,11 +98,13 @@ impl Scratch {
             tablespaces: Vec::new(),
             wal_directory: None,
             modes: DirectoryModes::OwnerOnly,
+            member_modes: MemberModes::Restricted,
             owner: None,
             sync: SyncMethod::None,
             manifest: ManifestPolicy::Required(ChecksumAlgorithm::Crc32c),
             archive_end: ArchiveEnd::Terminated,
             wal_members: WalMembers::Refused,
+            standby: None,
         };
         Scratch { directory, target }
     }

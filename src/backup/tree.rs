@@ -17,12 +17,14 @@ use super::confined::{ConfinedDirectory, FileError};
 use super::error::{BackupError, MemberRule};
 use super::path::{MemberPath, tablespace_oid};
 use super::tar_header::TarMember;
-use super::target::{BackupTarget, DirectoryModes, FileOwner, SyncMethod, TablespacePlace, WalMembers};
+use super::target::{
+    BackupTarget, DirectoryModes, FileOwner, MemberModes, SyncMethod, TablespacePlace, WalMembers,
+};
 
 /// The name of the manifest, and the one it has until everything is durable.
 pub const MANIFEST_NAME: &str = "backup_manifest";
 /// See [`MANIFEST_NAME`].
-pub const MANIFEST_TEMPORARY_NAME: &str = "backup_manifest.pgwake.tmp";
+pub const MANIFEST_TEMPORARY_NAME: &str = "backup_manifest.tmp";
 
 /// The most links to tablespaces that were not announced.
 pub const MAX_UNANNOUNCED_LINKS: usize = 1 << 10;
@@ -83,6 +85,7 @@ pub(super) struct Tree {
     /// Directories beneath the roots, parents before children.
     made: Vec<(Root, MemberPath)>,
     modes: DirectoryModes,
+    member_modes: MemberModes,
     owner: Option<FileOwner>,
     wal_members: WalMembers,
 }
@@ -128,6 +131,7 @@ impl Tree {
             unannounced: BTreeMap::new(),
             made: Vec::new(),
             modes: target.modes,
+            member_modes: target.member_modes,
             owner: target.owner,
             wal_members: target.wal_members,
         };
@@ -176,7 +180,10 @@ impl Tree {
             return Err(MemberRule::Wal.into());
         }
         let (root, path) = self.place(archive, path.clone());
-        let mode = self.modes.file_mode(member.mode);
+        let mode = match self.member_modes {
+            MemberModes::Restricted => self.modes.file_mode(member.mode),
+            MemberModes::AsSent => member.mode & 0o777,
+        };
         let directory = self.root(root);
         let file = directory.create_file(&path, mode).map_err(TreeError::creating)?;
         Ok(CreatedFile { file, path: directory.path_of(&path) })
@@ -204,7 +211,11 @@ impl Tree {
             return Err(MemberRule::Wal.into());
         }
         let (root, path) = self.place(archive, member.path.clone());
-        self.make_directory(root, path, self.modes.directory_mode(member.mode)).map_err(TreeError::creating)
+        let mode = match self.member_modes {
+            MemberModes::Restricted => self.modes.directory_mode(member.mode),
+            MemberModes::AsSent => member.mode & 0o777 | 0o700,
+        };
+        self.make_directory(root, path, mode).map_err(TreeError::creating)
     }
 
     /// Checks the link of a member against what has been made.
@@ -241,6 +252,13 @@ impl Tree {
         let (name, mode) = (MemberPath::literal(MANIFEST_TEMPORARY_NAME), self.modes.default_file_mode());
         let file = self.base.create_file(&name, mode)?;
         Ok(CreatedFile { file, path: self.base.path_of(&name) })
+    }
+
+    /// Opens a file at the top that is there already, to append to it; creates it when it is not.
+    pub(super) fn open_own_file(&mut self, name: &MemberPath) -> Result<CreatedFile, FileError> {
+        let mode = self.modes.default_file_mode();
+        let file = self.base.append_or_create_file(name, mode)?;
+        Ok(CreatedFile { file, path: self.base.path_of(name) })
     }
 
     /// Gives the manifest its name: the last step of a backup.
@@ -282,8 +300,8 @@ impl Tree {
     }
 
     /// Tablespaces that came to be while the backup ran.
-    pub(super) fn into_unannounced(self) -> Vec<UnannouncedTablespace> {
-        let unannounced = self.unannounced.into_iter();
+    pub(super) fn take_unannounced(&mut self) -> Vec<UnannouncedTablespace> {
+        let unannounced = std::mem::take(&mut self.unannounced).into_iter();
         unannounced.map(|(oid, location)| UnannouncedTablespace { oid, location }).collect()
     }
 

@@ -4,6 +4,8 @@
 //! the file system; they belong on the thread that receives, or on one of its own. Invariant: `backup_manifest` has
 //! its name only after everything that it lists has been received, found right and made durable.
 
+use std::path::{Path, PathBuf};
+
 use bytes::Bytes;
 
 use super::archive_stream::{ArchiveEvent, ArchiveName};
@@ -12,12 +14,12 @@ use super::checksum::ChecksumAlgorithm;
 use super::confined::FileError;
 use super::error::BackupError;
 use super::manifest::{Comparison, Ledger, ManifestParser, ManifestSummary};
-use super::open_file::{OpenFile, Writeback};
+use super::open_file::{OpenFile, Writeback, WrittenFile};
 use super::path::MemberPath;
 use super::syncer::Syncer;
 use super::tar_header::{MemberKind, TarMember};
 use super::tar_stream::{ArchiveEnd, TarEvent, TarStream};
-use super::target::{BackupTarget, ManifestPolicy, SyncMethod};
+use super::target::{BackupTarget, ManifestPolicy, StandbyFiles, SyncMethod};
 use super::tree::{CreatedFile, Root, Tree, TreeError, UnannouncedTablespace};
 
 const BACKUP_LABEL: &str = "backup_label";
@@ -40,6 +42,7 @@ pub struct BackupWriter {
     backup_label: Option<BackupLabel>,
     pg_control: Received,
     base_archive: Received,
+    standby: Option<StandbyFiles>,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,7 @@ struct Archive {
     prefix: String,
     tar: TarStream,
     file: Option<(MemberPath, OpenFile)>,
+    last_file: Option<PathBuf>,
 }
 
 /// The manifest that is arriving.
@@ -73,6 +77,15 @@ struct Manifest {
 enum Received {
     NotYet,
     Whole,
+}
+
+/// A backup that is whole, and not yet durable. [`sync`](Self::sync) it, then [`publish`](Self::publish) it.
+#[derive(Debug)]
+pub struct WholeBackup {
+    tree: Tree,
+    syncer: Option<Syncer>,
+    sync: SyncMethod,
+    finished: FinishedBackup,
 }
 
 /// A backup that is whole and, unless that was declined, durable.
@@ -113,6 +126,7 @@ impl BackupWriter {
             backup_label: None,
             pg_control: Received::NotYet,
             base_archive: Received::NotYet,
+            standby: target.standby.clone(),
         })
     }
 
@@ -169,9 +183,24 @@ impl BackupWriter {
         self.ledger.as_ref().map_or(0, Ledger::file_count)
     }
 
+    /// The file that is being written, or was last.
+    pub fn current_file(&self) -> Option<&Path> {
+        match &self.phase {
+            Phase::Archive(archive) => archive.last_file.as_deref(),
+            Phase::Start | Phase::Manifest(_) | Phase::Failed => None,
+        }
+    }
+
     /// Everything has been received, and the server has said that it succeeded: checks that the backup is whole and
     /// as its manifest has it, makes it durable, and gives the manifest its name.
-    pub fn finish(mut self) -> Result<FinishedBackup, BackupError> {
+    pub fn finish(self) -> Result<FinishedBackup, BackupError> {
+        let mut whole = self.complete()?;
+        whole.sync()?;
+        whole.publish()
+    }
+
+    /// The first part of [`finish`](Self::finish): checks that the backup is whole and as its manifest has it.
+    pub fn complete(mut self) -> Result<WholeBackup, BackupError> {
         let (file_count, byte_count);
         let manifest = match std::mem::replace(&mut self.phase, Phase::Failed) {
             Phase::Failed => return Err(BackupError::FailedBefore),
@@ -190,7 +219,7 @@ impl BackupWriter {
         if self.pg_control == Received::NotYet || self.base_archive == Received::NotYet {
             return Err(BackupError::MissingFile(PG_CONTROL));
         }
-        let summary = match manifest {
+        let manifest = match manifest {
             Some(manifest) => {
                 let summary = manifest.finish(self.sync)?;
                 file_count = summary.file_count;
@@ -204,24 +233,10 @@ impl BackupWriter {
                 None
             }
         };
-        if let Some(syncer) = self.syncer.take() {
-            syncer.finish()?;
-        }
-        self.tree.sync(self.sync)?;
-        if summary.is_some() {
-            self.tree.rename_manifest()?;
-            if self.sync != SyncMethod::None {
-                self.tree.base().sync()?;
-            }
-        }
-        let unannounced_tablespaces = self.tree.into_unannounced();
-        Ok(FinishedBackup {
-            manifest: summary,
-            backup_label,
-            file_count,
-            byte_count,
-            unannounced_tablespaces,
-        })
+        let unannounced_tablespaces = self.tree.take_unannounced();
+        let finished =
+            FinishedBackup { manifest, backup_label, file_count, byte_count, unannounced_tablespaces };
+        Ok(WholeBackup { tree: self.tree, syncer: self.syncer, sync: self.sync, finished })
     }
 
     fn begin_archive(&mut self, archive: ArchiveName) -> Result<Phase, BackupError> {
@@ -233,12 +248,36 @@ impl BackupWriter {
         let prefix =
             if let Root::Tablespace(oid) = root { format!("pg_tblspc/{oid}/") } else { String::new() };
         let (name, tar) = (archive.file_name, TarStream::new());
-        Ok(Phase::Archive(Box::new(Archive { name, root, prefix, tar, file: None })))
+        Ok(Phase::Archive(Box::new(Archive { name, root, prefix, tar, file: None, last_file: None })))
     }
 
     fn end_archive(&mut self, archive: Box<Archive>) -> Result<(), BackupError> {
-        let Archive { name, tar, .. } = *archive;
-        tar.finish(self.archive_end).map_err(|source| BackupError::Tar { archive: name, source })
+        let Archive { name, tar, root, .. } = *archive;
+        tar.finish(self.archive_end).map_err(|source| BackupError::Tar { archive: name, source })?;
+        if root == Root::Base { self.write_standby_files() } else { Ok(()) }
+    }
+
+    /// The manifest knows nothing of them, and who verifies the backup passes over them.
+    fn write_standby_files(&mut self) -> Result<(), BackupError> {
+        let Some(StandbyFiles { configuration, lines, signal }) = self.standby.take() else { return Ok(()) };
+        for (name, content) in [(Some(configuration), lines), (signal, Bytes::new())] {
+            let Some(name) = name else { continue };
+            let CreatedFile { file, path } = self.tree.open_own_file(&MemberPath::literal(name))?;
+            if content.is_empty() {
+                file.set_len(0).map_err(|source| FileError::new("truncate file", &path, source))?;
+            }
+            let mut file = OpenFile::new(file, path, ChecksumAlgorithm::None.start(), Writeback::Lazy);
+            file.write(content)?;
+            self.sync_file(file.finish()?)?;
+        }
+        Ok(())
+    }
+
+    fn sync_file(&self, written: WrittenFile) -> Result<(), BackupError> {
+        match &self.syncer {
+            Some(syncer) => Ok(syncer.sync(written.file, written.path)?),
+            None => Ok(()),
+        }
     }
 
     fn archive_data(&mut self, archive: &mut Archive, data: Bytes) -> Result<(), BackupError> {
@@ -282,6 +321,7 @@ impl BackupWriter {
             ManifestPolicy::Absent => ChecksumAlgorithm::None,
         };
         let writeback = if self.sync == SyncMethod::None { Writeback::Lazy } else { Writeback::From(0) };
+        archive.last_file = Some(path.clone());
         let mut file = OpenFile::new(file, path, algorithm.start(), writeback);
         if is(archive, &member.path, BACKUP_LABEL) && len <= BackupLabel::MAX_LEN as u64 {
             file.capture();
@@ -291,9 +331,9 @@ impl BackupWriter {
     }
 
     fn end_file(&mut self, archive: &Archive, path: &MemberPath, file: OpenFile) -> Result<(), BackupError> {
-        let written = file.finish()?;
+        let mut written = file.finish()?;
         if is(archive, path, BACKUP_LABEL) {
-            let content = written.captured.ok_or(BackupLabelError::TooLong(written.len as usize))?;
+            let content = written.captured.take().ok_or(BackupLabelError::TooLong(written.len as usize))?;
             self.backup_label = Some(BackupLabel::parse(&content)?);
         } else if is(archive, path, PG_CONTROL) {
             self.pg_control = Received::Whole;
@@ -311,10 +351,7 @@ impl BackupWriter {
                 spill,
             )?;
         }
-        match &self.syncer {
-            Some(syncer) => Ok(syncer.sync(written.file, written.path)?),
-            None => Ok(()),
-        }
+        self.sync_file(written)
     }
 
     fn begin_manifest(&mut self) -> Result<Phase, BackupError> {
@@ -326,6 +363,27 @@ impl BackupWriter {
         let CreatedFile { file, path } = self.tree.create_manifest()?;
         let file = OpenFile::new(file, path, ChecksumAlgorithm::None.start(), Writeback::Lazy);
         Ok(Phase::Manifest(Box::new(Manifest { parser: ManifestParser::new(), comparison, file })))
+    }
+}
+
+impl WholeBackup {
+    /// Makes it durable, as the target has asked.
+    pub fn sync(&mut self) -> Result<(), BackupError> {
+        if let Some(syncer) = self.syncer.take() {
+            syncer.finish()?;
+        }
+        Ok(self.tree.sync(self.sync)?)
+    }
+
+    /// Gives the manifest its name: now it is a backup.
+    pub fn publish(mut self) -> Result<FinishedBackup, BackupError> {
+        if self.finished.manifest.is_some() {
+            self.tree.rename_manifest()?;
+            if self.sync != SyncMethod::None {
+                self.tree.base().sync()?;
+            }
+        }
+        Ok(self.finished)
     }
 }
 

@@ -64,8 +64,30 @@ pub enum BackupStep {
     CopyData(Bytes),
     /// The copy is complete.
     CopyEnd,
+    /// The server says where the backup ends, and not yet whether it succeeded.
+    EndPosition(BackupEnd),
     /// The server has completed the backup. Nothing follows.
-    End(BackupEnd),
+    Completed(BackupEnd),
+}
+
+/// How far the answer has come: what an error interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupStage {
+    /// A copy is to begin.
+    BeforeCopy,
+    /// A copy is under way.
+    Copy,
+    /// All copies are complete: the end is to be told.
+    BeforeEnd,
+    /// The end was told.
+    BeforeCompletion,
+}
+
+/// A backup whose start is known: the checkpoint is over.
+pub struct BackupOpening<'a> {
+    connection: &'a mut Connection,
+    start: BackupStart,
+    end_silence: Option<Duration>,
 }
 
 /// A backup under way. Dropped before [`BackupStep::End`], it leaves the connection unusable.
@@ -73,12 +95,19 @@ pub struct BaseBackupStream<'a> {
     connection: &'a mut Connection,
     start: BackupStart,
     tablespaces: Vec<Tablespace>,
-    in_copy: bool,
+    stage: BackupStage,
+    end: Option<BackupEnd>,
+    end_silence: Option<Duration>,
 }
 
 impl Connection {
     /// `BASE_BACKUP`: waits for the checkpoint and answers with the start and the tablespaces; the data follows.
     pub async fn base_backup(&mut self, request: &BaseBackup) -> Result<BaseBackupStream<'_>, ClientError> {
+        self.open_base_backup(request).await?.tablespaces().await
+    }
+
+    /// The same, as far as the start.
+    pub async fn open_base_backup(&mut self, request: &BaseBackup) -> Result<BackupOpening<'_>, ClientError> {
         let version = self.version();
         if request.incremental && !version.has_incremental_backup() {
             return Err(ClientError::NotSupported { command: "BASE_BACKUP (INCREMENTAL)", version });
@@ -94,14 +123,9 @@ impl Connection {
         // the checkpoint takes as long as it takes
         let mut positions = self.read_rows(None, 1, read_position, "invalid start").await?;
         let (lsn, timeline) = positions.pop().ok_or_else(|| answer("no start"))?;
-        let silence = Some(COPY_SILENCE_TIMEOUT);
-        let tablespaces =
-            self.read_rows(silence, MAX_TABLESPACES, read_tablespace, "invalid tablespace").await?;
-        if tablespaces.iter().filter(|tablespace| tablespace.oid.is_none()).count() != 1 {
-            return Err(answer("not one data directory"));
-        }
-        let start = BackupStart { lsn, timeline };
-        Ok(BaseBackupStream { connection: self, start, tablespaces, in_copy: false })
+        // and so does archiving
+        let end_silence = if request.wait_for_archive { None } else { Some(COPY_SILENCE_TIMEOUT) };
+        Ok(BackupOpening { connection: self, start: BackupStart { lsn, timeline }, end_silence })
     }
 
     /// One result set of at most `max_rows`, up to its CommandComplete. Of a row nothing is kept but what `read` makes
@@ -130,6 +154,26 @@ impl Connection {
     }
 }
 
+impl<'a> BackupOpening<'a> {
+    /// Where the backup begins.
+    pub fn start(&self) -> BackupStart {
+        self.start
+    }
+
+    /// What it consists of.
+    pub async fn tablespaces(self) -> Result<BaseBackupStream<'a>, ClientError> {
+        let BackupOpening { connection, start, end_silence } = self;
+        let silence = Some(COPY_SILENCE_TIMEOUT);
+        let tablespaces =
+            connection.read_rows(silence, MAX_TABLESPACES, read_tablespace, "invalid tablespace").await?;
+        if tablespaces.iter().filter(|tablespace| tablespace.oid.is_none()).count() != 1 {
+            return Err(answer("not one data directory"));
+        }
+        let stage = BackupStage::BeforeCopy;
+        Ok(BaseBackupStream { connection, start, tablespaces, stage, end: None, end_silence })
+    }
+}
+
 impl BaseBackupStream<'_> {
     /// Where the backup begins.
     pub fn start(&self) -> BackupStart {
@@ -141,34 +185,48 @@ impl BaseBackupStream<'_> {
         &self.tablespaces
     }
 
-    /// What comes next. Cancel-safe up to the end of the copy.
-    pub async fn next(&mut self) -> Result<BackupStep, ClientError> {
-        match self.connection.next_message_within(Some(COPY_SILENCE_TIMEOUT)).await? {
-            BackendMessage::CopyData(payload) if self.in_copy => Ok(BackupStep::CopyData(payload)),
-            BackendMessage::CopyOutResponse if !self.in_copy => {
-                self.in_copy = true;
-                Ok(BackupStep::CopyBegin)
-            }
-            BackendMessage::CopyDone if self.in_copy => {
-                self.in_copy = false;
-                Ok(BackupStep::CopyEnd)
-            }
-            BackendMessage::RowDescription(_) if !self.in_copy => Ok(BackupStep::End(self.read_end().await?)),
-            message => Err(unexpected(&message)),
-        }
+    /// How far the answer has come.
+    pub fn stage(&self) -> BackupStage {
+        self.stage
     }
 
-    async fn read_end(&mut self) -> Result<BackupEnd, ClientError> {
-        let mut end = None;
+    /// What comes next. Cancel-safe.
+    pub async fn next(&mut self) -> Result<BackupStep, ClientError> {
         loop {
-            match self.connection.next_message_within(Some(COPY_SILENCE_TIMEOUT)).await? {
-                BackendMessage::DataRow(row) if end.is_none() => end = read_position(&row),
-                BackendMessage::CommandComplete(_) => {}
-                BackendMessage::ReadyForQuery => {
-                    let (lsn, timeline) = end.ok_or_else(|| answer("invalid end"))?;
-                    return Ok(BackupEnd { lsn, timeline });
+            let silence = match self.stage {
+                BackupStage::BeforeCopy | BackupStage::Copy => Some(COPY_SILENCE_TIMEOUT),
+                BackupStage::BeforeEnd | BackupStage::BeforeCompletion => self.end_silence,
+            };
+            let message = self.connection.next_message_within(silence).await?;
+            match (self.stage, message) {
+                (BackupStage::Copy, BackendMessage::CopyData(payload)) => {
+                    return Ok(BackupStep::CopyData(payload));
                 }
-                message => return Err(unexpected(&message)),
+                (BackupStage::BeforeCopy | BackupStage::BeforeEnd, BackendMessage::CopyOutResponse) => {
+                    self.stage = BackupStage::Copy;
+                    return Ok(BackupStep::CopyBegin);
+                }
+                (BackupStage::Copy, BackendMessage::CopyDone) => {
+                    self.stage = BackupStage::BeforeEnd;
+                    return Ok(BackupStep::CopyEnd);
+                }
+                (BackupStage::BeforeEnd, BackendMessage::RowDescription(_)) => {}
+                (BackupStage::BeforeEnd, BackendMessage::DataRow(row)) if self.end.is_none() => {
+                    let (lsn, timeline) = read_position(&row).ok_or_else(|| answer("invalid end"))?;
+                    self.end = Some(BackupEnd { lsn, timeline });
+                }
+                // of the row
+                (BackupStage::BeforeEnd, BackendMessage::CommandComplete(_)) => {
+                    let end = self.end.ok_or_else(|| answer("no end"))?;
+                    self.stage = BackupStage::BeforeCompletion;
+                    return Ok(BackupStep::EndPosition(end));
+                }
+                (BackupStage::BeforeCompletion, BackendMessage::CommandComplete(_)) => {}
+                (BackupStage::BeforeCompletion, BackendMessage::ReadyForQuery) => {
+                    let end = self.end.ok_or_else(|| answer("invalid end"))?;
+                    return Ok(BackupStep::Completed(end));
+                }
+                (_, message) => return Err(unexpected(&message)),
             }
         }
     }

@@ -44,6 +44,7 @@ pub struct Connection {
     host: HostSpec,
     protection: Protection,
     backend: Backend,
+    backend_pid: Option<u32>,
     notice_handler: NoticeHandler,
     phase: Phase,
     answer_timeout: Option<Duration>,
@@ -89,6 +90,7 @@ impl Connection {
             host,
             protection: Protection { carrier: Carrier::Local, method: AuthMethod::None },
             backend: Backend::Unknown,
+            backend_pid: None,
             notice_handler: Box::new(log_notice),
             phase: Phase::Ready,
             answer_timeout: None,
@@ -114,6 +116,11 @@ impl Connection {
         self.protection
     }
 
+    /// The process id of the server's end, if the server has told it.
+    pub fn backend_pid(&self) -> Option<u32> {
+        self.backend_pid
+    }
+
     /// Says how it is protected.
     pub(super) fn protected_by(self, protection: Protection) -> Self {
         Connection { protection, ..self }
@@ -125,8 +132,8 @@ impl Connection {
     }
 
     /// Says which process serves it.
-    pub(super) fn served_by(self, backend: Backend) -> Self {
-        Connection { backend, ..self }
+    pub(super) fn served_by(self, backend: Backend, backend_pid: Option<u32>) -> Self {
+        Connection { backend, backend_pid, ..self }
     }
 
     /// A setting that the server has reported, such as `server_version` or `in_hot_standby` (14).

@@ -17,7 +17,9 @@ pub mod tls;
 mod upload_manifest;
 mod wal_stream;
 
-pub use base_backup::{BackupEnd, BackupStart, BackupStep, BaseBackupStream, Tablespace};
+pub use base_backup::{
+    BackupEnd, BackupOpening, BackupStage, BackupStart, BackupStep, BaseBackupStream, Tablespace,
+};
 pub use connect::{Backend, Carrier, ConnectError, Connected, Protection, Purpose, Stream, connect};
 pub use connection::{Connection, NoticeHandler, Transport};
 pub use conninfo::{ConnInfo, Settings, SystemEnvironment};

@@ -13,6 +13,7 @@
 //!   [mark](mark): empty blocks, which every decompressor passes over, with a checksum of all that came before in
 //!   the bits that pad them.
 
+pub(crate) mod archive;
 mod decoder;
 mod encoder;
 mod inflate;
@@ -21,6 +22,7 @@ mod mark;
 mod tests;
 mod zstd_frames;
 
+pub use archive::{ArchiveCompression, Window};
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;
 

@@ -396,6 +396,12 @@ impl<D: Disk> SegmentWriter<D> {
         } else {
             self.sync_rest()?;
         }
+        if let Some(name) = self.open.as_ref().map(|open| open.file_name.clone())
+            && self.layout == Layout::PgWal
+        {
+            // the backup that it came with ends in it: the server that it came from will archive it
+            self.mark_done(&name)?;
+        }
         Ok(())
     }
 

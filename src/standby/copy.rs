@@ -12,15 +12,17 @@ use super::preflight::Preflight;
 use super::workspace::Workspace;
 use crate::backup::{
     ArchiveEnd, ArchiveName, ArchiveStream, BackupError, BackupTarget, BackupWriter, DirectoryModes,
-    FinishedBackup, ManifestPolicy, ManifestRequest, SyncMethod, WalMembers, WalRange,
+    FinishedBackup, ManifestPolicy, ManifestRequest, MemberModes, SyncMethod, WalMembers, WalRange,
 };
 use crate::client::{BackupEnd, BackupStart, BackupStep, Connection, Tablespace};
 use crate::observe::progress::CopyProgress;
 use crate::pg::ControlFile;
 use crate::pg::version::BaseBackupSyntax;
 use crate::sink::RecordCheck;
-use crate::stream::{BackgroundReceive, BackgroundRequest, ServerConnector, StreamOptions};
-use crate::wire::command::BaseBackup;
+use crate::stream::{
+    BackgroundReceive, BackgroundRequest, ServerConnector, StreamOptions, WalAcknowledgement, WalDurability,
+};
+use crate::wire::command::{BaseBackup, ManifestOptions};
 
 /// What the copy works with.
 pub(super) struct CopyRequest<'a> {
@@ -77,6 +79,8 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
         directory: wal_directory,
         file_mode: if preflight.group_access { 0o640 } else { 0o600 },
         owner: workspace.owner(),
+        durability: WalDurability::Synced,
+        acknowledgement: WalAcknowledgement::Nothing,
     };
     let mut wal = BackgroundReceive::start(connector, wal_request)?;
     progress.set_phase("copying");
@@ -93,8 +97,8 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
                 }
             }
             BackupStep::CopyData(payload) => writer.handle(archives.decode(payload)?)?,
-            BackupStep::CopyEnd => {}
-            BackupStep::End(end) => break end,
+            BackupStep::CopyEnd | BackupStep::EndPosition(_) => {}
+            BackupStep::Completed(end) => break end,
         }
         progress.set_done(writer.bytes_written());
         progress.set_wal_lsn(wal.progress().received_lsn);
@@ -130,7 +134,7 @@ fn base_backup_command(request: &CreateRequest) -> BaseBackup {
         max_rate_kb: request.max_rate_kb,
         tablespace_map: false,
         verify_checksums: true,
-        manifest: Some(request.manifest_checksums),
+        manifest: Some(ManifestOptions::with_checksums(request.manifest_checksums)),
         incremental: false,
         target: None,
         compression: None,
@@ -169,6 +173,9 @@ fn prepare_target(
             BaseBackupSyntax::Keywords => ArchiveEnd::Unterminated,
         },
         wal_members: WalMembers::Refused,
+        member_modes: MemberModes::Restricted,
+        // what this run writes is not what the server sent
+        standby: None,
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Answers to `StartLogStreamer` in PostgreSQL's `pg_basebackup.c`: a thread of its own, because the backup's
 //! thread is busy extracting, and the server must hear of us meanwhile. Departures: what was received is durable
-//! when it ends; the last segment's unused part is zeros; an error is known at once, with its cause.
+//! when it ends, if that is wanted; the last segment's unused part is zeros, and it is marked as done, so that a server
+//! that starts here does not archive it again; an error is known at once, with its cause.
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -40,6 +41,29 @@ pub struct BackgroundRequest {
     pub file_mode: u32,
     /// Whom new files shall belong to, when that is not who runs this.
     pub owner: Option<FileOwner>,
+    /// Who sees to it that files are durable.
+    pub durability: WalDurability,
+    /// What the server is told.
+    pub acknowledgement: WalAcknowledgement,
+}
+
+/// Who sees to it that WAL is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalDurability {
+    /// The stream itself: all of it is when it ends.
+    Synced,
+    /// Somebody else, or nobody.
+    LeftToOthers,
+}
+
+/// What a server is told of WAL that has come beside a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalAcknowledgement {
+    /// Nothing: the directory goes away again when the backup fails, and a commit must not have waited for WAL in it.
+    /// A slot stays where it was.
+    Nothing,
+    /// How far it is durable, so that a slot moves on and the server need not keep the WAL of a long backup.
+    Durable,
 }
 
 /// A stream into `pg_wal` on a thread of its own. Dropping it stops it, and waits until nothing more is written.
@@ -144,11 +168,17 @@ async fn receive<C: Connector>(
     until: watch::Receiver<Until>,
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let disk = RealDisk::new(&request.directory).with_file_mode(request.file_mode).with_owner(request.owner);
+    let mut disk =
+        RealDisk::new(&request.directory).with_file_mode(request.file_mode).with_owner(request.owner);
+    if request.durability == WalDurability::LeftToOthers {
+        disk = disk.without_sync();
+    }
     let mut sink = open_sink(disk, Layout::PgWal, request.stream.record_check, Compression::NONE)?;
     let mut upstream = connector.connect().await?;
+    let mut options = request.stream.clone();
+    options.slot = connector.created_slot().or(options.slot);
     let mut session = Session {
-        options: &request.stream,
+        options: &options,
         sink: &mut sink,
         until,
         progress,
@@ -164,9 +194,10 @@ async fn receive<C: Connector>(
     let from = StreamFrom {
         timeline: request.timeline,
         start_lsn: server.segment_size.segment_at(request.start_lsn).start_lsn(),
-        // nothing is acknowledged as durable: the directory goes away again when the backup fails, and a commit must
-        // not have waited for WAL in it
-        flush_floor: Lsn::MAX,
+        flush_floor: match request.acknowledgement {
+            WalAcknowledgement::Nothing => Lsn::MAX,
+            WalAcknowledgement::Durable => request.start_lsn,
+        },
         wanted: Wanted::Beginning,
         slot: SlotHold::Unknown,
     };
@@ -184,6 +215,8 @@ mod tests {
     fn request(directory: &std::path::Path) -> BackgroundRequest {
         std::fs::create_dir(directory.join("archive_status")).unwrap();
         BackgroundRequest {
+            durability: WalDurability::Synced,
+            acknowledgement: WalAcknowledgement::Nothing,
             owner: None,
             stream: unchecked(),
             system_identifier: SystemIdentifier::new(1),

@@ -23,7 +23,7 @@ mod scripted;
 mod session;
 mod upstream;
 
-pub use background::{BackgroundReceive, BackgroundRequest};
+pub use background::{BackgroundReceive, BackgroundRequest, WalAcknowledgement, WalDurability};
 pub use backoff::Backoff;
 pub use connector::ServerConnector;
 pub use driver::{Progress, Until};

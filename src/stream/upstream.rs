@@ -16,6 +16,10 @@ pub trait Connector {
     type Upstream: Upstream;
     /// Opens one.
     fn connect(&mut self) -> impl Future<Output = Result<Self::Upstream, ConnectFailure>>;
+    /// The slot that it made for the connection it opened last, when it made one.
+    fn created_slot(&self) -> Option<SlotName> {
+        None
+    }
 }
 
 /// A connection that waits for a command. [`Connection`] is the real one, and documents each.

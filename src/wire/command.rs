@@ -2,8 +2,6 @@
 //!
 //! The grammar is PostgreSQL's `repl_gram.y`. What differs between versions is asked of [`ServerVersion`].
 
-use std::fmt::Write as _;
-
 use crate::pg::version::BaseBackupSyntax;
 use crate::pg::{ChecksumAlgorithm, Lsn, ServerVersion, SlotName, TimelineId};
 
@@ -96,7 +94,7 @@ pub enum CheckpointMode {
     Spread,
 }
 
-/// What is asked of `BASE_BACKUP`. Only what pgwake has a use for; server versions spell it differently.
+/// What is asked of `BASE_BACKUP`. Server versions spell it differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseBackup {
     /// Shown in `backup_label`.
@@ -115,8 +113,8 @@ pub struct BaseBackup {
     pub tablespace_map: bool,
     /// Whether the server checks data page checksums as it reads.
     pub verify_checksums: bool,
-    /// The manifest's checksums, or no manifest.
-    pub manifest: Option<ChecksumAlgorithm>,
+    /// What is asked of the manifest, or no manifest.
+    pub manifest: Option<ManifestOptions>,
     /// Whether only what changed since the uploaded manifest is sent (17).
     pub incremental: bool,
     /// Where the archives go, if not to the client (15): only their names, the manifest and progress come then.
@@ -141,6 +139,39 @@ pub struct ServerCompression {
     pub algorithm: String,
     /// `COMPRESSION_DETAIL`, such as `level=3,workers=2`.
     pub detail: Option<String>,
+}
+
+/// What is asked of a backup's manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestOptions {
+    /// How names are written.
+    pub names: ManifestNames,
+    /// The name of a checksum algorithm, which the server judges; `None`: the server's choice.
+    pub checksums: Option<String>,
+}
+
+/// How a manifest writes the names of files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ManifestNames {
+    /// As they are, when they are UTF-8.
+    #[default]
+    Plain,
+    /// All of them in hexadecimal digits.
+    Encoded,
+}
+
+impl ManifestOptions {
+    /// A manifest with these checksums.
+    pub fn with_checksums(algorithm: ChecksumAlgorithm) -> Self {
+        ManifestOptions { names: ManifestNames::Plain, checksums: Some(algorithm.name().to_owned()) }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.names {
+            ManifestNames::Plain => "MANIFEST 'yes'",
+            ManifestNames::Encoded => "MANIFEST 'force-encode'",
+        }
+    }
 }
 
 impl BaseBackup {
@@ -178,9 +209,11 @@ impl BaseBackup {
         }
         // always sent: a second backup on one connection would otherwise inherit the first one's choice
         option(if self.verify_checksums { "VERIFY_CHECKSUMS 1" } else { "VERIFY_CHECKSUMS 0" });
-        if let Some(checksums) = self.manifest {
-            option("MANIFEST 'yes'");
-            option(&format!("MANIFEST_CHECKSUMS '{}'", checksums.name()));
+        if let Some(manifest) = &self.manifest {
+            option(manifest.word());
+            if let Some(checksums) = &manifest.checksums {
+                option(&format!("MANIFEST_CHECKSUMS {}", quote_string(checksums)));
+            }
         }
         if self.incremental {
             option("INCREMENTAL");
@@ -218,8 +251,11 @@ impl BaseBackup {
         }
         keyword(self.tablespace_map, "TABLESPACE_MAP");
         keyword(!self.verify_checksums, "NOVERIFY_CHECKSUMS");
-        if let Some(checksums) = self.manifest {
-            let _ = write!(command, " MANIFEST 'yes' MANIFEST_CHECKSUMS '{}'", checksums.name());
+        if let Some(manifest) = &self.manifest {
+            keyword(true, manifest.word());
+            if let Some(checksums) = &manifest.checksums {
+                keyword(true, &format!("MANIFEST_CHECKSUMS {}", quote_string(checksums)));
+            }
         }
         command
     }
@@ -263,7 +299,7 @@ mod tests {
             max_rate_kb: Some(1024),
             tablespace_map: false,
             verify_checksums: true,
-            manifest: Some(ChecksumAlgorithm::Crc32c),
+            manifest: Some(ManifestOptions::with_checksums(ChecksumAlgorithm::Crc32c)),
             incremental: false,
             target: None,
             compression: None,
@@ -280,9 +316,15 @@ mod tests {
         let compression =
             ServerCompression { algorithm: "zstd".to_owned(), detail: Some("level=3".to_owned()) };
         let target = ServerTarget { name: "server".to_owned(), detail: Some("/it's".to_owned()) };
-        let backup = BaseBackup { target: Some(target), compression: Some(compression), ..backup };
+        let backup = BaseBackup {
+            manifest: Some(ManifestOptions { names: ManifestNames::Encoded, checksums: None }),
+            target: Some(target),
+            compression: Some(compression),
+            ..backup
+        };
         assert!(backup.to_command(ServerVersion::new(15, 18)).ends_with(
-            "'CRC32C', TARGET 'server', TARGET_DETAIL '/it''s', COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=3')"
+            "MANIFEST 'force-encode', TARGET 'server', TARGET_DETAIL '/it''s', COMPRESSION 'zstd', \
+             COMPRESSION_DETAIL 'level=3')"
         ));
     }
 

@@ -3,7 +3,9 @@
 use pgwake::client::conninfo::{ConnInfo, Settings, SystemEnvironment};
 use pgwake::client::{BackupStep, Connection, Purpose, ReplicationStart, open};
 use pgwake::pg::{ChecksumAlgorithm, Lsn, ServerVersion, SlotName, SystemIdentifier, TimelineId};
-use pgwake::wire::command::{BaseBackup, CheckpointMode, DropWhenActive, SlotPersistence, WalReservation};
+use pgwake::wire::command::{
+    BaseBackup, CheckpointMode, DropWhenActive, ManifestOptions, SlotPersistence, WalReservation,
+};
 use pgwake::wire::replication::{PgTimestamp, ReplicationMessage, StandbyStatusUpdate};
 use pgwake::wire::server_error::SqlState;
 
@@ -30,10 +32,10 @@ fn base_backup(incremental: bool) -> BaseBackup {
         max_rate_kb: None,
         tablespace_map: false,
         verify_checksums: true,
-        manifest: Some(ChecksumAlgorithm::Sha256),
-        incremental,
+        manifest: Some(ManifestOptions::with_checksums(ChecksumAlgorithm::Sha256)),
         target: None,
         compression: None,
+        incremental,
     }
 }
 
@@ -233,8 +235,8 @@ async fn back_up(connection: &mut Connection, request: &BaseBackup) -> Vec<u8> {
                 manifest.extend(&payload[1..]);
             }
             BackupStep::CopyData(payload) if !tagged && copies == 2 => manifest.extend(&payload[..]),
-            BackupStep::CopyData(_) | BackupStep::CopyEnd => {}
-            BackupStep::End(end) => {
+            BackupStep::CopyData(_) | BackupStep::CopyEnd | BackupStep::EndPosition(_) => {}
+            BackupStep::Completed(end) => {
                 assert!(end.lsn.is_valid());
                 assert_eq!(copies, if tagged { 1 } else { 2 });
                 return manifest;

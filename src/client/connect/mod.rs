@@ -79,7 +79,8 @@ impl Connected {
     pub fn into_connection(self) -> Result<Connection, ClientError> {
         let backend = Backend::of(self.backend_key.as_ref(), &self.stream);
         let connection = Connection::new(Box::new(self.stream), self.decoder, self.parameters, self.host)?;
-        Ok(connection.protected_by(self.protection).served_by(backend))
+        let backend_pid = self.backend_key.map(|key| key.process_id);
+        Ok(connection.protected_by(self.protection).served_by(backend, backend_pid))
     }
 }
 
