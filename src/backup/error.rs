@@ -45,6 +45,9 @@ pub enum BackupError {
     /// An announced tablespace whose archive never came.
     #[error("archive of tablespace {0} is missing")]
     MissingTablespace(u32),
+    /// Fewer archives than were announced.
+    #[error("an archive that was announced is missing")]
+    MissingArchives,
     /// A tablespace that the target describes in a way that contradicts itself.
     #[error("tablespace {0} is given twice, or in place with a location of its own")]
     TablespaceTarget(u32),
@@ -143,6 +146,7 @@ impl BackupError {
             | BackupError::Manifest(_)
             | BackupError::Mismatch(_)
             | BackupError::MissingManifest
+            | BackupError::MissingArchives
             | BackupError::Decompress { .. }
             | BackupError::UnexpectedManifest => true,
         }

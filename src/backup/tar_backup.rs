@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 
 use super::archive_output::{ArchiveOutput, WrittenArchive};
-use super::archive_stream::{ArchiveContent, ArchiveEvent, ArchiveName};
+use super::archive_stream::{ArchiveContent, ArchiveEvent, ArchiveName, ManifestRequest};
 use super::confined::{ConfinedDirectory, FileError};
 use super::error::BackupError;
 use super::open_file::Writeback;
@@ -39,6 +39,10 @@ pub struct TarTarget {
     pub compression: Option<ArchiveCompression>,
     /// How archives end: by the server's version.
     pub archive_end: ArchiveEnd,
+    /// How many archives were announced.
+    pub archive_count: usize,
+    /// Whether a manifest was asked for.
+    pub manifest: ManifestRequest,
     /// What makes a standby of the backup, when that is wanted.
     pub standby: Option<StandbyFiles>,
     /// What new members say of their time, in seconds since 1970.
@@ -88,6 +92,8 @@ struct Settings {
     sync: SyncMethod,
     compression: Option<ArchiveCompression>,
     archive_end: ArchiveEnd,
+    archive_count: usize,
+    manifest: ManifestRequest,
     standby: Option<StandbyFiles>,
     added: Added,
 }
@@ -126,13 +132,15 @@ enum Filter {
 impl TarBackupWriter {
     /// Opens the target's directory.
     pub fn create(target: TarTarget) -> Result<Self, BackupError> {
-        let TarTarget { place, modes, sync, compression, archive_end, standby, now } = target;
+        let TarTarget { place, modes, sync, compression, standby, now, .. } = target;
+        let TarTarget { archive_end, archive_count, manifest, .. } = target;
         let place = match place {
             TarPlace::Directory(path) => Place::Directory(ConfinedDirectory::open(&path, None)?),
             TarPlace::Stream(file) => Place::Stream(Some(file)),
         };
         let added = Added { mode: modes.default_file_mode(), mtime: now };
-        let target = Settings { modes, sync, compression, archive_end, standby, added };
+        let target =
+            Settings { modes, sync, compression, archive_end, archive_count, manifest, standby, added };
         Ok(TarBackupWriter { place, target, phase: Phase::Start, written: Vec::new(), scratch: Vec::new() })
     }
 
@@ -144,14 +152,18 @@ impl TarBackupWriter {
             (phase, ArchiveEvent::Progress { .. }) => phase,
             (Phase::Start, ArchiveEvent::ArchiveBegin(name)) => self.begin_archive(name)?,
             (Phase::Archive(before), ArchiveEvent::ArchiveBegin(name)) => {
-                self.end_archive(before, None)?;
+                self.end_archive(*before, None)?;
                 self.begin_archive(name)?
             }
             (Phase::Archive(mut archive), ArchiveEvent::ArchiveData(data)) => {
                 archive.write(data, &mut self.scratch)?;
                 Phase::Archive(archive)
             }
-            (Phase::Archive(archive), ArchiveEvent::ManifestBegin) => self.begin_manifest(archive)?,
+            (Phase::Archive(archive), ArchiveEvent::ManifestBegin)
+                if self.target.manifest == ManifestRequest::Requested =>
+            {
+                self.begin_manifest(archive)?
+            }
             (Phase::Manifest(mut output), ArchiveEvent::ManifestData(data)) => {
                 output.write(data)?;
                 Phase::Manifest(output)
@@ -184,18 +196,27 @@ impl TarBackupWriter {
     /// Everything has been received: completes the last file.
     pub fn complete(mut self) -> Result<WholeTarBackup, BackupError> {
         let mut has_manifest = false;
-        match std::mem::replace(&mut self.phase, Phase::Failed) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Failed);
+        if matches!(phase, Phase::Archive(_)) && self.target.manifest == ManifestRequest::Requested {
+            return Err(BackupError::MissingManifest);
+        }
+        match phase {
             Phase::Failed => return Err(BackupError::FailedBefore),
             Phase::Start => return Err(BackupError::DataOutsideArchive),
-            Phase::Archive(archive) => self.end_archive(archive, None)?,
+            Phase::Archive(archive) => self.end_archive(*archive, None)?,
             Phase::Injecting { archive, manifest } => {
                 let manifest = AddedFile { name: MANIFEST_NAME, content: manifest.freeze() };
-                self.end_archive(archive, Some(manifest))?;
+                self.end_archive(*archive, Some(manifest))?;
             }
             Phase::Manifest(output) => {
                 self.written.push(output.finish()?);
                 has_manifest = true;
             }
+        }
+        // the manifest's file is none of them
+        let archive_count = self.written.len() - usize::from(has_manifest);
+        if archive_count != self.target.archive_count {
+            return Err(BackupError::MissingArchives);
         }
         let directory = match self.place {
             Place::Directory(directory) => Some(directory),
@@ -247,8 +268,8 @@ impl TarBackupWriter {
         }
     }
 
-    fn end_archive(&mut self, archive: Box<Archive>, manifest: Option<AddedFile>) -> Result<(), BackupError> {
-        let Archive { name, filter, mut output, .. } = *archive;
+    fn end_archive(&mut self, archive: Archive, manifest: Option<AddedFile>) -> Result<(), BackupError> {
+        let Archive { name, filter, mut output, .. } = archive;
         let mut added = Vec::new();
         let ended = match filter {
             Filter::Opaque => Ok(()),
@@ -268,7 +289,7 @@ impl TarBackupWriter {
             }
             return Ok(Phase::Injecting { archive, manifest: BytesMut::new() });
         }
-        self.end_archive(archive, None)?;
+        self.end_archive(*archive, None)?;
         let (file, path) = self.create_file(MANIFEST_TEMPORARY_NAME)?;
         Ok(Phase::Manifest(Box::new(ArchiveOutput::new(file, path, None, Writeback::Lazy)?)))
     }

@@ -242,9 +242,10 @@ impl Tree {
         }
     }
 
-    /// Whether the manifest lists a member: everything but WAL.
+    /// Whether the manifest lists a member: everything but segments of WAL. Histories, and what says that a file need
+    /// not be archived, are in it.
     pub(super) fn is_listed(archive: Root, path: &MemberPath) -> bool {
-        archive != Root::Base || !is_wal(path)
+        archive != Root::Base || !is_segment(path)
     }
 
     /// Creates the file that will be the manifest.
@@ -404,6 +405,11 @@ impl From<FileError> for TreeError {
     fn from(error: FileError) -> Self {
         TreeError::File(error)
     }
+}
+
+fn is_segment(path: &MemberPath) -> bool {
+    let name = path.as_bytes().strip_prefix(b"pg_wal/");
+    name.is_some_and(|name| name.len() == 24 && name.iter().all(u8::is_ascii_hexdigit))
 }
 
 fn is_wal(path: &MemberPath) -> bool {

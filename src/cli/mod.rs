@@ -14,6 +14,7 @@ mod logging;
 mod metering;
 mod outcome;
 mod password_source;
+mod pg_basebackup;
 mod pg_receivewal;
 mod pg_tool;
 mod prompt;

@@ -92,6 +92,31 @@ impl ServerVersion {
         self.major >= 17
     }
 
+    /// Whether logical slots can be synchronised to standbys, which then need a database to connect to (17).
+    pub const fn has_slot_synchronisation(self) -> bool {
+        self.major >= 17
+    }
+
+    /// Whether `standby.signal` makes a standby, and settings say whom to follow (12; before that `recovery.conf`).
+    pub const fn has_standby_signal(self) -> bool {
+        self.major >= 12
+    }
+
+    /// Whether backups have a manifest (13).
+    pub const fn has_backup_manifest(self) -> bool {
+        self.major >= 13
+    }
+
+    /// Whether there are temporary slots (10).
+    pub const fn has_temporary_slots(self) -> bool {
+        self.major >= 10
+    }
+
+    /// Whether `pg_basebackup` can copy from this version at all (9.1).
+    pub const fn has_base_backup(self) -> bool {
+        self.major > 9 || (self.major == 9 && self.minor >= 1)
+    }
+
     /// Whether this version and its tools print a position's lower half with eight digits (19).
     pub const fn pads_lsns(self) -> bool {
         self.major >= 19

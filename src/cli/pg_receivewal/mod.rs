@@ -15,9 +15,9 @@ mod words;
 use options::{Job, Options, WhenItExists};
 
 use super::pg_tool::connection::{check_version, command_failed, file_mode, plain};
+use super::pg_tool::slots::{SlotUse, slot_name};
 use super::pg_tool::{Failed, Invocation};
 use crate::client::Connection;
-use crate::pg::SlotName;
 use crate::wire::command::{self, DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
 
@@ -92,7 +92,7 @@ async fn create_slot(
     slot: &str,
     when_it_exists: WhenItExists,
 ) -> Result<(), Failed> {
-    let name = slot_name(tool, SlotUse::Create, slot)?;
+    let name = slot_name(tool, SlotUse::Create { options: "" }, slot)?;
     let (persistence, reservation) = (SlotPersistence::Permanent, WalReservation::FirstUse);
     match connection.create_physical_slot(&name, persistence, reservation).await {
         Ok(()) => Ok(()),
@@ -107,45 +107,4 @@ async fn create_slot(
             Err(tool.error(command_failed(&text, &error)))
         }
     }
-}
-
-/// What a slot is named for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SlotUse {
-    Create,
-    Drop,
-    Stream,
-}
-
-/// Servers cut names to this length, and say so.
-const MAX_SLOT_NAME_LEN: usize = 63;
-
-/// The name as a server takes it. One that no slot can have is refused in the server's words, without asking it.
-fn slot_name(tool: &Invocation, wanted: SlotUse, given: &str) -> Result<SlotName, Failed> {
-    let mut name = given;
-    if given.len() > MAX_SLOT_NAME_LEN {
-        let end = (0..=MAX_SLOT_NAME_LEN).rev().find(|&index| given.is_char_boundary(index));
-        name = &given[..end.unwrap_or(0)];
-        tool.raw(format_args!("NOTICE:  identifier \"{given}\" will be truncated to \"{name}\""));
-    }
-    name.parse().map_err(|_| {
-        let missing = format!("replication slot \"{name}\" does not exist");
-        let refused = |command: &str, reason: &str| {
-            format!("could not send replication command \"{command}\": ERROR:  {reason}")
-        };
-        tool.error(match (wanted, name) {
-            (SlotUse::Stream, _) => missing,
-            (SlotUse::Drop, _) => refused(&format!("DROP_REPLICATION_SLOT \"{given}\""), &missing),
-            (SlotUse::Create, name) => {
-                let reason = match name {
-                    "" => "replication slot name \"\" is too short".to_owned(),
-                    _ => format!(
-                        "replication slot name \"{name}\" contains invalid character\nHINT:  Replication slot names \
-                         may only contain lower case letters, numbers, and the underscore character."
-                    ),
-                };
-                refused(&format!("CREATE_REPLICATION_SLOT \"{given}\" PHYSICAL"), &reason)
-            }
-        })
-    })
 }

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::pg_tool::compression::{CompressionSpec, leading_integer};
+use crate::cli::pg_tool::compression::CompressionSpec;
 use crate::cli::pg_tool::connection::{ConnectionOptions, PasswordPrompt};
-use crate::cli::pg_tool::getopt::{Getopt, LongOption, ShortOption, Value};
+use crate::cli::pg_tool::getopt::{Getopt, LongOption, ShortOption, Value, long, short};
+use crate::cli::pg_tool::values::{parse_status_interval, refuse_operands};
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::pg::Lsn;
 
@@ -86,14 +87,6 @@ enum Key {
     HelpOrVersion,
 }
 
-const fn short(letter: u8, value: Value, key: Key) -> ShortOption<Key> {
-    ShortOption { letter, value, key }
-}
-
-const fn long(name: &'static str, value: Value, key: Key) -> LongOption<Key> {
-    LongOption { name, value, key }
-}
-
 const SHORT: [ShortOption<Key>; 13] = [
     short(b'd', Value::Required, Key::Dbname),
     short(b'D', Value::Required, Key::Directory),
@@ -134,9 +127,6 @@ const LONG: [LongOption<Key>; 20] = [
     long("no-sync", Value::None, Key::NoSync),
 ];
 
-/// `INT_MAX / 1000`.
-const MAX_STATUS_INTERVAL: i64 = 2_147_483;
-
 /// As they were given, before it is known whether they go together.
 #[derive(Debug, Default)]
 struct Given {
@@ -164,10 +154,7 @@ impl Options {
             let found = found.map_err(|error| tool.getopt_error(&error))?;
             given.take(tool, found.key, found.value)?;
         }
-        if let Some(first) = getopt.operands().first() {
-            let text = format!("too many command-line arguments (first is \"{}\")", first.display());
-            return Err(tool.usage_error(text));
-        }
+        refuse_operands(tool, getopt.operands())?;
         given.put_together(tool)
     }
 }
@@ -256,18 +243,6 @@ fn parse_endpos(text: &str) -> Option<Lsn> {
     };
     let ((high, true), (low, _)) = (half(high)?, half(low)?) else { return None };
     (high <= u32::MAX.into() && low <= u32::MAX.into()).then(|| Lsn::new(high << 32 | low))
-}
-
-/// `option_parse_int`.
-fn parse_status_interval(tool: &Invocation, text: &str) -> Result<u64, Failed> {
-    const OPTION: &str = "-s/--status-interval";
-    let trimmed = text.trim_end_matches(|c: char| c.is_ascii_whitespace());
-    let value = leading_integer(trimmed)
-        .ok_or_else(|| tool.error(format!("invalid value \"{text}\" for option {OPTION}")))?;
-    match u64::try_from(value) {
-        Ok(seconds) if value <= MAX_STATUS_INTERVAL => Ok(seconds),
-        _ => Err(tool.error(format!("{OPTION} must be in range 0..{MAX_STATUS_INTERVAL}"))),
-    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use tokio::sync::watch;
 
 use super::options::{Durability, Options, Receive, WhenLost};
 use super::words::Words;
-use super::{SlotUse, slot_name};
 use crate::ErrorClass;
 use crate::cli::hints;
 use crate::cli::pg_tool::connection::{command_failed, with_causes};
+use crate::cli::pg_tool::slots::{SlotUse, slot_name};
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::cli::signals::Signals;
 use crate::client::Connection;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::cli::pg_tool::Invocation;
-use crate::cli::pg_tool::connection::{command_failed, libpq_text, with_causes};
+use crate::cli::pg_tool::streaming::describe;
 use crate::client::ClientError;
 use crate::compression::CompressionMethod;
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegmentSize};
-use crate::stream::resume::{ResumeError, Stray, StrayReason};
+use crate::stream::resume::{Stray, StrayReason};
 use crate::stream::{Observer, Progress, ReceiveError};
 
 /// Tells it.
@@ -141,36 +141,5 @@ impl Words<'_> {
         }
         let (high, low) = (lsn.as_u64() >> 32, lsn.as_u64() as u32);
         format!("{high:X}/{low:08X}")
-    }
-}
-
-/// An error in the original's words, where it has some.
-fn describe(error: &ReceiveError) -> String {
-    match error {
-        ReceiveError::Connect { source, .. } => with_causes(&**source),
-        ReceiveError::Refused { source, .. } => describe(source),
-        ReceiveError::Start { source, .. } => command_failed("START_REPLICATION", source),
-        ReceiveError::Client { source: ClientError::ShuttingDown, .. } => {
-            "replication stream was terminated before stop point".to_owned()
-        }
-        ReceiveError::Client { during: "receive WAL", source: source @ ClientError::Server(_) } => {
-            format!("unexpected termination of replication stream: {}", libpq_text(source))
-        }
-        ReceiveError::Client { during: "receive WAL", source } => {
-            format!("could not receive data from WAL stream: {}", libpq_text(source))
-        }
-        ReceiveError::Client { during, source } => {
-            let command = match *during {
-                "identify the server" => "IDENTIFY_SYSTEM",
-                "read the replication slot" => "READ_REPLICATION_SLOT",
-                "fetch a timeline history" => "TIMELINE_HISTORY",
-                other => other,
-            };
-            command_failed(command, source)
-        }
-        ReceiveError::Resume(ResumeError::TimelineAheadOfServer { found, .. }) => {
-            format!("starting timeline {found} is not present in the server")
-        }
-        error => with_causes(error),
     }
 }

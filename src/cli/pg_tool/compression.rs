@@ -3,7 +3,7 @@
 //! Answers to `parse_compress_options` and PostgreSQL's `common/compression.c`, in the same order, so that of two
 //! mistakes the same one is told.
 
-use crate::compression::{Compression, CompressionMethod as Method};
+use crate::compression::{ArchiveCompression, Compression, CompressionMethod as Method, Window};
 
 /// A method and what was asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,27 @@ pub(in crate::cli) struct CompressionSpec {
     /// `None`: the method's own.
     pub(in crate::cli) level: Option<i32>,
     pub(in crate::cli) workers: Option<i32>,
+    /// Whether Zstandard looks for repetitions far back.
+    pub(in crate::cli) window: Window,
+}
+
+/// What was written, taken apart and not judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::cli) struct MethodAndDetail {
+    pub(in crate::cli) method: String,
+    pub(in crate::cli) detail: Option<String>,
+}
+
+impl MethodAndDetail {
+    /// `METHOD[:DETAIL]`, or a level alone, which is gzip's; 0 and the empty string are no compression.
+    pub(in crate::cli) fn split(text: &str) -> Self {
+        let (method, detail) = match leading_integer(text) {
+            Some(0) => ("none", None),
+            Some(_) => ("gzip", Some(text)),
+            None => text.split_once(':').map_or((text, None), |(method, detail)| (method, Some(detail))),
+        };
+        MethodAndDetail { method: method.to_owned(), detail: detail.map(str::to_owned) }
+    }
 }
 
 /// What cannot be meant.
@@ -71,21 +92,28 @@ impl CompressionSpec {
         Compression { method: self.method, level: self.level }
     }
 
-    /// Reads `METHOD[:DETAIL]`, or a level alone, which is gzip's; 0 and the empty string are no compression.
+    /// How archives are to be compressed; `None`: not at all.
+    pub(in crate::cli) fn archive_compression(self) -> Option<ArchiveCompression> {
+        let CompressionSpec { method, level, workers, window } = self;
+        let workers = workers.and_then(|workers| u32::try_from(workers).ok()).unwrap_or(0);
+        (method != Method::None).then_some(ArchiveCompression { method, level, workers, window })
+    }
+
+    /// Reads what [`MethodAndDetail::split`] takes.
     pub(in crate::cli) fn parse(text: &str) -> Result<Self, CompressionSpecError> {
-        let (method, detail) = match leading_integer(text) {
-            Some(0) => ("none", None),
-            Some(_) => ("gzip", Some(text)),
-            None => text.split_once(':').map_or((text, None), |(method, detail)| (method, Some(detail))),
-        };
-        let method = match method {
+        Self::judge(&MethodAndDetail::split(text))
+    }
+
+    /// Understands what was taken apart.
+    pub(in crate::cli) fn judge(given: &MethodAndDetail) -> Result<Self, CompressionSpecError> {
+        let method = match given.method.as_str() {
             "none" => Method::None,
             "gzip" => Method::Gzip,
             "lz4" => Method::Lz4,
             "zstd" => Method::Zstd,
             other => return Err(CompressionSpecError::Method(other.to_owned())),
         };
-        parse_details(method, detail).map_err(CompressionSpecError::Detail)
+        parse_details(method, given.detail.as_deref()).map_err(CompressionSpecError::Detail)
     }
 }
 
@@ -126,7 +154,9 @@ fn parse_details(method: Method, detail: Option<&str>) -> Result<CompressionSpec
         return Err(DetailError::NoLongDistance(method));
     }
     let level = (level != default).then_some(level as i32);
-    Ok(CompressionSpec { method, level, workers: workers.map(|workers| workers as i32) })
+    let workers = workers.map(|workers| workers as i32);
+    let window = if long_distance == Some(true) { Window::Long } else { Window::OfLevel };
+    Ok(CompressionSpec { method, level, workers, window })
 }
 
 fn integer(option: &'static str, value: Option<&str>) -> Result<i64, DetailError> {
@@ -167,7 +197,12 @@ mod tests {
 
     fn outcome(text: &str) -> String {
         match CompressionSpec::parse(text) {
-            Ok(CompressionSpec { method, level, workers }) => format!("{method} {level:?} {workers:?}"),
+            Ok(CompressionSpec { method, level, workers, window: Window::OfLevel }) => {
+                format!("{method} {level:?} {workers:?}")
+            }
+            Ok(CompressionSpec { method, level, workers, window: Window::Long }) => {
+                format!("{method} {level:?} {workers:?} long")
+            }
             Err(error) => error.to_string(),
         }
     }
@@ -184,7 +219,7 @@ mod tests {
             ("gzip:level=3,level=4", "gzip Some(4) None"),
             ("lz4:12", "lz4 Some(12) None"),
             ("zstd:level=5,workers=2", "zstd Some(5) Some(2)"),
-            ("zstd:long", "zstd None None"),
+            ("zstd:long", "zstd None None long"),
             ("zstd:long=OFF", "zstd None None"),
         ] {
             assert_eq!(outcome(text), expected, "{text}");

@@ -62,6 +62,18 @@ impl ConnectionOptions {
         Ok((settings, connection))
     }
 
+    /// The database that was named, for `primary_conninfo`: in `-d`, or else in the environment.
+    pub(in crate::cli) fn dbname(&self, settings: &Settings) -> Option<String> {
+        match &self.dbname {
+            // it was read before
+            Some(string) => ConnInfo::parse_connection_string(&string.to_string_lossy())
+                .ok()
+                .and_then(|conninfo| conninfo.value("dbname").map(str::to_owned))
+                .filter(|name| !name.is_empty()),
+            None => settings.named_dbname().map(str::to_owned),
+        }
+    }
+
     /// What was given on the command line; `-h`, `-p` and `-U` win over `-d`.
     fn conninfo(&self, tool: &Invocation) -> Result<ConnInfo, Failed> {
         let text = |value: &OsString| value.to_string_lossy().into_owned();

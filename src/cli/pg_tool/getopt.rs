@@ -28,6 +28,16 @@ pub(in crate::cli) struct ShortOption<K> {
     pub(in crate::cli) key: K,
 }
 
+/// A short option, for a table.
+pub(in crate::cli) const fn short<K: Copy>(letter: u8, value: Value, key: K) -> ShortOption<K> {
+    ShortOption { letter, value, key }
+}
+
+/// A long option, for a table.
+pub(in crate::cli) const fn long<K: Copy>(name: &'static str, value: Value, key: K) -> LongOption<K> {
+    LongOption { name, value, key }
+}
+
 /// Whether an option takes a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Value {

@@ -7,6 +7,9 @@ mod colours;
 pub(super) mod compression;
 pub(super) mod connection;
 pub(super) mod getopt;
+pub(super) mod slots;
+pub(super) mod streaming;
+pub(super) mod values;
 mod warnings;
 
 use std::ffi::{OsStr, OsString};
@@ -34,7 +37,8 @@ pub(super) struct Invocation {
 type Run = fn(&Invocation) -> Result<(), Failed>;
 
 /// The tools that there are.
-const TOOLS: [(&str, Run); 1] = [("pg_receivewal", super::pg_receivewal::run)];
+const TOOLS: [(&str, Run); 2] =
+    [("pg_basebackup", super::pg_basebackup::run), ("pg_receivewal", super::pg_receivewal::run)];
 
 /// Their names.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {

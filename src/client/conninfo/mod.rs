@@ -19,6 +19,7 @@ mod keywords;
 mod options;
 mod passfile;
 mod primary;
+mod recovery;
 mod secret;
 mod service;
 mod settings;

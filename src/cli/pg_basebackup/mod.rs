@@ -1,0 +1,97 @@
+//! `pg_basebackup`, as PostgreSQL's tool of this name: options, messages, exit codes and files are its own.
+//!
+//! Answers to PostgreSQL's `pg_basebackup.c`. Departures, each for something that it gets wrong:
+//! * Signals end a run as errors do: what it made is taken away, and the exit code is 1.
+//! * A slot that `-C` made for a backup that failed is dropped.
+//! * Every file of a plain backup is compared with the manifest as it comes; archives are read on their way.
+//! * What a server sends is confined to the target: names, links, archive names, locations of tablespaces.
+//! * Files are made durable while others arrive, and a failure to make anything durable fails the backup.
+//! * WAL that streams in is checked, and tells the server how far it is durable only where a slot has to move on.
+//! * `pg_wal.tar` is compressed with every method; the last segment that was streamed is marked as done.
+
+mod directories;
+mod help;
+mod mapping;
+mod options;
+mod progress;
+mod rate;
+mod receiving;
+mod recovery;
+mod sink;
+mod slot;
+mod wal;
+
+use options::{Destination, Options};
+
+use super::pg_tool::connection::{command_failed, file_mode};
+use super::pg_tool::{Failed, Invocation};
+use super::signals::Signals;
+use crate::backup::DirectoryModes;
+use directories::Made;
+use receiving::{Run, Session};
+
+/// Runs the tool.
+pub(super) fn run(tool: &Invocation) -> Result<(), Failed> {
+    if tool.answered(help::HELP) {
+        return Ok(());
+    }
+    let options = Options::parse(tool)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| tool.error(format!("could not set up the program: {error}")))?;
+    let result = runtime.block_on(drive(tool, &options));
+    // the resolver, or somebody who does not type a password, is not waited for
+    runtime.shutdown_background();
+    result
+}
+
+async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
+    let (settings, mut connection) = options.connection.connect(tool).await?;
+    let notices = tool.clone();
+    connection.on_notice(Box::new(move |notice| notices.raw(notice)));
+    let mut signals = Signals::listen()
+        .map_err(|error| tool.error(format!("could not set up signal handling: {error}")))?;
+    let mut made = Made::new(options.clean_up);
+    let mut run = Run::default();
+    let work = async {
+        let modes = match file_mode(tool, &mut connection).await? {
+            0o640 => DirectoryModes::GroupRead,
+            _ => DirectoryModes::OwnerOnly,
+        };
+        prepare_directories(tool, options, modes, &mut made)?;
+        let segment_size = connection.wal_segment_size().await;
+        segment_size.map_err(|error| tool.error(command_failed("SHOW wal_segment_size", &error)))?;
+        if let Destination::Plain { wal_directory: Some(directory), .. } = &options.destination {
+            made.wal = Some(directories::check_or_create(tool, directory, modes)?);
+        }
+        let session = Session { tool, options, settings: &settings, modes };
+        session.back_up(&mut connection, &mut made, &mut run).await
+    };
+    let result = tokio::select! {
+        biased;
+        signal = signals.received() => Err(tool.error(format!("interrupted by {signal}"))),
+        result = work => result,
+    };
+    if result.is_err() {
+        // a step that cannot be interrupted: nothing may be written to what is taken away
+        if let Some(step) = run.blocking.take() {
+            let _ = step.await;
+        }
+        made.take_back(tool, options);
+        if let Some(slot) = &run.created_slot {
+            slot::drop_own(tool, &settings, slot).await;
+        }
+    }
+    result
+}
+
+fn prepare_directories(
+    tool: &Invocation,
+    options: &Options,
+    modes: DirectoryModes,
+    made: &mut Made,
+) -> Result<(), Failed> {
+    if let Some(directory) = options.destination.directory() {
+        made.base = Some(directories::check_or_create(tool, directory, modes)?);
+    }
+    Ok(())
+}
