@@ -11,6 +11,8 @@ pub(crate) struct Cost {
     pub(crate) wall: Duration,
     /// User and system time of the program and its children.
     pub(crate) cpu: Duration,
+    /// The user's part of it.
+    pub(crate) user: Duration,
     /// The largest resident memory of the program itself.
     pub(crate) resident_kb: u64,
 }
@@ -18,9 +20,10 @@ pub(crate) struct Cost {
 /// One of the figures of a run.
 pub(crate) type Measure = fn(&Cost) -> f64;
 
-const ROWS: [(&str, Measure); 3] = [
+const ROWS: [(&str, Measure); 4] = [
     ("wall, s", |cost| cost.wall.as_secs_f64()),
     ("client CPU, s", |cost| cost.cpu.as_secs_f64()),
+    ("… user CPU, s", |cost| cost.user.as_secs_f64()),
     ("resident, MB", |cost| cost.resident_kb as f64 / 1024.0),
 ];
 
@@ -40,16 +43,16 @@ pub(crate) fn measure(tool: &Tool) -> Cost {
     let outcome = running.wait();
     let wall = started_at.elapsed();
     assert!(outcome.code == Some(0), "{outcome}");
-    let cpu = children_cpu() - cpu_before;
-    Cost { wall, cpu, resident_kb: sampler.join().unwrap_or(0) }
+    let [user, system] = [0, 1].map(|part| children_cpu()[part] - cpu_before[part]);
+    Cost { wall, cpu: user + system, user, resident_kb: sampler.join().unwrap_or(0) }
 }
 
-/// CPU time of the children that have been waited for: `cutime` and `cstime` of proc(5), in ticks of 10 ms.
-fn children_cpu() -> Duration {
+/// User and system time of the children that have been waited for: `cutime` and `cstime` of proc(5), in ticks of 10 ms.
+fn children_cpu() -> [Duration; 2] {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields.iter().skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    [13, 14].map(|index| Duration::from_millis(ticks(index) * 10))
 }
 
 fn sample_resident_kb(pid: u32) -> u64 {

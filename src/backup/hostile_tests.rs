@@ -143,7 +143,7 @@ fn corpus() -> Vec<(&'static str, Stage, Tar)> {
         ("pax global header", Base, kind(b'g')),
         ("unknown type", Base, kind(b'!')),
         ("reserved: manifest", Base, named(b"backup_manifest")),
-        ("reserved: unfinished manifest", Base, named(b"backup_manifest.pgwake.tmp")),
+        ("reserved: unfinished manifest", Base, named(b"backup_manifest.tmp")),
         ("reserved: tablespace map", Base, named(b"tablespace_map")),
         ("reserved: pid file", Base, named(b"./postmaster.pid")),
         ("size negative", Base, patched(b'0', 0, |b| b[124..136].fill(0xFF))),
@@ -184,11 +184,69 @@ fn corpus() -> Vec<(&'static str, Stage, Tar)> {
     corpus
 }
 
+/// Names that lead out, or nowhere.
+const NAMES: [&[u8]; 24] = [
+    b"..",
+    b"../",
+    b"./..",
+    b"../x",
+    b"./../x",
+    b"../../x",
+    b"../outside/x",
+    b"../target/../outside/x",
+    b"base/../x/../../outside/x",
+    b"base/../../outside/sentinel",
+    b"global/../../x",
+    b"pg_wal/../../outside/x",
+    b"pg_tblspc/../../outside/x",
+    b"pg_tblspc/16384/../../../outside/x",
+    b"base/x/..",
+    b"base/./x",
+    b"base//x",
+    b"base/x/.",
+    b"./.",
+    b".//x",
+    b"//x",
+    b"/tmp/pgwake-hostile",
+    b"/../tmp/pgwake-hostile",
+    b"/proc/self/cwd/x",
+];
+
+/// Targets that lead out. Where a link may be, its target is known; anywhere else there may be none.
+const TARGETS: [&[u8]; 6] =
+    [b"..", b"../outside", b"/tmp", b"/", b"/proc/self/cwd", b"../../../../../../../../tmp"];
+
+/// Every name as every kind of member, in either archive; every target behind some names.
+fn generated() -> Vec<(String, Stage, Tar)> {
+    let mut attacks = Vec::new();
+    for (stage, place) in [(Stage::Base, "base"), (Stage::Tablespace, "tablespace")] {
+        for name in NAMES {
+            for (kind, members) in [
+                ("file", Tar::default().file(name, b"evil")),
+                ("directory", Tar::default().directory(name)),
+                ("link", Tar::default().link(name, b"x")),
+            ] {
+                attacks.push((format!("{kind} \"{}\" in {place}", name.escape_ascii()), stage, members));
+            }
+        }
+        for target in TARGETS {
+            for name in [&b"base/l"[..], b"PG_VERSION", b"PG_15_202209061/l"] {
+                let members = Tar::default().link(name, target).file(&[name, b"/x"].concat(), b"evil");
+                let (name, target) = (name.escape_ascii(), target.escape_ascii());
+                attacks.push((format!("link \"{name}\" to \"{target}\" in {place}"), stage, members));
+            }
+        }
+    }
+    attacks
+}
+
 #[test]
 fn every_attack_fails_and_stays_inside() {
-    let corpus = corpus();
-    assert!(corpus.len() >= 60, "only {} attacks", corpus.len());
+    let mut corpus = generated();
+    corpus.extend(self::corpus().into_iter().map(|(name, stage, tar)| (name.to_owned(), stage, tar)));
+    assert!(corpus.len() >= 200, "only {} attacks", corpus.len());
     for (attack, stage, members) in corpus {
+        let attack = attack.as_str();
         let scratch = Scratch::with_tablespace();
         let (space, data_directory) = match stage {
             Stage::Base => (Tar::default(), Tar::base().raw(&members.0)),
@@ -252,4 +310,37 @@ fn a_full_disk_or_lost_directory_is_the_operators() {
     let error = BackupWriter::create(&scratch.target).unwrap_err();
     assert!(!error.is_integrity());
     assert!(error.to_string().starts_with("could not open directory \"/"), "{error}");
+}
+
+/// An archive that is kept as it is will be unpacked by somebody else: names and kinds that lead out are refused there,
+/// too, whether it is passed on or rewritten.
+#[test]
+fn no_archive_is_kept_that_leads_out() {
+    use super::super::{ManifestRequest, StandbyFiles, TarBackupWriter, TarPlace, TarTarget};
+    let attacks = generated().into_iter().filter(|(name, _, _)| !name.starts_with("link \"base/l"));
+    let named = attacks.filter(|(name, stage, _)| matches!(stage, Stage::Base) && !name.contains("\" to \""));
+    for (attack, _, members) in named {
+        for rewritten in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let standby =
+                StandbyFiles { configuration: "postgresql.auto.conf", lines: Bytes::new(), signal: None };
+            let mut writer = TarBackupWriter::create(TarTarget {
+                place: TarPlace::Directory(directory.path().to_owned()),
+                modes: super::super::DirectoryModes::OwnerOnly,
+                sync: SyncMethod::None,
+                compression: None,
+                archive_end: ArchiveEnd::Terminated,
+                archive_count: 1,
+                manifest: ManifestRequest::NotRequested,
+                standby: rewritten.then_some(standby),
+                now: 0,
+            })
+            .unwrap();
+            let archive = Tar::base().raw(&members.0).control();
+            writer.handle(ArchiveEvent::ArchiveBegin(ArchiveName::data_directory())).unwrap();
+            let result = writer.handle(ArchiveEvent::ArchiveData(Bytes::from(archive)));
+            let error = result.and_then(|()| writer.complete().map(drop)).expect_err(&attack);
+            assert!(error.is_integrity(), "{attack}: {error:?}");
+        }
+    }
 }

@@ -101,8 +101,8 @@ pub async fn measure_backup(
         match step {
             BackupStep::CopyBegin => counting.begin_copy()?,
             BackupStep::CopyData(payload) => counting.take(payload, &mut meter)?,
-            BackupStep::CopyEnd => {}
-            BackupStep::End(position) => {
+            BackupStep::CopyEnd | BackupStep::EndPosition(_) => {}
+            BackupStep::Completed(position) => {
                 end = Some(position);
                 break Ended::Complete;
             }

@@ -11,6 +11,7 @@ mod failover;
 mod hostile_server;
 mod metering;
 mod one_server;
+mod pg_basebackup;
 mod pg_receivewal;
 mod receiving;
 mod refusals;

@@ -17,7 +17,7 @@ use crate::cli::{human, report};
 use crate::client::conninfo::Settings;
 use crate::measure::{BackupMeasured, BackupRequest, Ended, Span, measure_backup};
 use crate::pg::{ChecksumAlgorithm, Lsn, ParseChecksumAlgorithmError, TimelineId};
-use crate::wire::command::{BaseBackup, ServerCompression, ServerTarget};
+use crate::wire::command::{BaseBackup, ManifestOptions, ServerCompression, ServerTarget};
 
 /// Measure how fast a server sends a base backup, with nothing written here
 ///
@@ -158,7 +158,7 @@ impl BackupArgs {
             // as pg_basebackup -Ft
             tablespace_map: true,
             verify_checksums: !self.no_verify_checksums,
-            manifest: self.manifest_checksums,
+            manifest: self.manifest_checksums.map(ManifestOptions::with_checksums),
             incremental: false,
             target: self
                 .target

@@ -1,0 +1,134 @@
+//! `pg_basebackup` beside the original: the same argv, the same cluster, the same machine, turn and turn about.
+//!
+//! Each run writes into a directory of its own, and nothing is deleted before the end, because ext4 is slower where files
+//! have just been deleted. What is measured: wall time, CPU time of the client (children of the original included), the
+//! largest resident memory of its process. What goes to standard output goes to `/dev/null`.
+//!
+//! `cargo bench --bench backup` (PGWAKE_BENCH_MB, 3072 unless set; PGWAKE_BENCH_TABLES, 20000; PGWAKE_BENCH_ROUNDS, 3;
+//! PGWAKE_BENCH_CASES, words of the titles, all unless set; PGWAKE_TEST_MAJORS, 15).
+
+mod side_by_side;
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use side_by_side::{Cost, measure, report, setting};
+use support::{Cluster, Tool};
+
+/// Which cluster a case is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Data {
+    Large,
+    ManyTables,
+}
+
+/// What both are told; `DIR` is a directory that is not there yet.
+struct Case {
+    title: &'static str,
+    data: Data,
+    args: &'static str,
+    tls: bool,
+}
+
+const fn case(title: &'static str, data: Data, args: &'static str) -> Case {
+    Case { title, data, args, tls: false }
+}
+
+const CASES: [Case; 13] = [
+    case("discard", Data::Large, "-D - -Ft -X none"),
+    Case { title: "discard, TLS", data: Data::Large, args: "-D - -Ft -X none", tls: true },
+    case("plain, not synced", Data::Large, "-D DIR -N"),
+    case("plain, synced", Data::Large, "-D DIR"),
+    case("tar, not synced", Data::Large, "-D DIR -Ft -N"),
+    case("client gzip 1", Data::Large, "-D - -Ft -X none -Z gzip:1"),
+    case("client lz4", Data::Large, "-D - -Ft -X none -Z lz4"),
+    case("client zstd 1", Data::Large, "-D - -Ft -X none -Z zstd:1"),
+    case("server lz4, extracted", Data::Large, "-D DIR -N -Z server-lz4"),
+    case("server zstd 1, extracted", Data::Large, "-D DIR -N -Z server-zstd:1"),
+    case("server zstd 1, kept", Data::Large, "-D DIR -N -Ft -Z server-zstd:1"),
+    case("tables, synced", Data::ManyTables, "-D DIR"),
+    case("tables, not synced", Data::ManyTables, "-D DIR -N"),
+];
+
+fn main() {
+    // `cargo test --benches` only wants to know that this builds
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let size_mb = setting("PGWAKE_BENCH_MB", 3072);
+    let tables = setting("PGWAKE_BENCH_TABLES", 20_000);
+    let rounds = setting("PGWAKE_BENCH_ROUNDS", 3).max(1);
+    let wanted = std::env::var("PGWAKE_BENCH_CASES").unwrap_or_default();
+    let words: Vec<&str> = wanted.split(';').filter(|word| !word.is_empty()).collect();
+    let chosen = |case: &&Case| words.is_empty() || words.iter().any(|word| case.title.contains(word));
+    let cases: Vec<&Case> = CASES.iter().filter(chosen).collect();
+    for data in [Data::Large, Data::ManyTables] {
+        let cases: Vec<_> = cases.iter().filter(|case| case.data == data).collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let cluster = Cluster::builder().tls().setting("max_wal_size", "8GB").setting("autovacuum", "off");
+        let cluster = cluster.setting("max_locks_per_transaction", "1024").start();
+        match data {
+            Data::Large => fill(&cluster, size_mb),
+            Data::ManyTables => make_tables(&cluster, tables),
+        }
+        let what = if data == Data::Large { format!("{size_mb} MB") } else { format!("{tables} tables") };
+        println!("PostgreSQL {}, {what}, {rounds} rounds, medians", cluster.psql("SHOW server_version"));
+        for case in cases {
+            let mut runs = [Vec::new(), Vec::new()];
+            for round in 0..rounds {
+                // the one that goes first changes every round
+                for contender in [round % 2, (round + 1) % 2] {
+                    runs[contender].push(run(&cluster, case, contender, round));
+                }
+            }
+            let [peer, ours] = runs;
+            report(case.title, &[("pg_basebackup", peer), ("pgwake pg_basebackup", ours)]);
+        }
+    }
+}
+
+/// Tables of some 13 MB and more, incompressible enough, and nothing that changes afterwards.
+fn fill(cluster: &Cluster, size_mb: usize) {
+    let rows_per_mb = 8_000;
+    for (table, share) in [(1, 0.5), (2, 0.25), (3, 0.15), (4, 0.1)] {
+        let rows = (size_mb as f64 * share) as usize * rows_per_mb;
+        cluster.psql(&format!(
+            "CREATE UNLOGGED TABLE t{table} AS SELECT i, md5(i::text) a, md5((i * 7)::text) b FROM generate_series(1, {rows}) i; \
+             ALTER TABLE t{table} SET LOGGED"
+        ));
+    }
+    cluster.psql("VACUUM; CHECKPOINT");
+}
+
+/// Each with a row, an index and a TOAST table: four files and more.
+fn make_tables(cluster: &Cluster, count: usize) {
+    for start in (1..=count).step_by(2_000) {
+        let end = (start + 1_999).min(count);
+        cluster.psql(&format!(
+            "DO $$ BEGIN FOR i IN {start}..{end} LOOP \
+             EXECUTE format('CREATE TABLE s%s (i int PRIMARY KEY, t text)', i); \
+             EXECUTE format('INSERT INTO s%s VALUES (1, ''x'')', i); END LOOP; END $$"
+        ));
+    }
+    cluster.psql("CHECKPOINT");
+}
+
+fn run(cluster: &Cluster, case: &Case, contender: usize, round: usize) -> Cost {
+    let name = case.title.replace([' ', ','], "-");
+    let directory = cluster.dir().join(&format!("{name}-{contender}-{round}"));
+    let tool = match contender {
+        0 => Tool::client(cluster.major(), "pg_basebackup"),
+        _ => Tool::pgwake().arg("pg_basebackup"),
+    };
+    let conninfo = match case.tls {
+        true => format!("{} sslmode=require", cluster.tcp_conninfo()),
+        false => cluster.conninfo(),
+    };
+    let words = case.args.split(' ').map(|word| word.replace("DIR", &directory.display().to_string()));
+    let tool = tool.args(["-c", "fast", "-d", &conninfo]).args(words).by_server_user();
+    let quiet = ["-c", "exec \"$@\" >/dev/null", "sh"].map(Into::into);
+    measure(&tool.under("/bin/sh", quiet).timeout(Duration::from_secs(900)))
+}

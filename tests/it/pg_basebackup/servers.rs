@@ -1,0 +1,158 @@
+//! What depends on the server: tablespaces, group access, incremental backups, checksums that are wrong.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::compare::members;
+use super::{leading_to, original, ours};
+use crate::cloning::hash_of_everything;
+use crate::support::{Cluster, TestDir, Tool, tree};
+
+fn both(cluster: &Cluster, dir: &TestDir) -> [(&'static str, Tool); 2] {
+    [("original", original(cluster)), ("ours", ours(dir))]
+        .map(|(name, tool)| (name, leading_to(tool, cluster).timeout(Duration::from_secs(60))))
+}
+
+/// Names and modes, without those of WAL.
+fn names(directory: &Path) -> String {
+    let lines = tree(directory);
+    let lines = lines.lines().filter(|line| !line.contains("pg_wal/"));
+    lines
+        .map(|line| {
+            line.split(' ')
+                .filter(|word| word.parse::<u64>().is_err() || word.starts_with('0'))
+                .collect::<Vec<_>>()
+                .join(" ")
+                + "\n"
+        })
+        .collect()
+}
+
+#[test]
+fn tablespaces_are_mapped_alike() {
+    let cluster = Cluster::builder().setting("autovacuum", "off").start();
+    let there = cluster.dir().subdir("socket_there", 0o700);
+    cluster.psql(&format!("CREATE TABLESPACE far LOCATION '{}'", there.display()));
+    cluster.psql("CREATE TABLE distant TABLESPACE far AS SELECT generate_series(1, 1000) i; CHECKPOINT");
+    let dir = TestDir::new();
+    let run = |args: &str| {
+        both(&cluster, &dir).map(|(name, tool)| {
+            let place = dir.subdir(&format!("{name}-{:08x}", fastrand::u32(..)), 0o700);
+            let shown = place.display().to_string();
+            let words = args.replace("RUN", &shown).replace("THERE", &there.display().to_string());
+            let outcome = tool.args(["-c", "fast", "-N"]).args(words.split(' ')).run();
+            let stderr = outcome.stderr.replace(&shown, "RUN");
+            let listing = names(&place).replace(&shown, "RUN");
+            format!("{:?}\n{stderr}\n{listing}", outcome.code)
+        })
+    };
+    for args in [
+        "-D RUN/data -T THERE=RUN/far",
+        "-D RUN/data -T THERE/=RUN/deeper//far/",
+        "-D RUN/data",
+        "-D RUN/data -T THERE=RUN/far -S missing",
+        "-D RUN/archives -Ft",
+        "-D - -Ft -X none",
+    ] {
+        let [original, ours] = run(args);
+        assert_eq!(original, ours, "{args}");
+    }
+    // what was mapped starts
+    let data = cluster.dir().join("mapped");
+    let mapping = format!("{}={}", there.display(), cluster.dir().join("mapped_far").display());
+    let tool = leading_to(ours(&dir), &cluster).args(["-c", "fast", "-T", &mapping, "-D"]).arg(&data);
+    tool.by_server_user().run().succeeded();
+    let copy = cluster.adopt(&data);
+    copy.start();
+    assert_eq!(hash_of_everything(&copy), hash_of_everything(&cluster));
+    copy.stop(crate::support::Stop::Immediate);
+}
+
+#[test]
+fn group_access_is_kept_alike() {
+    let cluster = Cluster::builder().setting("autovacuum", "off").group_access().start();
+    let dir = TestDir::new();
+    for args in ["-F p", "-F t", "-F p -X fetch"] {
+        let [original, ours] = both(&cluster, &dir).map(|(name, tool)| {
+            let directory = dir.join(&format!("{name}{args}").replace(' ', ""));
+            tool.args(["-c", "fast", "-N", "-D"]).arg(&directory).args(args.split(' ')).run().succeeded();
+            names(&directory)
+        });
+        assert_eq!(original, ours, "{args}");
+    }
+}
+
+/// The backup stays, for somebody to look at, and says nothing of it.
+#[test]
+fn wrong_checksums_are_told_alike() {
+    let cluster = Cluster::builder().setting("autovacuum", "off").data_checksums().start();
+    cluster.psql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 1000) i; CHECKPOINT");
+    let file = cluster.data_dir().join(cluster.psql("SELECT pg_relation_filepath('t')"));
+    let file = fs::OpenOptions::new().write(true).open(file).expect("open a table");
+    file.write_all_at(b"damage", 8192 + 5000).expect("damage a table");
+    let dir = TestDir::new();
+    for args in ["-F p", "-F t -X none", "-F p --no-verify-checksums"] {
+        let [original, ours] = both(&cluster, &dir).map(|(name, tool)| {
+            let directory = dir.join(&format!("{name}{args}").replace(' ', ""));
+            let outcome = tool.args(["-c", "fast", "-N", "-D"]).arg(&directory).args(args.split(' ')).run();
+            let stderr = outcome.stderr.replace(&directory.display().to_string(), "DIR");
+            format!("{:?}\n{stderr}\n{}", outcome.code, names(&directory))
+        });
+        assert_eq!(original, ours, "{args}");
+    }
+}
+
+/// From 17 on: the same files as the original's, stubs included, and together with the full one they verify.
+#[test]
+fn incremental_backups_are_alike() {
+    if crate::support::servers::default_major() < 17 {
+        let cluster = Cluster::new();
+        let dir = TestDir::new();
+        let tool = leading_to(ours(&dir), &cluster).args(["-c", "fast", "-i", "/nonexistent", "-D"]);
+        let outcome = tool.arg(dir.join("backup")).run().exited(1);
+        outcome.complains("pg_basebackup: error: server does not support incremental backup");
+        return;
+    }
+    let cluster = Cluster::builder().setting("autovacuum", "off").setting("summarize_wal", "on").start();
+    cluster.psql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 100000) i; CHECKPOINT");
+    let dir = TestDir::new();
+    let full = dir.join("full");
+    let fast = ["-c", "fast", "-N"];
+    leading_to(ours(&dir), &cluster).args(fast).arg("-D").arg(&full).run().succeeded();
+    cluster.psql("UPDATE t SET i = 0 WHERE i % 10000 = 0; CHECKPOINT");
+    let manifest = full.join("backup_manifest").display().to_string();
+    for (args, verified) in [("-F p", true), ("-F p -Z server-gzip", true), ("-F t -X fetch", false)] {
+        let [original, ours] = both(&cluster, &dir).map(|(name, tool)| {
+            let directory = dir.join(&format!("{name}{args}").replace(' ', ""));
+            let tool = tool.args(fast).args(["-i", &manifest, "-D"]).arg(&directory);
+            tool.args(args.split(' ')).run().succeeded();
+            if verified {
+                let verify = Tool::client(cluster.major(), "pg_verifybackup").args(["-n", "-q"]);
+                verify.arg(&directory).run().succeeded();
+            }
+            let archive = directory.join("base.tar");
+            match archive.exists() {
+                true => members(&fs::read(archive).expect("read an archive"))
+                    .lines()
+                    .filter(|line| !line.contains("pg_wal"))
+                    .map(|line| line.rsplit(' ').next().unwrap_or_default().to_owned() + "\n")
+                    .collect(),
+                false => names(&directory),
+            }
+        });
+        assert_eq!(original, ours, "{args}");
+        assert!(ours.contains("INCREMENTAL."), "{ours}");
+    }
+    for (args, complaint) in [
+        (vec!["-i", "/nonexistent"], "could not open file \"/nonexistent\": No such file or directory"),
+        (vec!["-i", "/etc/passwd"], "could not upload manifest: ERROR:  could not parse backup manifest"),
+    ] {
+        for (name, tool) in both(&cluster, &dir) {
+            let directory = dir.join(&format!("refused-{name}-{:08x}", fastrand::u32(..)));
+            let outcome = tool.args(fast).args(&args).arg("-D").arg(&directory).run().exited(1);
+            outcome.complains(&format!("pg_basebackup: error: {complaint}"));
+        }
+    }
+}
