@@ -34,7 +34,8 @@ pub(super) fn parse_max_rate(text: &str) -> Result<u32, RateError> {
         return Err(RateError::Unit(unit.to_owned()));
     }
     let rate = number * factor;
-    if rate.is_nan() || (rate.is_finite() && rate >= 4_294_967_296.0) {
+    // what C cannot convert at all is called something else
+    if rate.is_nan() || (4_294_967_296.0..18_446_744_073_709_551_616.0).contains(&rate) {
         return Err(RateError::NoInteger(text.to_owned()));
     }
     if !RATES.contains(&rate) {
@@ -89,6 +90,7 @@ mod tests {
             ("-1", "transfer rate must be greater than zero"),
             ("1", "transfer rate \"1\" is out of range"),
             ("inf", "transfer rate \"inf\" is out of range"),
+            ("1e99", "transfer rate \"1e99\" is out of range"),
             ("nan", "transfer rate \"nan\" exceeds integer range"),
             ("9999999999", "transfer rate \"9999999999\" exceeds integer range"),
             ("2048M", "transfer rate \"2048M\" is out of range"),

@@ -138,7 +138,7 @@ pub(super) fn say_failure(tool: &Invocation, error: &ReceiveError) {
 
 /// Servers before 10 have no temporary slots, and need none.
 fn choose_slot(tool: &Invocation, plan: &SlotPlan, version: ServerVersion) -> Result<SlotChoice, Failed> {
-    let options = if version.has_slot_option_list() { " (RESERVE_WAL)" } else { " RESERVE_WAL" };
+    let options = if version.has_slot_option_list() { " ( RESERVE_WAL)" } else { " RESERVE_WAL" };
     Ok(match plan {
         SlotPlan::Temporary if version.has_temporary_slots() => SlotChoice::Temporary,
         SlotPlan::None | SlotPlan::Temporary => SlotChoice::None,
@@ -251,7 +251,8 @@ impl SlotConnector {
         created.map_err(|source| {
             let command =
                 command::create_physical_slot(connection.version(), &name, persistence, reservation);
-            StartFailure::Slot { command, source }
+            // as the original spells it
+            StartFailure::Slot { command: command.replace(" (RESERVE", " ( RESERVE"), source }
         })?;
         self.created = Some(name);
         Ok(connection)

@@ -54,7 +54,7 @@ pub(super) fn essence(outcome: &Outcome, program: &str, place: &Place) -> String
         "exit code {:?}\n{stdout}\n--- stderr\n{}\n--- files\n{}",
         outcome.code,
         lines.join("\n"),
-        described(&place.run)
+        described(&place.run).replace(&run, "RUN")
     )
 }
 

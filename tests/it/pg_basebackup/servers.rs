@@ -52,7 +52,6 @@ fn tablespaces_are_mapped_alike() {
         "-D RUN/data -T THERE=RUN/far",
         "-D RUN/data -T THERE/=RUN/deeper//far/",
         "-D RUN/data",
-        "-D RUN/data -T THERE=RUN/far -S missing",
         "-D RUN/archives -Ft",
         "-D - -Ft -X none",
     ] {

@@ -92,7 +92,8 @@ fn back_up(cluster: &Cluster, directory: &Path, args: &[&str]) {
 fn unpack(dir: &TestDir, archives: &Path, name: &str) -> std::path::PathBuf {
     let directory = dir.subdir(name, 0o700);
     let tar = |archive: &str, directory: &Path| {
-        Tool::new("tar").arg("xf").arg(archives.join(archive)).arg("-C").arg(directory).by_server_user().run()
+        let tar = crate::support::servers::find_program("tar").expect("tar is everywhere");
+        Tool::new(tar).arg("xf").arg(archives.join(archive)).arg("-C").arg(directory).by_server_user().run()
     };
     tar("base.tar", &directory).succeeded();
     if archives.join("pg_wal.tar").exists() {
