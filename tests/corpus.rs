@@ -53,6 +53,11 @@ fn backup_label() {
 }
 
 #[test]
+fn incremental_file() {
+    replay("incremental_file", backup::fuzzing::fuzz_incremental_file);
+}
+
+#[test]
 fn receiver() {
     replay("receiver", fuzz_receiver);
 }

@@ -1,4 +1,4 @@
-//! A directory that can be written into, and never out of.
+//! A directory that can be written into and read from, and never out of.
 //!
 //! Every name is resolved from a descriptor of the directory, with `openat2(RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS,
 //! RESOLVE_NO_MAGICLINKS)`, or, where the kernel has no `openat2`, component by component with `O_NOFOLLOW`.
@@ -8,10 +8,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::path::MemberPath;
@@ -39,7 +40,7 @@ impl FileError {
 /// A directory and its descriptor, through which alone its content is made.
 #[derive(Debug)]
 pub struct ConfinedDirectory {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     path: PathBuf,
     owner: Option<FileOwner>,
     resolver: Resolver,
@@ -64,7 +65,7 @@ impl ConfinedDirectory {
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| FileError::new("open directory", path, errno))?;
         Ok(ConfinedDirectory {
-            fd,
+            fd: Arc::new(fd),
             path: path.to_owned(),
             owner,
             resolver: Resolver::Openat2,
@@ -88,7 +89,74 @@ impl ConfinedDirectory {
         let fd = self
             .resolve(member.as_bytes())
             .map_err(|errno| FileError::new("open directory", &path, errno))?;
-        Ok(ConfinedDirectory { fd, path, owner: self.owner, resolver: self.resolver, last_parent: None })
+        let (owner, resolver) = (self.owner, self.resolver);
+        Ok(ConfinedDirectory { fd: Arc::new(fd), path, owner, resolver, last_parent: None })
+    }
+
+    /// The same directory once more, for another thread.
+    pub fn handle(&self) -> Self {
+        let (owner, resolver) = (self.owner, self.resolver);
+        ConfinedDirectory {
+            fd: Arc::clone(&self.fd),
+            path: self.path.clone(),
+            owner,
+            resolver,
+            last_parent: None,
+        }
+    }
+
+    /// Device and inode: which directory it is, whatever leads to it.
+    pub fn identity(&self) -> Result<(u64, u64), FileError> {
+        match rustix::fs::fstat(&self.fd) {
+            Ok(stat) => Ok((stat.st_dev, stat.st_ino)),
+            Err(errno) => Err(FileError::new("stat", &self.path, errno)),
+        }
+    }
+
+    /// Opens a file for reading. It may turn out to be something other than a regular file, but never a link; a pipe
+    /// that nobody writes to is not waited for.
+    pub fn open_file(&mut self, member: &MemberPath) -> Result<File, FileError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = self.in_parent(member, |parent, name| {
+            rustix::fs::openat(parent, name, flags, Mode::empty()).map(File::from)
+        });
+        opened.map_err(|errno| FileError::new("open file", self.path_of(member), errno))
+    }
+
+    /// The entries of this directory, or of one beneath it, in the order in which the system has them.
+    pub fn list(&mut self, member: Option<&MemberPath>) -> Result<Dir, FileError> {
+        let listed = match member {
+            Some(member) => self.resolve(member.as_bytes()).and_then(Dir::new),
+            None => Dir::read_from(&self.fd),
+        };
+        listed.map_err(|errno| {
+            let path = member.map_or_else(|| self.path.clone(), |member| self.path_of(member));
+            FileError::new("open directory", path, errno)
+        })
+    }
+
+    /// Where a symbolic link leads. It is not followed.
+    pub fn read_link(&mut self, member: &MemberPath) -> Result<PathBuf, FileError> {
+        let read = self.in_parent(member, |parent, name| rustix::fs::readlinkat(parent, name, Vec::new()));
+        match read {
+            Ok(target) => Ok(PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()))),
+            Err(errno) => Err(FileError::new("read symbolic link", self.path_of(member), errno)),
+        }
+    }
+
+    /// Gives a file of another directory a second name in this one. A link is not followed.
+    pub fn link_file(
+        &mut self,
+        member: &MemberPath,
+        source: &mut ConfinedDirectory,
+        source_member: &MemberPath,
+    ) -> Result<(), io::Error> {
+        let linked = source.in_parent(source_member, |source_parent, source_name| {
+            self.in_parent(member, |parent, name| {
+                rustix::fs::linkat(source_parent, source_name, parent, name, AtFlags::empty())
+            })
+        });
+        linked.map_err(io::Error::from)
     }
 
     /// Creates a file, for writing, with exactly these permission bits.
@@ -154,10 +222,11 @@ impl ConfinedDirectory {
         }
     }
 
-    /// Renames within this directory.
+    /// Renames within one directory.
     pub fn rename(&mut self, from: &MemberPath, to: &MemberPath) -> Result<(), FileError> {
-        debug_assert!(from.split().0.is_empty() && to.split().0.is_empty(), "renames stay at the top");
-        rustix::fs::renameat(&self.fd, from.as_path(), &self.fd, to.as_path())
+        debug_assert!(from.split().0 == to.split().0, "a rename stays in its directory");
+        let to = Path::new(std::ffi::OsStr::from_bytes(to.split().1));
+        self.in_parent(from, |parent, name| rustix::fs::renameat(parent, name, parent, to))
             .map_err(|errno| FileError::new("rename", self.path_of(from), errno))
     }
 
@@ -293,6 +362,31 @@ mod tests {
             assert!(directory.open_beneath(&member("link")).is_err());
             assert!(directory.sync_beneath(&member("link")).is_err());
             assert_eq!(directory.file_type(&member("link")).unwrap(), Some(FileType::Symlink));
+        });
+    }
+
+    #[test]
+    fn reads_and_links_only_what_is_beneath() {
+        with_both(|directory, outside| {
+            let inside = directory.path().to_owned();
+            std::fs::create_dir(inside.join("real")).unwrap();
+            std::fs::write(inside.join("real/file"), b"x").unwrap();
+            symlink(outside, inside.join("away")).unwrap();
+            symlink("real/file", inside.join("link")).unwrap();
+            assert_eq!(directory.open_file(&member("real/file")).unwrap().metadata().unwrap().len(), 1);
+            assert!(directory.open_file(&member("link")).is_err());
+            assert!(
+                directory.open_file(&member("away/x")).is_err()
+                    && directory.list(Some(&member("away"))).is_err()
+            );
+            assert_eq!(directory.read_link(&member("away")).unwrap(), outside);
+            let names = directory.list(Some(&member("real"))).unwrap().map(|entry| entry.unwrap());
+            assert!(names.into_iter().any(|entry| entry.file_name() == c"file"));
+            let mut again = directory.handle();
+            again.link_file(&member("real/second"), directory, &member("real/file")).unwrap();
+            assert!(again.link_file(&member("away/third"), directory, &member("real/file")).is_err());
+            again.rename(&member("real/second"), &member("real/last")).unwrap();
+            assert_eq!(std::fs::read(inside.join("real/last")).unwrap(), b"x");
         });
     }
 

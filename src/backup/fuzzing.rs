@@ -4,6 +4,8 @@ use bytes::{Buf, Bytes};
 
 use super::archive_stream::{ArchiveEvent, ArchiveStream};
 use super::backup_label::BackupLabel;
+use super::combine::incremental_file::{IncrementalHeader, IncrementalHeaderError, IncrementalHeaderParser};
+use super::combine::plan::{BlockSource, ReconstructionPlan};
 use super::manifest::{ManifestError, ManifestParser, ManifestSummary};
 use super::tar_header::MemberKind;
 use super::tar_stream::{ArchiveEnd, TarError, TarEvent, TarStream};
@@ -140,4 +142,42 @@ pub fn fuzz_backup_label(data: &[u8]) {
         (again.start_lsn, again.checkpoint_lsn, again.start_timeline),
         (label.start_lsn, label.checkpoint_lsn, label.start_timeline)
     );
+}
+
+/// An incremental file and an older one (the first two bytes say where one ends), read whole and byte by byte: the same
+/// header, or the same error. What is planned from them stays within the files.
+pub fn fuzz_incremental_file(data: &[u8]) {
+    let [high, low, data @ ..] = data else { return };
+    let (newest, older) = data.split_at(data.len().min(usize::from(u16::from_be_bytes([*high, *low]))));
+    let headers = [newest, older].map(|file| {
+        let whole = read_header(std::iter::once(file));
+        assert_eq!(whole, read_header(file.chunks(1)));
+        whole
+    });
+    let [Ok(newest), older] = headers else { return };
+    let mut plan = ReconstructionPlan::new(2, &newest);
+    if let Ok(older) = &older {
+        plan.add_incremental(1, older);
+    }
+    let full_len = data.len() as u64 * 1000;
+    plan.add_full(0, full_len);
+    let lens = [full_len, older.map_or(0, |older| older.file_len()), newest.file_len()];
+    assert_eq!(plan.block_length(), newest.rebuilt_block_length());
+    let mut next = 0;
+    for run in plan.runs() {
+        assert!(run.first_block == next && run.block_count > 0);
+        next += run.block_count;
+        if let BlockSource::File { source, offset } = run.source {
+            assert!(offset + u64::from(run.block_count) * 8192 <= lens[source]);
+        }
+    }
+    assert_eq!(next, plan.block_length());
+}
+
+fn read_header<'a>(
+    mut pieces: impl Iterator<Item = &'a [u8]>,
+) -> Result<IncrementalHeader, IncrementalHeaderError> {
+    let mut parser = IncrementalHeaderParser::new();
+    pieces.try_for_each(|piece| parser.push(piece))?;
+    parser.finish()
 }

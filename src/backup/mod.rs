@@ -11,6 +11,7 @@ mod archive_output;
 pub mod archive_stream;
 pub mod backup_label;
 pub mod checksum;
+pub mod combine;
 pub mod confined;
 mod error;
 mod extraction;

@@ -15,6 +15,7 @@ mod metering;
 mod outcome;
 mod password_source;
 mod pg_basebackup;
+mod pg_combinebackup;
 mod pg_receivewal;
 mod pg_tool;
 mod prompt;

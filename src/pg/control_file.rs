@@ -24,6 +24,19 @@ pub struct ControlFile {
     pub min_recovery_lsn: Option<Lsn>,
     /// The timeline of that position.
     pub min_recovery_timeline: Option<TimelineId>,
+    /// What the cluster was compiled and made with; `None` for versions newer than any known.
+    pub layout: Option<ClusterLayout>,
+}
+
+/// How a cluster lays its data out on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterLayout {
+    /// `BLCKSZ`, in bytes.
+    pub block_len: u32,
+    /// `RELSEG_SIZE`: how many blocks one file of a relation holds at most.
+    pub segment_block_count: u32,
+    /// The version of the data pages' checksums; zero where there are none.
+    pub data_checksum_version: u32,
 }
 
 /// `DBState`.
@@ -59,6 +72,15 @@ const fn min_recovery_offset(control_version: u32) -> Option<usize> {
     match control_version {
         1300..=1899 => Some(136),
         1900..=1999 => Some(144),
+        _ => None,
+    }
+}
+
+/// Where `blcksz` and `data_checksum_version` are; `relseg_size` follows the first.
+const fn layout_offsets(control_version: u32) -> Option<(usize, usize)> {
+    match control_version {
+        1300..=1899 => Some((216, 252)),
+        1900..=1999 => Some((224, 264)),
         _ => None,
     }
 }
@@ -115,6 +137,11 @@ impl ControlFile {
             if cfg!(target_endian = "little") { second << 32 | first } else { first << 32 | second }
         };
         let min_recovery = min_recovery_offset(control_version);
+        let layout = layout_offsets(control_version).map(|(block_len, checksums)| ClusterLayout {
+            block_len: word(block_len),
+            segment_block_count: word(block_len + 4),
+            data_checksum_version: word(checksums),
+        });
         Ok(ControlFile {
             system_identifier: SystemIdentifier::new(long(0)),
             control_version,
@@ -124,6 +151,7 @@ impl ControlFile {
             timeline: TimelineId::new(word(48)),
             min_recovery_lsn: min_recovery.map(|offset| Lsn::new(long(offset))).filter(|lsn| lsn.is_valid()),
             min_recovery_timeline: min_recovery.and_then(|offset| TimelineId::new(word(offset + 8))),
+            layout,
         })
     }
 }
@@ -169,6 +197,22 @@ mod tests {
             assert_eq!((control.redo_lsn.to_string(), control.timeline), ("1/28".into(), TimelineId::new(2)));
             assert_eq!(control.min_recovery_lsn, Some("1/700".parse().unwrap()));
             assert_eq!(control.min_recovery_timeline, TimelineId::new(3));
+        }
+    }
+
+    #[test]
+    fn the_layout_is_where_the_version_puts_it() {
+        for (version, block_len, checksums) in [(1700u32, 216, 252), (1905, 224, 264)] {
+            let mut content = vec![0; CONTROL_FILE_LEN];
+            content[8..12].copy_from_slice(&version.to_ne_bytes());
+            content[block_len..block_len + 4].copy_from_slice(&8192u32.to_ne_bytes());
+            content[block_len + 4..block_len + 8].copy_from_slice(&131_072u32.to_ne_bytes());
+            content[checksums..checksums + 4].copy_from_slice(&1u32.to_ne_bytes());
+            let crc = crc32c::crc32c(&content[..304]);
+            content[304..308].copy_from_slice(&crc.to_ne_bytes());
+            let layout = ControlFile::parse(&content).unwrap().layout.unwrap();
+            assert_eq!((layout.block_len, layout.segment_block_count), (8192, 131_072));
+            assert_eq!(layout.data_checksum_version, 1);
         }
     }
 

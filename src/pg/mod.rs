@@ -21,7 +21,7 @@ pub mod wal_page;
 pub mod wal_record;
 
 pub use checksum_algorithm::{ChecksumAlgorithm, ParseChecksumAlgorithmError};
-pub use control_file::{ClusterState, ControlFile};
+pub use control_file::{ClusterLayout, ClusterState, ControlFile};
 pub use identifier::{ParseSystemIdentifierError, SystemIdentifier};
 pub use lsn::{Lsn, ParseLsnError};
 pub use segment::{

@@ -12,6 +12,7 @@ mod hostile_server;
 mod metering;
 mod one_server;
 mod pg_basebackup;
+mod pg_combinebackup;
 mod pg_receivewal;
 mod receiving;
 mod refusals;

@@ -1,4 +1,4 @@
-//! The backup manifest: read as it arrives, compared with what was received, never held as a whole.
+//! The backup manifest: read as it arrives, compared with what was received, written, never held as a whole.
 //!
 //! The manifest comes last, after all files, so what was received is remembered in a [`Ledger`] until then. The
 //! server lists files in the order in which it sent them, so the comparison is a merge of two sequences: the ledger
@@ -9,6 +9,7 @@ pub mod json;
 mod ledger;
 mod parser;
 mod self_checksum;
+mod writer;
 
 pub use ledger::{
     Comparison, FileProblem, Ledger, LedgerError, MAX_PENDING, MAX_REPORTED_PROBLEMS, MEMORY_LEN,
@@ -19,3 +20,4 @@ pub use parser::{
     WalRange,
 };
 pub use self_checksum::{SelfChecksum, SelfChecksumError};
+pub use writer::{LsnStyle, ManifestEntry, ManifestWriter};

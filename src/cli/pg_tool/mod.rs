@@ -37,8 +37,11 @@ pub(super) struct Invocation {
 type Run = fn(&Invocation) -> Result<(), Failed>;
 
 /// The tools that there are.
-const TOOLS: [(&str, Run); 2] =
-    [("pg_basebackup", super::pg_basebackup::run), ("pg_receivewal", super::pg_receivewal::run)];
+const TOOLS: [(&str, Run); 3] = [
+    ("pg_basebackup", super::pg_basebackup::run),
+    ("pg_combinebackup", super::pg_combinebackup::run),
+    ("pg_receivewal", super::pg_receivewal::run),
+];
 
 /// Their names.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -104,6 +107,11 @@ impl Invocation {
     pub(super) fn error(&self, text: impl fmt::Display) -> Failed {
         self.say(Some((Part::Error, "error: ")), text);
         Failed
+    }
+
+    /// More about what was said before.
+    pub(super) fn detail(&self, text: impl fmt::Display) {
+        self.say(Some((Part::Note, "detail: ")), text);
     }
 
     /// What to do about the error before it.

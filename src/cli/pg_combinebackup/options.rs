@@ -1,0 +1,200 @@
+//! The command line of `pg_combinebackup`: every option, in the order that the original looks at it.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::backup::SyncMethod;
+use crate::backup::combine::{
+    CombineRequest, CopyMethod, ManifestRequest, RunMode, TablespaceMapping, canonical,
+};
+use crate::cli::pg_tool::getopt::{Getopt, LongOption, ShortOption, Value};
+use crate::cli::pg_tool::{Failed, Invocation};
+use crate::pg::ChecksumAlgorithm;
+
+/// What was asked for.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) request: CombineRequest,
+    pub(super) detail: Detail,
+}
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// What should be known.
+    #[default]
+    Warnings,
+    /// Each step (`--debug`).
+    Steps,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Debug,
+    DryRun,
+    NoSync,
+    Output,
+    TablespaceMapping,
+    Link,
+    ManifestChecksums,
+    NoManifest,
+    SyncMethod,
+    Clone,
+    Copy,
+    CopyFileRange,
+}
+
+const fn short(letter: u8, value: Value, key: Key) -> ShortOption<Key> {
+    ShortOption { letter, value, key }
+}
+
+const fn long(name: &'static str, value: Value, key: Key) -> LongOption<Key> {
+    LongOption { name, value, key }
+}
+
+const SHORT: [ShortOption<Key>; 6] = [
+    short(b'd', Value::None, Key::Debug),
+    short(b'k', Value::None, Key::Link),
+    short(b'n', Value::None, Key::DryRun),
+    short(b'N', Value::None, Key::NoSync),
+    short(b'o', Value::Required, Key::Output),
+    short(b'T', Value::Required, Key::TablespaceMapping),
+];
+
+/// In the original's order, which shows where a prefix is ambiguous. Help and version are not among them.
+const LONG: [LongOption<Key>; 12] = [
+    long("debug", Value::None, Key::Debug),
+    long("dry-run", Value::None, Key::DryRun),
+    long("no-sync", Value::None, Key::NoSync),
+    long("output", Value::Required, Key::Output),
+    long("tablespace-mapping", Value::Required, Key::TablespaceMapping),
+    long("link", Value::None, Key::Link),
+    long("manifest-checksums", Value::Required, Key::ManifestChecksums),
+    long("no-manifest", Value::None, Key::NoManifest),
+    long("sync-method", Value::Required, Key::SyncMethod),
+    long("clone", Value::None, Key::Clone),
+    long("copy", Value::None, Key::Copy),
+    long("copy-file-range", Value::None, Key::CopyFileRange),
+];
+
+/// As they were given.
+#[derive(Debug, Default)]
+struct Given {
+    output: Option<OsString>,
+    tablespace_mappings: Vec<TablespaceMapping>,
+    checksums: ChecksumAlgorithm,
+    sync_method: SyncMethod,
+    copy_method: CopyMethod,
+    detail: Detail,
+    mode: RunMode,
+    no_sync: bool,
+    no_manifest: bool,
+}
+
+impl Options {
+    /// Reads the command line; what is wrong with it is said.
+    pub(super) fn parse(tool: &Invocation, umask: u32) -> Result<Self, Failed> {
+        let mut given = Given::default();
+        let mut getopt = Getopt::new(&SHORT, &LONG, tool.arguments.iter().cloned());
+        while let Some(found) = getopt.next_option() {
+            let found = found.map_err(|error| tool.getopt_error(&error))?;
+            given.take(tool, found.key, found.value)?;
+        }
+        let inputs: Vec<PathBuf> = getopt.operands().iter().map(PathBuf::from).collect();
+        if inputs.is_empty() {
+            return Err(tool.usage_error("no input directories specified"));
+        }
+        let output = given.output.ok_or_else(|| tool.error("no output directory specified"))?;
+        let manifest = match given.no_manifest {
+            true => ManifestRequest::Omit,
+            false => ManifestRequest::Write(given.checksums),
+        };
+        let request = CombineRequest {
+            inputs,
+            output: output.into(),
+            tablespace_mappings: given.tablespace_mappings,
+            copy_method: given.copy_method,
+            manifest,
+            sync: if given.no_sync { SyncMethod::None } else { given.sync_method },
+            mode: given.mode,
+            umask,
+        };
+        Ok(Options { request, detail: given.detail })
+    }
+}
+
+impl Given {
+    fn take(&mut self, tool: &Invocation, key: Key, value: OsString) -> Result<(), Failed> {
+        match key {
+            Key::Debug => self.detail = Detail::Steps,
+            Key::DryRun => self.mode = RunMode::DryRun,
+            Key::NoSync => self.no_sync = true,
+            Key::Output => self.output = Some(value),
+            Key::TablespaceMapping => self.tablespace_mappings.push(parse_mapping(tool, &value)?),
+            Key::Link => self.copy_method = CopyMethod::Link,
+            Key::Clone => self.copy_method = CopyMethod::Clone,
+            Key::Copy => self.copy_method = CopyMethod::Copy,
+            Key::CopyFileRange => self.copy_method = CopyMethod::CopyFileRange,
+            Key::NoManifest => self.no_manifest = true,
+            Key::ManifestChecksums => {
+                let text = value.to_string_lossy();
+                let algorithm = text.parse();
+                self.checksums = algorithm
+                    .map_err(|_| tool.error(format!("unrecognized checksum algorithm: \"{text}\"")))?;
+            }
+            Key::SyncMethod => {
+                self.sync_method = match value.to_str() {
+                    Some("fsync") => SyncMethod::Fsync,
+                    Some("syncfs") => SyncMethod::Syncfs,
+                    _ => {
+                        return Err(
+                            tool.error(format!("unrecognized sync method: {}", value.to_string_lossy()))
+                        );
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `MAXPGPATH`.
+const MAX_PATH_LEN: usize = 1024;
+
+/// `OLDDIR=NEWDIR`, with `\=` for an equals sign in a name.
+fn parse_mapping(tool: &Invocation, value: &OsStr) -> Result<TablespaceMapping, Failed> {
+    let bytes = value.as_bytes();
+    let mut parts = [Vec::new(), Vec::new()];
+    let mut current = 0;
+    for (index, &byte) in bytes.iter().enumerate() {
+        if parts[current].len() >= MAX_PATH_LEN {
+            return Err(tool.error("directory name too long"));
+        }
+        let is_escaped = index > 0 && bytes[index - 1] == b'\\';
+        match byte {
+            b'\\' if bytes.get(index + 1) == Some(&b'=') => {}
+            b'=' if !is_escaped => {
+                if !parts[1].is_empty() {
+                    return Err(tool.error("multiple \"=\" signs in tablespace mapping"));
+                }
+                current = 1;
+            }
+            other => parts[current].push(other),
+        }
+    }
+    let [old, new] = parts.map(|part| PathBuf::from(OsString::from_vec(part)));
+    if old.as_os_str().is_empty() || new.as_os_str().is_empty() {
+        let text = value.to_string_lossy();
+        let text = format!("invalid tablespace mapping format \"{text}\", must be \"OLDDIR=NEWDIR\"");
+        return Err(tool.error(text));
+    }
+    let absolute = |which: &str, path: &Path| match path.is_absolute() {
+        true => Ok(canonical(path)),
+        false => Err(tool.error(format!(
+            "{which} directory is not an absolute path in tablespace mapping: {}",
+            path.display()
+        ))),
+    };
+    Ok(TablespaceMapping { old: absolute("old", &old)?, new: absolute("new", &new)? })
+}
