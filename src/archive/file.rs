@@ -88,7 +88,7 @@ impl ArchivedFile {
 /// The decompressed content of a file, piece by piece.
 pub(super) struct WalContent {
     path: PathBuf,
-    source: Box<dyn Read>,
+    source: Box<dyn Read + Send>,
     may_be_cut: bool,
     buffer: Vec<u8>,
 }
@@ -113,7 +113,7 @@ impl WalContent {
             }
             (opened, _) => opened,
         };
-        let opened = opened.and_then(|file| decompress(file, compression));
+        let opened = opened.and_then(|file| compression.reader(file));
         let source = opened.map_err(|source| OpenFileError::Io { path: path.clone(), source })?;
         Ok(WalContent { path, source, may_be_cut, buffer: vec![0; Self::PIECE_LEN] })
     }
@@ -139,15 +139,6 @@ impl WalContent {
         }
         Ok(&self.buffer[..len])
     }
-}
-
-fn decompress(file: File, compression: CompressionMethod) -> io::Result<Box<dyn Read>> {
-    Ok(match compression {
-        CompressionMethod::None => Box::new(file),
-        CompressionMethod::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
-        CompressionMethod::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(file)),
-        CompressionMethod::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
-    })
 }
 
 #[cfg(test)]

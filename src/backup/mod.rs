@@ -30,6 +30,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod tree;
+pub mod verify;
 mod wal_archive;
 mod writer;
 

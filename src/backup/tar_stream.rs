@@ -187,6 +187,25 @@ impl TarStream {
         &self.header
     }
 
+    /// How much of the content of the file that began last has not come yet, once there is nothing to poll.
+    pub fn skippable_len(&self) -> u64 {
+        match self.state {
+            State::Data { remaining, .. } if self.chunk.is_empty() => remaining,
+            _ => 0,
+        }
+    }
+
+    /// The content that has not come is passed over: the next chunk begins behind it.
+    pub fn skip_content(&mut self) {
+        let len = self.skippable_len();
+        if let State::Data { padding, .. } = self.state
+            && len > 0
+        {
+            self.offset += len;
+            self.state = State::MemberEnd { padding };
+        }
+    }
+
     /// The archive is over: it must not stop in the middle of anything.
     pub fn finish(self, end: ArchiveEnd) -> Result<(), TarError> {
         debug_assert!(
@@ -308,6 +327,31 @@ mod tests {
         assert!(matches!(stream.poll(), Ok(Some(TarEvent::Member(_)))));
         let Ok(Some(TarEvent::Data(data))) = stream.poll() else { panic!("no content") };
         assert!(inside.contains(&data.as_ptr()));
+    }
+
+    #[test]
+    fn content_can_be_passed_over() {
+        let archive = [&file(b"x", &[7; 700])[..], &file(b"y", b"z"), &END].concat();
+        let mut stream = TarStream::new();
+        assert_eq!(stream.skippable_len(), 0);
+        stream.skip_content();
+        stream.push(Bytes::copy_from_slice(&archive[..600]));
+        let mut events = 0;
+        while stream.poll().unwrap().is_some() {
+            events += 1;
+        }
+        assert_eq!((events, stream.skippable_len()), (2, 612));
+        stream.skip_content();
+        assert_eq!(stream.poll(), Ok(Some(TarEvent::MemberEnd)));
+        stream.push(Bytes::copy_from_slice(&archive[512 + 700..]));
+        while let Some(event) = stream.poll().unwrap() {
+            events += 1;
+            if let TarEvent::Data(data) = event {
+                assert_eq!(&data[..], b"z");
+            }
+        }
+        assert_eq!(events, 6);
+        stream.finish(ArchiveEnd::Terminated).unwrap();
     }
 
     #[test]

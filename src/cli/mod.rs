@@ -18,6 +18,7 @@ mod pg_basebackup;
 mod pg_combinebackup;
 mod pg_receivewal;
 mod pg_tool;
+mod pg_verifybackup;
 mod prompt;
 mod receive;
 mod report;
@@ -29,6 +30,7 @@ mod standby_create;
 mod status;
 mod table;
 mod values;
+mod verify;
 mod wal_verify;
 mod width;
 
@@ -42,7 +44,17 @@ pub use exit::Exit;
 #[derive(Debug, Parser)]
 #[command(name = "pgwake", version, disable_help_flag = true, disable_version_flag = true)]
 #[command(disable_help_subcommand = true, max_term_width = 110)]
+<<<<<<< HEAD
 #[command(after_help = front::after_help())]
+=======
+#[command(after_help = "\
+As pg_receivewal or pg_verifybackup (a link, or `pgwake pg_receivewal`) it is PostgreSQL's tool.
+
+Where to connect is said as to psql: -d, -h, -p and -U, the PG* variables, \
+~/.pgpass and service files.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 data is not what it must be.")]
+>>>>>>> 8fa3b5b (Verify base backups: plain and tar, every file and the WAL that they need, as pg_verifybackup and as pgwake verify)
 struct Cli {
     #[command(flatten)]
     config: config::ConfigArgs,
@@ -70,6 +82,7 @@ enum Command {
     #[command(subcommand)]
     Standby(StandbyCommand),
     Receive(Box<receive::ReceiveArgs>),
+    Verify(verify::VerifyArgs),
     Check(Box<check::CheckArgs>),
     Status(Box<status::StatusArgs>),
     /// Look after replication slots
@@ -139,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Standby(StandbyCommand::Follow(args)) => standby::follow::run(*args).into(),
         Command::Standby(StandbyCommand::Wait(args)) => standby::wait::run(&args).into(),
         Command::Receive(args) => receive::run(&args).into(),
+        Command::Verify(args) => verify::run(&args).into(),
         Command::Status(args) => status::run(&args).into(),
         Command::Slot(SlotCommand::List(args)) => slot::run_list(&args).into(),
         Command::Slot(SlotCommand::Create(args)) => slot::run_create(&args).into(),

@@ -23,6 +23,8 @@ mod tests;
 mod zstd_frames;
 
 pub use archive::{ArchiveCompression, Window};
+use std::io::Read;
+
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;
 
@@ -74,6 +76,17 @@ impl CompressionMethod {
         let known = CompressionMethod::ALL.into_iter().filter(|method| *method != CompressionMethod::None);
         let found = known.into_iter().find_map(|method| Some((name.strip_suffix(method.suffix())?, method)));
         found.unwrap_or((name, CompressionMethod::None))
+    }
+
+    /// The plain content of a file, whoever has written it. An error without a number of the operating system's is the
+    /// format's own.
+    pub(crate) fn reader<'a>(self, file: impl Read + Send + 'a) -> std::io::Result<Box<dyn Read + Send + 'a>> {
+        Ok(match self {
+            CompressionMethod::None => Box::new(file),
+            CompressionMethod::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
+            CompressionMethod::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(file)),
+            CompressionMethod::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
+        })
     }
 }
 

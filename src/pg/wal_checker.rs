@@ -119,6 +119,30 @@ impl WalChecker {
         }
     }
 
+    /// A checker from the start of the page that holds the byte at `lsn`, for who has the header of that segment's
+    /// first page and does not need what comes before `lsn`. [`next_lsn`](Self::next_lsn) says where the page begins.
+    pub fn from_page(
+        system_identifier: SystemIdentifier,
+        segment_size: WalSegmentSize,
+        timeline: TimelineId,
+        lsn: Lsn,
+        segment_header: &[u8; LONG_PAGE_HEADER_LEN],
+    ) -> Result<Self, WalError> {
+        let segment_lsn = segment_size.segment_at(lsn).start_lsn();
+        let segment = WalSegmentHeader::parse(segment_header);
+        let page = WalPageHeader::parse(&take(segment_header, 0));
+        let checked = page.check(segment_lsn, true, timeline);
+        checked
+            .and_then(|_| segment.check(system_identifier, segment_size))
+            .map_err(|kind| kind.at(segment_lsn))?;
+        let mut checker = WalChecker::new(system_identifier, segment_size, timeline, segment_lsn);
+        let page_len = u64::from(segment.page_len);
+        let page_lsn = Lsn::new(lsn.as_u64() - lsn.as_u64() % page_len);
+        (checker.lsn, checker.checked_lsn, checker.page_end_lsn) = (page_lsn, page_lsn, page_lsn);
+        (checker.page_len, checker.record.lsn) = (page_len, page_lsn);
+        Ok(checker)
+    }
+
     /// Checks besides that each page was written on the timeline that this history has there. The history is that
     /// of the timeline itself.
     pub fn with_history(mut self, history: TimelineHistory) -> Self {

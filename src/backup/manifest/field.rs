@@ -8,6 +8,16 @@ pub(super) enum Scope {
     Range,
 }
 
+impl Scope {
+    pub(super) const fn describe(self) -> &'static str {
+        match self {
+            Scope::Top => "top level",
+            Scope::File => "a file",
+            Scope::Range => "a WAL range",
+        }
+    }
+}
+
 /// The fields; the discriminant is the bit in `seen`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {

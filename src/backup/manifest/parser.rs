@@ -70,8 +70,13 @@ pub enum ManifestError {
         expected: &'static str,
     },
     /// A field that no known version has.
-    #[error("unrecognized field \"{}\" in backup manifest", .0.escape_ascii())]
-    UnknownField(Vec<u8>),
+    #[error("unrecognized field \"{}\" in {place} of backup manifest", .field.escape_ascii())]
+    UnknownField {
+        /// Its name, or the beginning of that.
+        field: Vec<u8>,
+        /// In what: the manifest itself, a file, a WAL range.
+        place: &'static str,
+    },
     /// A field given twice.
     #[error("field \"{0}\" is given twice in backup manifest")]
     DuplicateField(&'static str),
@@ -81,6 +86,20 @@ pub enum ManifestError {
     /// A value that does not fit its field.
     #[error("invalid value of field \"{0}\" in backup manifest")]
     Value(&'static str),
+    /// A checksum of an algorithm that is not known.
+    #[error("unrecognized checksum algorithm: \"{}\"", .0.escape_ascii())]
+    ChecksumAlgorithm(Vec<u8>),
+    /// A checksum that is not hexadecimal, or too long.
+    #[error("invalid checksum for file \"{}\": \"{}\"", .path.escape_ascii(), .checksum.escape_ascii())]
+    FileChecksum {
+        /// The file, if it was named before.
+        path: Vec<u8>,
+        /// What is there.
+        checksum: Vec<u8>,
+    },
+    /// The manifest's own checksum is not one.
+    #[error("invalid manifest checksum: \"{}\"", .0.escape_ascii())]
+    ManifestChecksum(Vec<u8>),
     /// The version must come before everything else.
     #[error("backup manifest does not begin with its version")]
     VersionNotFirst,
@@ -244,6 +263,13 @@ impl Grammar {
                 Expect::CommaOrEnd(Scope::Top)
             }
             (Expect::CommaOrArrayEnd(scope), Token::Comma) => Expect::Entry(scope),
+            // to be told what is missing is worth more than that a name was expected
+            (Expect::Key(Scope::File), Token::ObjectEnd) if self.entry_seen == 0 => {
+                return Err(ManifestError::MissingField(Field::Path.name()));
+            }
+            (Expect::Key(Scope::Range), Token::ObjectEnd) if self.entry_seen == 0 => {
+                return Err(ManifestError::MissingField(Field::Timeline.name()));
+            }
             (Expect::CommaOrEnd(Scope::File), Token::ObjectEnd) => {
                 self.complete_file()?;
                 self.expect = Expect::CommaOrArrayEnd(Scope::File);
@@ -270,7 +296,8 @@ impl Grammar {
 
     fn key(&mut self, scope: Scope, key: &[u8]) -> Result<Field, ManifestError> {
         let field = Field::parse(scope, key).ok_or_else(|| {
-            ManifestError::UnknownField(key.iter().copied().take(MAX_CHECKSUM_LEN).collect())
+            let field = key.iter().copied().take(MAX_CHECKSUM_LEN).collect();
+            ManifestError::UnknownField { field, place: scope.describe() }
         })?;
         let seen = if scope == Scope::Top { &mut self.top_seen } else { &mut self.entry_seen };
         if *seen & field.bit() != 0 {
@@ -299,14 +326,20 @@ impl Grammar {
             }
             Field::LastModified => {}
             Field::ChecksumAlgorithm => {
-                let name = std::str::from_utf8(text).map_err(|_| invalid.clone())?;
-                entry.algorithm = name.parse().map_err(|_| invalid)?;
+                let name = std::str::from_utf8(text).ok().and_then(|name| name.parse().ok());
+                entry.algorithm = name.ok_or_else(|| ManifestError::ChecksumAlgorithm(text.to_vec()))?;
             }
-            Field::Checksum => decode_hex(text, &mut entry.checksum, MAX_CHECKSUM_LEN).ok_or(invalid)?,
+            Field::Checksum => {
+                if decode_hex(text, &mut entry.checksum, MAX_CHECKSUM_LEN).is_none() {
+                    let path = if self.has_path() { self.entry.path.clone() } else { Vec::new() };
+                    return Err(ManifestError::FileChecksum { path, checksum: text.to_vec() });
+                }
+            }
             Field::StartLsn => entry.start_lsn = parse_lsn(text).ok_or(invalid)?,
             Field::EndLsn => entry.end_lsn = parse_lsn(text).ok_or(invalid)?,
             Field::ManifestChecksum => {
-                decode_hex(text, &mut self.manifest_checksum, MAX_CHECKSUM_LEN).ok_or(invalid)?;
+                let decoded = decode_hex(text, &mut self.manifest_checksum, MAX_CHECKSUM_LEN);
+                decoded.ok_or_else(|| ManifestError::ManifestChecksum(text.to_vec()))?;
             }
             _ => return Err(invalid),
         }
@@ -355,10 +388,10 @@ impl Grammar {
     }
 
     fn complete_range(&mut self) -> Result<(), ManifestError> {
-        self.require_in_entry(Field::StartLsn)?;
-        self.require_in_entry(Field::EndLsn)?;
         let timeline =
             self.entry.timeline.take().ok_or(ManifestError::MissingField(Field::Timeline.name()))?;
+        self.require_in_entry(Field::StartLsn)?;
+        self.require_in_entry(Field::EndLsn)?;
         let (start_lsn, end_lsn) = (self.entry.start_lsn, self.entry.end_lsn);
         if end_lsn < start_lsn {
             return Err(ManifestError::Value(Field::EndLsn.name()));
@@ -378,6 +411,10 @@ impl Grammar {
             }
         }
         Ok(())
+    }
+
+    fn has_path(&self) -> bool {
+        self.entry_has(Field::Path) || self.entry_has(Field::EncodedPath)
     }
 
     fn entry_has(&self, field: Field) -> bool {

@@ -37,10 +37,11 @@ pub(super) struct Invocation {
 type Run = fn(&Invocation) -> Result<(), Failed>;
 
 /// The tools that there are.
-const TOOLS: [(&str, Run); 3] = [
+const TOOLS: [(&str, Run); 4] = [
     ("pg_basebackup", super::pg_basebackup::run),
     ("pg_combinebackup", super::pg_combinebackup::run),
     ("pg_receivewal", super::pg_receivewal::run),
+    ("pg_verifybackup", super::pg_verifybackup::run),
 ];
 
 /// Their names.
