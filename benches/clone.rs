@@ -24,7 +24,7 @@ fn main() {
     let size_mb = setting("PGWAKE_BENCH_MB", 1024);
     let rounds = setting("PGWAKE_BENCH_ROUNDS", 5).max(1);
     let cluster = Cluster::builder().setting("max_wal_size", "4GB").start();
-    fill(&cluster, size_mb);
+    side_by_side::fill(&cluster, size_mb);
     println!("PostgreSQL {}, {size_mb} MB, {rounds} rounds, medians", cluster.psql("SHOW server_version"));
     for (name, conninfo) in [("Unix socket", cluster.conninfo()), ("TCP loopback", cluster.tcp_conninfo())] {
         let mut runs = [Vec::new(), Vec::new()];
@@ -37,19 +37,6 @@ fn main() {
         let [peer, ours] = runs;
         report(name, &[("pg_basebackup", peer), ("pgwake standby create", ours)]);
     }
-}
-
-/// Tables of some 13 MB to 100 MB, incompressible enough, and nothing that changes afterwards.
-fn fill(cluster: &Cluster, size_mb: usize) {
-    let rows_per_mb = 8_000;
-    for (table, share) in [(1, 0.5), (2, 0.25), (3, 0.15), (4, 0.1)] {
-        let rows = (size_mb as f64 * share) as usize * rows_per_mb;
-        cluster.psql(&format!(
-            "CREATE UNLOGGED TABLE t{table} AS SELECT i, md5(i::text) a, md5((i * 7)::text) b FROM generate_series(1, {rows}) i; \
-             ALTER TABLE t{table} SET LOGGED"
-        ));
-    }
-    cluster.psql("VACUUM; CHECKPOINT");
 }
 
 fn run(cluster: &Cluster, contender: usize, conninfo: &str, connection: &str, round: usize) -> Cost {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::Tool;
+use crate::support::{Cluster, Tool};
 
 /// What a run cost.
 #[derive(Debug, Clone, Copy)]
@@ -84,4 +84,18 @@ pub(crate) fn report(title: &str, contenders: &[(&str, Vec<Cost>)]) {
             println!("  {label:<14} {name:<34} {ours:>8.2} {:>7.2}   {}", ours / peer, all.join(" "));
         }
     }
+}
+
+/// Tables of some 13 MB to 100 MB, incompressible enough, and nothing that changes afterwards.
+#[allow(dead_code, reason = "each benchmark uses a part")]
+pub(crate) fn fill(cluster: &Cluster, size_mb: usize) {
+    let rows_per_mb = 8_000;
+    for (table, share) in [(1, 0.5), (2, 0.25), (3, 0.15), (4, 0.1)] {
+        let rows = (size_mb as f64 * share) as usize * rows_per_mb;
+        cluster.psql(&format!(
+            "CREATE UNLOGGED TABLE t{table} AS SELECT i, md5(i::text) a, md5((i * 7)::text) b FROM generate_series(1, {rows}) i; \
+             ALTER TABLE t{table} SET LOGGED"
+        ));
+    }
+    cluster.psql("VACUUM; CHECKPOINT");
 }

@@ -11,8 +11,8 @@ use super::exit::Exit;
 use super::{human, report};
 use crate::ErrorClass;
 use crate::backup::verify::{
-    AfterProblem, BackupFormat, ChecksumCheck, Problem, Progress, VerifyObserver, VerifyReport, VerifyRequest,
-    WalCheck, WalFault, canonical_path, verify,
+    AfterProblem, BackupFormat, ChecksumCheck, Problem, Progress, VerifyObserver, VerifyReport,
+    VerifyRequest, WalCheck, WalFault, canonical_path, verify,
 };
 
 /// How many problems are printed; the others are counted.
@@ -255,7 +255,10 @@ fn hint(problem: &Problem) -> Option<&'static str> {
         Problem::NotRegular { .. } => {
             "No backup holds such a thing, and a link that leads out of the backup is not followed."
         }
-        Problem::Missing { .. } | Problem::Size { .. } | Problem::Checksum { .. } | Problem::LenRead { .. } => {
+        Problem::Missing { .. }
+        | Problem::Size { .. }
+        | Problem::Checksum { .. }
+        | Problem::LenRead { .. } => {
             "The backup is damaged, or has been used or changed since it was made. Get the file from another copy of \
              the same backup, or make a new one."
         }
@@ -270,7 +273,10 @@ fn hint(problem: &Problem) -> Option<&'static str> {
         Problem::Wal { fault: WalFault::Invalid(_) | WalFault::Short { .. }, .. } => {
             "Recovery stops here. Get the segment from a WAL archive, or make a new backup."
         }
-        Problem::OpenDirectory { .. } | Problem::Stat { .. } | Problem::Open { .. } | Problem::Read { .. }
+        Problem::OpenDirectory { .. }
+        | Problem::Stat { .. }
+        | Problem::Open { .. }
+        | Problem::Read { .. }
             if problem.class() == ErrorClass::Operator =>
         {
             "Run this as the user who owns the backup."

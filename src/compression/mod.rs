@@ -80,7 +80,10 @@ impl CompressionMethod {
 
     /// The plain content of a file, whoever has written it. An error without a number of the operating system's is the
     /// format's own.
-    pub(crate) fn reader<'a>(self, file: impl Read + Send + 'a) -> std::io::Result<Box<dyn Read + Send + 'a>> {
+    pub(crate) fn reader<'a>(
+        self,
+        file: impl Read + Send + 'a,
+    ) -> std::io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             CompressionMethod::None => Box::new(file),
             CompressionMethod::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),

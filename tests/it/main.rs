@@ -14,6 +14,7 @@ mod one_server;
 mod pg_basebackup;
 mod pg_combinebackup;
 mod pg_receivewal;
+mod pg_verifybackup;
 mod receiving;
 mod refusals;
 mod slot_command;

@@ -81,7 +81,10 @@ fn refuses_what_servers_do_not_write() {
             seal(&format!("{}{FILES}{RANGES}", version("2").lines().next().unwrap())),
             E::MissingField("System-Identifier"),
         ),
-        (seal(&format!("{HEAD}\"Extra\": 1,\n")), E::UnknownField(b"Extra".to_vec())),
+        (
+            seal(&format!("{HEAD}\"Extra\": 1,\n")),
+            E::UnknownField { field: b"Extra".to_vec(), place: "top level" },
+        ),
         (file(r#""Size": 1"#), E::MissingField("Path")),
         (file(r#""Path": "a""#), E::MissingField("Size")),
         (file(r#""Path": "a", "Encoded-Path": "61", "Size": 1"#), E::DuplicateField("Path")),
@@ -95,8 +98,19 @@ fn refuses_what_servers_do_not_write() {
         (file(r#""Path": 1"#), E::Value("Path")),
         (file(r#""Path": "a", "Size": 1, "Checksum": "00""#), E::MissingField("Checksum-Algorithm")),
         (file(r#""Path": "a", "Size": 1, "Checksum-Algorithm": "SHA256""#), E::MissingField("Checksum")),
-        (file(r#""Path": "a", "Size": 1, "Checksum-Algorithm": "MD5""#), E::Value("Checksum-Algorithm")),
-        (file(r#""Path": "a", "Timeline": 1"#), E::UnknownField(b"Timeline".to_vec())),
+        (
+            file(r#""Path": "a", "Size": 1, "Checksum-Algorithm": "MD5""#),
+            E::ChecksumAlgorithm(b"MD5".to_vec()),
+        ),
+        (
+            file(r#""Path": "a", "Checksum": "0g""#),
+            E::FileChecksum { path: b"a".to_vec(), checksum: b"0g".to_vec() },
+        ),
+        (file(r#""Checksum": "0""#), E::FileChecksum { path: Vec::new(), checksum: b"0".to_vec() }),
+        (
+            file(r#""Path": "a", "Timeline": 1"#),
+            E::UnknownField { field: b"Timeline".to_vec(), place: "a file" },
+        ),
         (range(r#""Timeline": 1, "Start-LSN": "0/1""#), E::MissingField("End-LSN")),
         (range(r#""Timeline": 1, "End-LSN": "0/1""#), E::MissingField("Start-LSN")),
         (range(r#""Start-LSN": "0/1", "End-LSN": "0/1""#), E::MissingField("Timeline")),
@@ -111,10 +125,7 @@ fn refuses_what_servers_do_not_write() {
         (String::new(), E::UnexpectedEnd),
         (good.clone() + "{", E::Unexpected { found: "object", expected: "the end" }),
         ("[]".to_owned(), E::Unexpected { found: "array", expected: "an object" }),
-        (
-            seal(&format!("{HEAD}\"Files\": [{{}}],\n")),
-            E::Unexpected { found: "end of object", expected: "a field name" },
-        ),
+        (seal(&format!("{HEAD}\"Files\": [{{}}],\n")), E::MissingField("Path")),
         (
             seal(&format!("{HEAD}\"Files\": {{}},\n")),
             E::Unexpected { found: "object", expected: "a value of the right type" },

@@ -23,7 +23,7 @@ use super::error::VerifyError;
 use super::findings::Findings;
 use super::ignored::Ignored;
 use super::listing::{Listed, Listing};
-use super::problem::{ControlFileFault, Place, Problem};
+use super::problem::{ArchiveFault, ControlFileFault, Place, Problem};
 use super::tar_index;
 use super::tree::{BackupTree, Entry};
 use super::verifier::ChecksumCheck;
@@ -144,11 +144,7 @@ impl ArchiveScan<'_> {
     }
 
     /// First where everything is, then checksums on all threads.
-    fn plain(
-        &self,
-        archives: &[Archive],
-        control: &mut Option<ControlFile>,
-    ) -> Result<(), VerifyError> {
+    fn plain(&self, archives: &[Archive], control: &mut Option<ControlFile>) -> Result<(), VerifyError> {
         let mut open = OpenArchives::default();
         let mut tasks = Vec::new();
         for archive in archives {
@@ -157,12 +153,15 @@ impl ArchiveScan<'_> {
             let mut to_read = 0;
             let indexed = tar_index::index(&file, |member| {
                 let Some(listed) = self.meet(archive, member.path, member.len) else { return Ok(()) };
-                if listed.path == CONTROL_FILE {
-                    let mut content = vec![0; READ_LEN.min(usize::try_from(member.len).unwrap_or(READ_LEN))];
-                    // what cannot be read is told of where checksums are compared
-                    let read = read_at(&file, &mut content, member.offset).unwrap_or(0);
+                if listed.path == CONTROL_FILE && member.len <= READ_LEN as u64 {
+                    let mut content = vec![0; member.len as usize];
+                    let failed = |source| ArchiveFault::Read { offset: member.offset, source };
+                    let read = read_at(&file, &mut content, member.offset).map_err(failed)?;
                     content.truncate(read);
-                    self.control_file(archive, &content, member.len, control);
+                    let mut current = self.begin(listed);
+                    current.take(&content);
+                    self.end(archive, current, control);
+                    return Ok(());
                 }
                 if self.checksums == ChecksumCheck::Compare && listed.has_checksum_to_check() {
                     to_read += member.len;
@@ -184,11 +183,7 @@ impl ArchiveScan<'_> {
     }
 
     /// Each from front to back, several at once.
-    fn compressed(
-        &self,
-        archives: &[Archive],
-        control: &mut Option<ControlFile>,
-    ) -> Result<(), VerifyError> {
+    fn compressed(&self, archives: &[Archive], control: &mut Option<ControlFile>) -> Result<(), VerifyError> {
         if archives.is_empty() {
             return Ok(());
         }
@@ -252,14 +247,29 @@ impl ArchiveScan<'_> {
         Some(listed)
     }
 
+    /// A file whose content comes now.
+    fn begin<'a>(&self, listed: Listed<'a>) -> Current<'a> {
+        let compares = self.checksums == ChecksumCheck::Compare && listed.has_checksum_to_check();
+        let checksum = compares.then(|| listed.algorithm.start());
+        let content = (listed.path == CONTROL_FILE).then(Vec::new);
+        Current { listed, read: 0, checksum, content }
+    }
+
+    /// All of it has come.
+    fn end(&self, archive: &Archive, current: Current<'_>, control: &mut Option<ControlFile>) {
+        let Current { listed, read, checksum, content } = current;
+        if let Some(checksum) = checksum {
+            let place = || Place::Archive(archive.name.clone());
+            let problem = checksums::compare(&listed, place, read, checksum.finish().as_bytes());
+            problem.into_iter().for_each(|problem| self.findings.tell(problem));
+        }
+        if let Some(content) = content {
+            self.control_file(archive, &content, read, control);
+        }
+    }
+
     /// `member_verify_control_data`; of an earlier manifest's backup only to know whose WAL it has to have.
-    fn control_file(
-        &self,
-        archive: &Archive,
-        content: &[u8],
-        len: u64,
-        control: &mut Option<ControlFile>,
-    ) {
+    fn control_file(&self, archive: &Archive, content: &[u8], len: u64, control: &mut Option<ControlFile>) {
         let checked = match (self.system_identifier, len) {
             (Some(_), found) if found != READ_LEN as u64 => {
                 Err(ControlFileFault::Size { found, expected: READ_LEN as u64 })
@@ -314,13 +324,9 @@ impl MemberScan<'_> {
     fn event(&mut self, event: TarEvent) -> Next {
         match event {
             TarEvent::Member(member) => {
-                if let MemberKind::File { len } = member.kind
-                    && let Some(listed) = self.scan.meet(self.archive, &member.path, len)
-                {
-                    let compares = self.scan.checksums == ChecksumCheck::Compare;
-                    let checksum = (compares && listed.has_checksum_to_check()).then(|| listed.algorithm.start());
-                    let content = (listed.path == CONTROL_FILE).then(Vec::new);
-                    self.current = Some(Current { listed, read: 0, checksum, content });
+                if let MemberKind::File { len } = member.kind {
+                    let listed = self.scan.meet(self.archive, &member.path, len);
+                    self.current = listed.map(|listed| self.scan.begin(listed));
                 }
             }
             TarEvent::Data(data) => {
@@ -330,24 +336,12 @@ impl MemberScan<'_> {
             }
             TarEvent::MemberEnd => {
                 if let Some(current) = self.current.take() {
-                    self.end(current);
+                    self.scan.end(self.archive, current, &mut self.control);
                 }
             }
             TarEvent::End => {}
         }
         if self.scan.findings.has_stopped() { Next::Stop } else { Next::Event }
-    }
-
-    fn end(&mut self, current: Current<'_>) {
-        let Current { listed, read, checksum, content } = current;
-        if let Some(checksum) = checksum {
-            let place = || Place::Archive(self.archive.name.clone());
-            let problem = checksums::compare(&listed, place, read, checksum.finish().as_bytes());
-            problem.into_iter().for_each(|problem| self.scan.findings.tell(problem));
-        }
-        if let Some(content) = content {
-            self.scan.control_file(self.archive, &content, read, &mut self.control);
-        }
     }
 }
 

@@ -87,9 +87,8 @@ pub(super) fn check(
     });
     let whole = tasks.split_off(split_count.count());
     // of other algorithms there are no pieces
-    let (split, large): (Vec<Task>, Vec<Task>) = tasks
-        .into_iter()
-        .partition(|task| listing.file(task.id).algorithm == ChecksumAlgorithm::Crc32c);
+    let (split, large): (Vec<Task>, Vec<Task>) =
+        tasks.into_iter().partition(|task| listing.file(task.id).algorithm == ChecksumAlgorithm::Crc32c);
     let whole: Vec<Task> = large.into_iter().chain(whole).collect();
     let split: Vec<SplitFile> = split.into_iter().map(|task| SplitFile::new(task, listing)).collect();
     let pieces: Vec<(u32, u32)> = split
@@ -116,9 +115,7 @@ pub(super) fn on_threads(count: usize, work: impl Fn() + Sync) -> Result<(), Ver
     std::thread::scope(|scope| {
         let threads: Vec<_> = (1..count).map(|_| scope.spawn(&work)).collect();
         work();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| VerifyError::ThreadPanicked))
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| VerifyError::ThreadPanicked))
     })
 }
 

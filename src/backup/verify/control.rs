@@ -22,8 +22,8 @@ pub(super) fn check_control_file(
     let len = content.len().min(READ_LEN);
     whole[..len].copy_from_slice(&content[..len]);
     let control = ControlFile::parse(&whole).map_err(|error| match error {
-        // its checksum is its last field, so it is only found where all of it is there
-        _ if len < MIN_LEN => ControlFileFault::TooShort(len as u64),
+        // the checksum is its last field, and is only right where all of it is there
+        _ if len < FIELDS_LEN => ControlFileFault::TooShort { read: len as u64, expected: FIELDS_LEN as u64 },
         ControlFileError::TooShort(_) | ControlFileError::ByteOrder | ControlFileError::Checksum => {
             ControlFileFault::Checksum
         }
@@ -39,5 +39,5 @@ pub(super) fn check_control_file(
     }
 }
 
-/// Less than the fields of any version.
-const MIN_LEN: usize = 200;
+/// `sizeof(ControlFileData)` of 19, the longest.
+const FIELDS_LEN: usize = 312;

@@ -201,7 +201,8 @@ mod tests {
             for (path, size) in &expected {
                 let found = listing.find(path.as_bytes()).unwrap();
                 prop_assert_eq!((found.path, found.size), (path.as_bytes(), *size));
-                prop_assert_eq!(found.checksum, path.repeat(2).as_bytes());
+                let checksum = path.repeat(2);
+                prop_assert_eq!(found.checksum, checksum.as_bytes());
             }
             prop_assert!(listing.find(b"d").is_none());
             prop_assert_eq!(listing.files().count(), expected.len());

@@ -32,8 +32,8 @@ pub use error::VerifyError;
 pub use findings::{Progress, Stage, VerifyObserver};
 pub use ignored::canonical_path;
 pub use listing::MAX_LISTED_LEN;
-pub use problem::{ArchiveFault, ControlFileFault, Place, Problem, WalFault};
 pub(crate) use problem::Shown;
+pub use problem::{ArchiveFault, ControlFileFault, Place, Problem, WalFault};
 pub use tar_index::MAX_ARCHIVED_SEGMENTS;
 pub use verifier::{
     AfterProblem, BackupFormat, ChecksumCheck, VerifyReport, VerifyRequest, WalCheck, verify,

@@ -153,8 +153,13 @@ pub enum ControlFileFault {
     #[error("unexpected control file version")]
     Version,
     /// It has been cut.
-    #[error("control file ends after {0} bytes")]
-    TooShort(u64),
+    #[error("read {read} of {expected}")]
+    TooShort {
+        /// How much there is.
+        read: u64,
+        /// How much there should be.
+        expected: u64,
+    },
     /// In an archive, it is not as long as control files are.
     #[error("unexpected control file size {found}, expected {expected}")]
     Size {
@@ -278,9 +283,9 @@ impl Problem {
             }
             Problem::NoWalArchive
             | Problem::Archive { fault: ArchiveFault::Read { .. }, .. }
-            | Problem::Wal {
-                fault: WalFault::Archive { source: ArchiveFault::Read { .. }, .. }, ..
-            } => ErrorClass::Operator,
+            | Problem::Wal { fault: WalFault::Archive { source: ArchiveFault::Read { .. }, .. }, .. } => {
+                ErrorClass::Operator
+            }
             _ => ErrorClass::Integrity,
         }
     }
@@ -362,6 +367,9 @@ impl fmt::Display for Problem {
                 write!(f, "checksum mismatch for file \"{}\"{place}", Shown(path))
             }
             Problem::ControlFile { fault: fault @ ControlFileFault::Size { .. }, .. } => fault.fmt(f),
+            Problem::ControlFile { path, fault: fault @ ControlFileFault::TooShort { .. } } => {
+                write!(f, "could not read file \"{}\": {fault}", Shown(path))
+            }
             Problem::ControlFile { path, fault } => write!(f, "{}: {fault}", Shown(path)),
             Problem::Archive { name, .. } => write!(f, "could not read archive \"{}\"", Shown(name)),
             Problem::NoWalArchive => f.write_str("WAL archive not found"),

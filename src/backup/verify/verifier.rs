@@ -109,7 +109,8 @@ pub fn verify(request: &VerifyRequest, observer: &dyn VerifyObserver) -> Result<
         None => detect_format(request)?,
     };
     let findings = Findings::new(observer, request.after_problem);
-    let mut verifier = Verifier { request, listing: &listing, summary: &summary, findings: &findings, control: None };
+    let mut verifier =
+        Verifier { request, listing: &listing, summary: &summary, findings: &findings, control: None };
     let mut wal_byte_count = 0;
     let wal_place = match format {
         BackupFormat::Plain => verifier.plain(tree)?,

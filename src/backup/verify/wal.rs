@@ -96,8 +96,9 @@ fn check_set(
         }
     };
     let system_identifier = request.system_identifier.unwrap_or(header.system_identifier);
-    let check = SetCheck { set: &set, ranges: request.ranges, system_identifier, segment_size, byte_count };
-    let rows: Vec<Row> = (0..request.ranges.len()).flat_map(|range| check.rows(range, faults)).collect();
+    let (ranges, timelines) = (request.ranges, timelines(request.ranges));
+    let check = SetCheck { set: &set, ranges, timelines, system_identifier, segment_size, byte_count };
+    let rows: Vec<Row> = (0..ranges.len()).flat_map(|range| check.rows(range, faults)).collect();
     let next = AtomicUsize::new(0);
     let shared = Mutex::new(faults);
     let work = || {
@@ -118,19 +119,25 @@ fn check_set(
     on_threads(request.thread_count.clamp(1, rows.len().clamp(1, 64)), work)
 }
 
-/// The segments' names that will do for a range, the right one first.
-pub(super) fn acceptable_names(
-    ranges: &[WalRange],
-    timeline: TimelineId,
-    segment: WalSegment,
-) -> Vec<[u8; NAME_LEN]> {
-    let mut timelines: Vec<TimelineId> =
-        ranges.iter().map(|range| range.timeline).filter(|newer| *newer >= timeline).collect();
-    timelines.push(timeline);
+/// How many newer timelines are tried for a segment that is not there.
+const MAX_NEWER: usize = 16;
+
+/// The timelines of a backup, each once, oldest first.
+pub(super) fn timelines(ranges: &[WalRange]) -> Vec<TimelineId> {
+    let mut timelines: Vec<TimelineId> = ranges.iter().map(|range| range.timeline).collect();
     timelines.sort_unstable();
     timelines.dedup();
-    let name = |timeline| WalFileName { timeline, segment }.to_string();
-    timelines.into_iter().filter_map(|timeline| name(timeline).as_bytes().try_into().ok()).collect()
+    timelines
+}
+
+/// The timelines whose segments will do for one of `timeline`, that one first.
+pub(super) fn acceptable(all: &[TimelineId], timeline: TimelineId) -> &[TimelineId] {
+    let from = all.partition_point(|other| *other < timeline);
+    &all[from..all.len().min(from + 1 + MAX_NEWER)]
+}
+
+fn name_of(timeline: TimelineId, segment: WalSegment) -> Option<[u8; NAME_LEN]> {
+    WalFileName { timeline, segment }.to_string().as_bytes().try_into().ok()
 }
 
 /// A part of a range.
@@ -144,6 +151,7 @@ struct Row {
 struct SetCheck<'a> {
     set: &'a SegmentSet,
     ranges: &'a [WalRange],
+    timelines: Vec<TimelineId>,
     system_identifier: SystemIdentifier,
     segment_size: WalSegmentSize,
     byte_count: &'a AtomicU64,
@@ -174,8 +182,8 @@ impl SetCheck<'_> {
     }
 
     fn name(&self, range: usize, segment: WalSegment) -> Option<[u8; NAME_LEN]> {
-        let names = acceptable_names(self.ranges, self.ranges[range].timeline, segment);
-        names.into_iter().find(|name| self.set.contains(name))
+        let timelines = acceptable(&self.timelines, self.ranges[range].timeline).iter();
+        timelines.filter_map(|timeline| name_of(*timeline, segment)).find(|name| self.set.contains(name))
     }
 
     /// Reads beyond the row's end, up to the range's, until a record that begins there has ended: so nothing falls
@@ -236,9 +244,10 @@ impl Segments<'_> {
         let segment = self.check.segment_size.segment_at(lsn);
         if self.open.as_ref().is_none_or(|(open, ..)| *open != segment) {
             let timeline = self.check.ranges[self.range].timeline;
-            let name = self.check.name(self.range, segment).ok_or_else(|| WalFault::Missing {
-                name: WalFileName { timeline, segment }.to_string(),
-            })?;
+            let name = self
+                .check
+                .name(self.range, segment)
+                .ok_or_else(|| WalFault::Missing { name: WalFileName { timeline, segment }.to_string() })?;
             self.open = Some((segment, name, self.check.set.open(&name)?));
         }
         let Some((_, name, open)) = &self.open else { return Ok(0) };

@@ -13,9 +13,9 @@ use super::checksums::read_at;
 use super::problem::{ArchiveFault, WalFault};
 use super::tar_index::{self, MAX_ARCHIVED_SEGMENTS};
 use crate::compression::CompressionMethod;
+use crate::pg::WalSegmentSize;
 use crate::pg::version::WalFormat;
 use crate::pg::wal_page::{LONG_PAGE_HEADER_LEN, WalSegmentHeader};
-use crate::pg::WalSegmentSize;
 
 /// The length of a segment's name.
 pub(super) const NAME_LEN: usize = 24;
@@ -173,7 +173,9 @@ impl SegmentSet {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | links;
                 let opened = rustix::fs::open(&path, flags, Mode::empty());
                 let path = || path.as_os_str().as_bytes().into();
-                Arc::new(opened.map_err(|error| WalFault::Open { path: path(), source: error.into() })?.into())
+                Arc::new(
+                    opened.map_err(|error| WalFault::Open { path: path(), source: error.into() })?.into(),
+                )
             }
         };
         Ok(OpenSegment { file, offset, len })

@@ -10,7 +10,7 @@ use super::super::tar_header::{MemberKind, TarMember};
 use super::super::tar_stream::TarEvent;
 use super::compressed::{self, Next};
 use super::problem::{ArchiveFault, WalFault};
-use super::wal::{WalRequest, acceptable_names};
+use super::wal::{WalRequest, acceptable, timelines};
 use super::wal_place::{segment_header, segment_name};
 use crate::compression::CompressionMethod;
 use crate::pg::wal_page::LONG_PAGE_HEADER_LEN;
@@ -29,7 +29,7 @@ pub(super) fn check(
 ) -> u64 {
     let mut stream = WalStream {
         ranges: request.ranges.iter().copied().map(RangeCheck::new).collect(),
-        all: request.ranges,
+        timelines: timelines(request.ranges),
         system_identifier: request.system_identifier,
         segment_size: None,
         member: None,
@@ -55,9 +55,9 @@ pub(super) fn check(
     byte_count
 }
 
-struct WalStream<'a> {
+struct WalStream {
     ranges: Vec<RangeCheck>,
-    all: &'a [WalRange],
+    timelines: Vec<TimelineId>,
     system_identifier: Option<SystemIdentifier>,
     segment_size: Option<WalSegmentSize>,
     member: Option<Member>,
@@ -83,16 +83,23 @@ struct RangeCheck {
 enum State {
     Unbegun,
     /// All before `next` was read.
-    Reading { checker: Box<WalChecker>, next: WalSegment },
+    Reading {
+        checker: Box<WalChecker>,
+        next: WalSegment,
+    },
     Done,
 }
 
-impl WalStream<'_> {
+impl WalStream {
     fn event(&mut self, event: TarEvent) -> Next {
         match event {
             TarEvent::Member(TarMember { path, kind: MemberKind::File { .. }, .. }) => {
-                self.member = segment_name(path.as_bytes())
-                    .map(|name| Member { name: *name, head: Vec::new(), len: 0, wanted_by: None });
+                self.member = segment_name(path.as_bytes()).map(|name| Member {
+                    name: *name,
+                    head: Vec::new(),
+                    len: 0,
+                    wanted_by: None,
+                });
             }
             TarEvent::Data(data) => self.data(&data),
             TarEvent::MemberEnd => self.member_end(),
@@ -132,7 +139,7 @@ impl WalStream<'_> {
         }
         let size = self.segment_size?;
         let name = std::str::from_utf8(&member.name).ok()?;
-        let segment = WalFileName::parse(name, size).ok()?.segment;
+        let WalFileName { timeline, segment } = WalFileName::parse(name, size).ok()?;
         let wanted = |range: &RangeCheck| {
             let next = match &range.state {
                 State::Unbegun => size.segment_at(range.range.start_lsn),
@@ -141,10 +148,15 @@ impl WalStream<'_> {
             };
             range.fault.is_none()
                 && next == segment
-                && acceptable_names(self.all, range.range.timeline, segment).contains(&member.name)
+                && acceptable(&self.timelines, range.range.timeline).contains(&timeline)
         };
-        let wanted: Vec<usize> =
-            self.ranges.iter().enumerate().filter(|(_, range)| wanted(range)).map(|(index, _)| index).collect();
+        let wanted: Vec<usize> = self
+            .ranges
+            .iter()
+            .enumerate()
+            .filter(|(_, range)| wanted(range))
+            .map(|(index, _)| index)
+            .collect();
         Some((segment, wanted)).filter(|(_, wanted)| !wanted.is_empty())
     }
 
@@ -212,13 +224,7 @@ enum Ending {
 }
 
 impl Ending {
-    fn fault(
-        self,
-        name: &[u8],
-        timeline: TimelineId,
-        lsn: Lsn,
-        size: Option<WalSegmentSize>,
-    ) -> WalFault {
+    fn fault(self, name: &[u8], timeline: TimelineId, lsn: Lsn, size: Option<WalSegmentSize>) -> WalFault {
         match (self, size) {
             (Ending::Broken(source), _) => WalFault::Archive { name: name.into(), source },
             (Ending::Disorder, _) => WalFault::Disorder { name: name.into() },

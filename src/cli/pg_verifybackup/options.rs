@@ -123,7 +123,9 @@ impl Given {
                     b"t" | b"tar" => BackupFormat::Tar,
                     _ => {
                         let text = "must be \"plain\" or \"tar\"";
-                        return Err(tool.error(format!("invalid backup format \"{}\", {text}", value.display())));
+                        return Err(
+                            tool.error(format!("invalid backup format \"{}\", {text}", value.display()))
+                        );
                     }
                 });
             }

@@ -3,8 +3,8 @@
 use std::error::Error as _;
 use std::io;
 
-use crate::backup::manifest::{ManifestError, SelfChecksumError};
 use crate::backup::manifest::json::JsonError;
+use crate::backup::manifest::{ManifestError, SelfChecksumError};
 use crate::backup::verify::{Problem, Shown, VerifyError};
 use crate::cli::pg_tool::connection::plain;
 
