@@ -44,17 +44,7 @@ pub use exit::Exit;
 #[derive(Debug, Parser)]
 #[command(name = "pgwake", version, disable_help_flag = true, disable_version_flag = true)]
 #[command(disable_help_subcommand = true, max_term_width = 110)]
-<<<<<<< HEAD
 #[command(after_help = front::after_help())]
-=======
-#[command(after_help = "\
-As pg_receivewal or pg_verifybackup (a link, or `pgwake pg_receivewal`) it is PostgreSQL's tool.
-
-Where to connect is said as to psql: -d, -h, -p and -U, the PG* variables, \
-~/.pgpass and service files.
-
-Exit codes: 0 done, 1 failed, 2 usage, 3 data is not what it must be.")]
->>>>>>> 8fa3b5b (Verify base backups: plain and tar, every file and the WAL that they need, as pg_verifybackup and as pgwake verify)
 struct Cli {
     #[command(flatten)]
     config: config::ConfigArgs,

@@ -102,12 +102,10 @@ pub(super) fn run(args: &VerifyArgs) -> Exit {
     // threads find them in any order
     problems.list.sort_by_cached_key(|problem| (order(problem), problem.to_string()));
     let exit = problems.exit();
-    if args.json {
-        print_json(args, &verified, &problems, exit);
-    } else {
-        print_text(&verified, &problems, began.elapsed());
-    }
-    exit
+    exit.or(match args.json {
+        true => print_json(args, &verified, &problems, exit),
+        false => print_text(&verified, &problems, began.elapsed()),
+    })
 }
 
 /// The problems, gathered.
@@ -155,7 +153,7 @@ fn order(problem: &Problem) -> u8 {
     }
 }
 
-fn print_json(args: &VerifyArgs, verified: &VerifyReport, problems: &Problems, exit: Exit) {
+fn print_json(args: &VerifyArgs, verified: &VerifyReport, problems: &Problems, exit: Exit) -> Exit {
     let list: Vec<_> = problems
         .list
         .iter()
@@ -193,10 +191,10 @@ fn print_json(args: &VerifyArgs, verified: &VerifyReport, problems: &Problems, e
         "problems": list,
         "problem_count": verified.problem_count,
         "exit_code": exit.code(),
-    }));
+    }))
 }
 
-fn print_text(verified: &VerifyReport, problems: &Problems, took: Duration) {
+fn print_text(verified: &VerifyReport, problems: &Problems, took: Duration) -> Exit {
     let manifest = &verified.manifest;
     let mut text = format!("{} backup, manifest version {}", format_name(verified.format), manifest.version);
     if let Some(identifier) = manifest.system_identifier {
@@ -230,7 +228,7 @@ fn print_text(verified: &VerifyReport, problems: &Problems, took: Duration) {
     };
     let took = human::duration(took);
     text.push_str(&format!("{files} of {listed} files, {read} and {wal} of WAL read in {took}: {verdict}\n"));
-    report::print_text(&text);
+    report::print(&text)
 }
 
 fn format_name(format: BackupFormat) -> &'static str {

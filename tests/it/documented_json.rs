@@ -138,6 +138,14 @@ fn what_is_printed_is_what_is_documented() {
     std::fs::write(&first, bytes).expect("damage a segment");
     let damaged = object(&pgwake(&["wal", "verify", "--json", received]).run().exited(3));
     assert_documented(&sections, "pgwake wal verify", &[damaged]);
+
+    let backup = primary.dir().join("backup");
+    let backup = backup.to_str().expect("a path");
+    let taken = Tool::client(primary.major(), "pg_basebackup").by_server_user();
+    taken.args(["-c", "fast", "-X", "fetch", "-d", &primary.conninfo(), "-D", backup]).run().succeeded();
+    std::fs::write(format!("{backup}/extra"), b"x").expect("add a file");
+    let damaged = object(&pgwake(&["verify", "--json", backup]).run().exited(3));
+    assert_documented(&sections, "pgwake verify", &[damaged]);
 }
 
 #[test]

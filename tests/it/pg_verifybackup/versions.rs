@@ -96,9 +96,11 @@ fn backups_that_span_timelines_are_whole() {
             "SELECT count(*) FROM pg_stat_progress_basebackup WHERE phase = 'streaming database files'";
         second.wait_for(streaming, "3");
         first.promote();
-        first.psql("INSERT INTO t SELECT generate_series(1, 10000)");
+        first.psql("INSERT INTO t SELECT generate_series(1, 10000); CHECKPOINT");
         let position = first.psql("SELECT pg_current_wal_lsn()");
         second.wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{position}'"), "t");
+        // from here on a recovery has to come as far
+        second.psql("CHECKPOINT");
         for (running, backup) in running {
             running.wait().succeeded();
             let manifest = fs::read_to_string(backup.join("backup_manifest")).expect("a manifest");
