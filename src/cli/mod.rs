@@ -28,6 +28,7 @@ mod slot;
 mod standby;
 mod standby_create;
 mod status;
+mod storing;
 mod table;
 mod values;
 mod verify;

@@ -14,15 +14,16 @@ use super::pg_tool::compression::{CompressionSpec, CompressionSpecError};
 use super::report;
 use super::service;
 use super::signals::Signals;
+use super::storing::Storing;
 use crate::ErrorClass;
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
 use crate::compression::Compression;
 use crate::pg::{Lsn, SlotName};
-use crate::sink::{Layout, RealDisk, RecordCheck};
+use crate::sink::RecordCheck;
 use crate::stream::{
-    Backoff, Progress, ReceiveError, ReceiveOptions, ReceiveOutcome, Reconnect, Refusal, ServerConnector,
-    StartChoice, StreamOptions, open_sink, receive_observed,
+    Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, Refusal, ServerConnector, StartChoice,
+    StreamOptions,
 };
 use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
@@ -67,7 +68,7 @@ pub(super) struct ReceiveArgs {
     #[arg(help_heading = "More options", short = 'E', long, value_name = "LSN")]
     endpos: Option<Lsn>,
 
-    /// Fail when the connection is lost, instead of trying again
+    /// Fail when the connection is lost or the disk is full, instead of trying again
     #[arg(help_heading = "More options", short = 'n', long)]
     no_loop: bool,
 
@@ -164,9 +165,16 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         meter.stopping();
         service::stopping();
     };
-    let received = store(args, made.as_ref(), &meter, &mut connector, &sender, shutdown);
+    let options = args.options(made.as_ref());
+    let storing = Storing {
+        options: &options,
+        directory: &args.directory,
+        compression: args.compress.unwrap_or_default(),
+        meter: &meter,
+        progress: &sender,
+    };
     let received = tokio::select! {
-        received = received => received,
+        received = storing.run(&mut connector, shutdown) => received,
         never = service::keep_telling(progress.clone()) => match never {},
     };
     let progress = *progress.borrow();
@@ -181,23 +189,6 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
             fail(&error, args.json)
         }
     }
-}
-
-/// Receives into the directory, which is taken before anybody is connected to.
-async fn store(
-    args: &ReceiveArgs,
-    made: Option<&MadeSlot>,
-    meter: &Meter,
-    connector: &mut ServerConnector,
-    progress: &watch::Sender<Progress>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<ReceiveOutcome, ReceiveError> {
-    let options = args.options(made);
-    let disk = meter.disk(RealDisk::new(&args.directory));
-    let check = options.stream.record_check;
-    let mut sink = open_sink(disk, Layout::Archive, check, args.compress.unwrap_or_default())?;
-    let mut observer = meter.observer();
-    receive_observed(&options, connector, &mut sink, progress, &mut *observer, shutdown).await
 }
 
 /// A slot that this run has made.

@@ -25,6 +25,11 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("making durable what was received")]);
 }
 
+/// Nothing fits on the disk.
+pub(super) fn out_of_room() {
+    tell(&[NotifyState::Status("no room on the disk: waiting for some")]);
+}
+
 /// Tells how far it has got, and that it is alive, for as long as this is polled.
 pub(super) async fn keep_telling(mut progress: watch::Receiver<Progress>) -> Infallible {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {

@@ -165,6 +165,14 @@ pub enum SinkError {
 }
 
 impl SinkError {
+    /// Whether what had to be stored did not fit. Not where an fsync says so: what that leaves on the disk nobody knows,
+    /// and no room makes up for it.
+    pub fn is_out_of_room(&self) -> bool {
+        let SinkError::Io { operation, source, .. } = self else { return false };
+        let synced = matches!(operation, Operation::Sync | Operation::SyncDirectory);
+        !synced && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// What to do about it.
     pub fn class(&self) -> ErrorClass {
         match self {

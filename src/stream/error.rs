@@ -189,6 +189,11 @@ impl From<ConnectFailure> for ReceiveError {
 }
 
 impl ReceiveError {
+    /// Whether WAL could not be stored because it did not fit.
+    pub fn is_out_of_room(&self) -> bool {
+        matches!(self, ReceiveError::Sink(error) if error.is_out_of_room())
+    }
+
     /// What to do about it. [`ErrorClass::Transient`] is retried while receiving, with growing waits.
     pub fn class(&self) -> ErrorClass {
         match self {

@@ -178,6 +178,8 @@ async fn receive_until<C: Connector, K: Sink>(
         if !matches!(result, Err(ReceiveError::Sink(_))) {
             // at once, not with the next connection: the server may never come back
             session.sink.settle().await?;
+            // nobody waits for the disk any more
+            progress.send_modify(|progress| progress.flush_lsn = progress.received_lsn);
         }
         let Err(error) = result else { return Ok(ReceiveOutcome::all_durable(progress)) };
         let transient = error.class() == ErrorClass::Transient;

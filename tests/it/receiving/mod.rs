@@ -2,6 +2,7 @@
 
 mod bytes;
 mod crashing;
+mod enduring;
 mod harness;
 mod refusing;
 mod resuming;

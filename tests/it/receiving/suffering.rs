@@ -192,6 +192,8 @@ fn after_a_failed_fsync_nothing_more_is_acknowledged() {
     for fault in [
         "fdatasync:error=EIO:when=1+",
         "fdatasync:error=EIO:when=4+",
+        // once, and the next would succeed
+        "fdatasync:error=EIO:when=3",
         "fsync:error=EIO:when=1+",
         "fsync:error=ENOSPC:when=3+",
     ] {
@@ -226,7 +228,8 @@ fn a_full_disk_ends_it_and_room_heals_it() {
     let primary = keeping_wal(1).start();
     let disk = SmallDisk::mount(primary.dir(), "small", 32 << 20);
     let received = disk.path().to_owned();
-    let tool = receive(&primary.conninfo(), &received);
+    // one that shall not wait
+    let tool = receive(&primary.conninfo(), &received).arg("-n");
     let receiver = streaming(&tool);
     caught_up(&primary);
     // an odd size, in the middle of a page

@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use super::TestDir;
 use super::dir::own;
-use super::tool::Tool;
+use super::servers::find_program;
+use super::tool::{Running, Tool};
+use super::{TestDir, wait_until};
 
 /// A file system in memory of a fixed size: writing more than fits is a real `ENOSPC`. Needs root: `require_root!()`.
 #[derive(Debug)]
@@ -51,6 +53,29 @@ impl Drop for SmallDisk {
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }
+
+/// Lets system calls of a program that runs fail, or take long, from now on until what is returned is dropped. Needs
+/// `require_program!("strace")` and, unless the program is our own child's equal, `require_root!()`.
+#[track_caller]
+pub(crate) fn attached(running: &Running, fault: &str) -> Running {
+    let call = fault.split(':').next().expect("a system call");
+    let (trace, inject, pid) =
+        (format!("trace={call}"), format!("inject={fault}"), running.pid().to_string());
+    let args = ["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid];
+    let strace = Tool::new(find_program("strace").expect("strace")).args(args).timeout(LONG).spawn();
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    wait_until("every thread is traced", || {
+        let mut tasks = fs::read_dir(&tasks).expect("a program that runs").flatten();
+        tasks.all(|task| {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            !status.lines().any(|line| line == "TracerPid:\t0")
+        })
+    });
+    strace
+}
+
+/// For what a test waits for on purpose.
+const LONG: Duration = Duration::from_secs(600);
 
 /// Runs `tool` under `strace`, which makes system calls fail: `fdatasync:error=EIO:when=3+` (strace's `inject=`).
 /// Needs `require_program!("strace")`. The process id and the exit code are the program's own.
