@@ -65,8 +65,22 @@ pub(super) fn init(args: &LoggingArgs) {
         .log_internal_errors(false);
     let layer = match args.log_format {
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Json => {
+            std::panic::set_hook(Box::new(log_panic));
+            layer.json().flatten_event(true).boxed()
+        }
     };
     // fails only when a log is set up already, which is what is wanted
     let _ = tracing_subscriber::registry().with(layer.with_filter(targets)).try_init();
+}
+
+/// A defect of ours is told as everything else is.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message =
+        message.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    tracing::error!(location, thread = thread.name(), "panicked: {message}");
 }

@@ -124,8 +124,10 @@ fn says(conninfo: &ConnInfo, keyword: &str) -> bool {
     aliases(keyword).iter().any(|keyword| conninfo.value(keyword).is_some())
 }
 
+/// A passfile in the environment says where passwords may be, not that there is one: it overrides none.
 fn is_set(keyword: &str, environment: &dyn Environment) -> bool {
-    aliases(keyword).iter().any(|keyword| ConnInfo::variable(keyword, environment).is_some())
+    let said = aliases(keyword).iter().filter(|alias| **alias != "passfile");
+    said.into_iter().any(|keyword| ConnInfo::variable(keyword, environment).is_some())
 }
 
 /// Takes out of a connection string what a variable says.

@@ -148,6 +148,9 @@ fn a_connection_string_yields_to_the_environment_word_by_word() {
     );
     let set = FakeEnvironment::default().with_variable("PGPASSWORD", "x");
     assert!(added("password-file = \"f\"\n", &["status"], &set).is_empty());
+    let set = FakeEnvironment::default().with_variable("PGPASSFILE", "x");
+    assert_eq!(added("password-file = \"f\"\n", &["status"], &set), ["--password-file=f"]);
+    assert!(added("password-file = \"f\"\n", &["status", "-d", "passfile=y"], &set).is_empty());
     assert!(added("password-command = \"c\"\n", &["status", "-W"], &FakeEnvironment::default()).is_empty());
 }
 

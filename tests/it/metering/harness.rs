@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::cluster::Builder;
-use crate::support::{Cluster, Running, Tool};
+use crate::support::{Cluster, Running, Tool, wait_until};
 
 /// A primary whose WAL is worth measuring.
 pub(super) fn primary() -> Builder {
@@ -36,6 +36,8 @@ pub(super) struct Measured {
 pub(super) fn streaming(tool: &Tool) -> Measured {
     let mut measured = started(tool);
     measured.running.wait_for_stderr("streaming started");
+    // that is said when the server is asked for it
+    wait_until("a server streams", || measured.ask("/readyz").0 == 200);
     measured
 }
 
