@@ -183,6 +183,7 @@ impl<K: Sink> Driver<'_, K> {
             }
         }
         self.publish(receiver);
+        self.observer.written(receiver.positions().write_lsn());
         if status_queued {
             // that it fails shows again in the next wait, behind what the server said before it was gone
             let _ = poll_once(stream.send()).await;

@@ -25,6 +25,8 @@ pub trait Observer: Send {
     fn stream_started(&mut self) {}
     /// Messages came, and are on their way to the disk. On the path of every byte: no system call, no lock.
     fn batch_received(&mut self, _: &BatchReceived) {}
+    /// The operating system has all before `lsn`. On the same path.
+    fn written(&mut self, _lsn: Lsn) {}
     /// All before `lsn` is durable. On the same path.
     fn flushed(&mut self, _lsn: Lsn) {}
 }

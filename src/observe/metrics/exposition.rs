@@ -55,8 +55,8 @@ fn positions(text: &mut Text, now: &Snapshot) {
     text.gauge("received_lsn_bytes", "What has arrived, as a WAL position in bytes.", lsn(now.received_lsn));
     text.gauge(
         "written_lsn_bytes",
-        "What is reported to the server as written: what has arrived.",
-        lsn(now.received_lsn),
+        "What the operating system has, and the server hears of as written, as a WAL position in bytes.",
+        lsn(now.written_lsn),
     );
     text.gauge(
         "flushed_lsn_bytes",

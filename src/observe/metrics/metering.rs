@@ -36,6 +36,7 @@ impl MeteringObserver {
         metrics.timeline.store(timeline.as_u32(), Relaxed);
         metrics.from_lsn.store(lsn.as_u64(), Relaxed);
         metrics.flushed_lsn.store(0, Relaxed);
+        metrics.written_lsn.store(lsn.as_u64(), Relaxed);
         metrics.received_lsn.store(lsn.as_u64(), Relaxed);
         metrics.server_lsn.store(0, Relaxed);
         self.publish_waits();
@@ -83,7 +84,9 @@ impl Observer for MeteringObserver {
         metrics.away();
         self.unflushed.clear();
         if metrics.stream_count.load(Relaxed) > 0 {
-            metrics.flushed_lsn.fetch_max(metrics.received_lsn.load(Relaxed), Relaxed);
+            let received_lsn = metrics.received_lsn.load(Relaxed);
+            metrics.written_lsn.fetch_max(received_lsn, Relaxed);
+            metrics.flushed_lsn.fetch_max(received_lsn, Relaxed);
         }
         self.publish_waits();
     }
@@ -114,6 +117,10 @@ impl Observer for MeteringObserver {
             self.behind.push(batch.server_wal_end_lsn, now);
         }
         self.publish_waits();
+    }
+
+    fn written(&mut self, lsn: Lsn) {
+        self.metrics.written_lsn.fetch_max(lsn.as_u64(), Relaxed);
     }
 
     fn flushed(&mut self, lsn: Lsn) {

@@ -62,6 +62,7 @@ pub struct ReceiverMetrics {
     /// Positions; 0 as long as none is known.
     from_lsn: AtomicU64,
     received_lsn: AtomicU64,
+    written_lsn: AtomicU64,
     flushed_lsn: AtomicU64,
     server_lsn: AtomicU64,
     /// Between the server's clock when it sent, and ours when that came; [`i64::MIN`] before the first message.
@@ -139,6 +140,7 @@ impl ReceiverMetrics {
             timeline: AtomicU32::new(0),
             from_lsn: AtomicU64::new(0),
             received_lsn: AtomicU64::new(0),
+            written_lsn: AtomicU64::new(0),
             flushed_lsn: AtomicU64::new(0),
             server_lsn: AtomicU64::new(0),
             transit_micros: AtomicI64::new(i64::MIN),

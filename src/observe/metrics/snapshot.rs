@@ -24,6 +24,7 @@ pub(super) struct Snapshot {
     pub(super) behind: Option<Duration>,
     pub(super) timeline: Option<u32>,
     pub(super) received_lsn: Option<Lsn>,
+    pub(super) written_lsn: Option<Lsn>,
     pub(super) flushed_lsn: Option<Lsn>,
     pub(super) server_lsn: Option<Lsn>,
     pub(super) receive_lag: Option<u64>,
@@ -48,6 +49,7 @@ impl ReceiverMetrics {
         let known = |lsn: u64| Some(Lsn::new(lsn)).filter(|lsn| lsn.is_valid());
         // in this order none of them is ahead of what it cannot be ahead of
         let flushed_lsn = known(self.flushed_lsn.load(Relaxed));
+        let written_lsn = known(self.written_lsn.load(Relaxed));
         let received_lsn = known(self.received_lsn.load(Relaxed));
         let server_lsn = known(self.server_lsn.load(Relaxed));
         let from_lsn = known(self.from_lsn.load(Relaxed));
@@ -69,6 +71,7 @@ impl ReceiverMetrics {
             behind,
             timeline: Some(self.timeline.load(Relaxed)).filter(|timeline| *timeline != 0),
             received_lsn,
+            written_lsn,
             flushed_lsn,
             server_lsn,
             receive_lag: lag(received_lsn),

@@ -30,7 +30,11 @@ fn under_load_and_at_rest() {
     make_wal(&primary, 8);
     let end = position(&primary);
     wait_until("all is durable", || {
-        measured.scrape().find("flushed_lsn_bytes").is_some_and(|lsn| lsn >= end)
+        let now = measured.scrape();
+        let flushed = now.find("flushed_lsn_bytes").unwrap_or(0.0);
+        let [written, received] = ["written_lsn_bytes", "received_lsn_bytes"].map(|name| now.value(name));
+        assert!(flushed <= written && written <= received, "{now:?}");
+        flushed >= end
     });
     let now = measured.scrape();
     for name in ["received_lsn_bytes", "written_lsn_bytes", "flushed_lsn_bytes", "server_lsn_bytes"] {
