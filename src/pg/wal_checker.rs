@@ -179,6 +179,15 @@ impl WalChecker {
         self.lsn
     }
 
+    /// Whether the next byte belongs to a record that has begun.
+    pub fn is_within_record(&self) -> bool {
+        match self.state {
+            State::RecordHeader => self.record.header.len > 0,
+            State::Body { .. } | State::Rest { .. } => true,
+            State::Padding { .. } | State::Switched => false,
+        }
+    }
+
     /// The WAL format, once a page's header was seen.
     pub fn format(&self) -> Option<WalFormat> {
         self.format

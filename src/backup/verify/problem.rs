@@ -9,7 +9,7 @@ use std::io;
 
 use super::super::tar_stream::TarError;
 use crate::ErrorClass;
-use crate::pg::{SystemIdentifier, TimelineId, WalError};
+use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalError};
 
 /// Something is wrong with the backup.
 #[derive(Debug)]
@@ -245,6 +245,14 @@ pub enum WalFault {
     /// Not what a server writes.
     #[error(transparent)]
     Invalid(#[from] WalError),
+    /// The manifest's end of the WAL is not the end of a record, so a record's length is wrong, or the manifest.
+    #[error("record at {record_lsn} does not end where the WAL that is needed ends, at {end_lsn}")]
+    UnfinishedRecord {
+        /// Where the record begins.
+        record_lsn: Lsn,
+        /// Where the manifest says that the WAL ends.
+        end_lsn: Lsn,
+    },
     /// The archive cannot be taken apart.
     #[error("could not read archive \"{}\"", Shown(.name))]
     Archive {

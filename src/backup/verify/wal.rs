@@ -119,6 +119,16 @@ fn check_set(
     on_threads(request.thread_count.clamp(1, rows.len().clamp(1, 64)), work)
 }
 
+/// Ranges end where records end. The original takes a record that ends later for one that is not needed, so a flipped
+/// bit in a length hides all that follows from it.
+pub(super) fn end_of_range(checker: &WalChecker, end_lsn: Lsn) -> Result<(), (Lsn, WalFault)> {
+    let record_lsn = checker.checked_lsn();
+    match checker.is_within_record() {
+        true => Err((record_lsn, WalFault::UnfinishedRecord { record_lsn, end_lsn })),
+        false => Ok(()),
+    }
+}
+
 /// How many newer timelines are tried for a segment that is not there.
 const MAX_NEWER: usize = 16;
 
@@ -213,7 +223,7 @@ impl SetCheck<'_> {
             // within a row as much as fits; beyond, where little is needed, page by page
             let wanted = if lsn < row.end_lsn { wanted } else { wanted.min(8192) };
             if wanted == 0 {
-                return Ok(());
+                return end_of_range(&checker, range.end_lsn);
             }
             let read = segments.read(lsn, &mut buffer[..wanted]).map_err(|fault| (lsn, fault))?;
             if read == 0 {

@@ -10,7 +10,7 @@ use super::super::tar_header::{MemberKind, TarMember};
 use super::super::tar_stream::TarEvent;
 use super::compressed::{self, Next};
 use super::problem::{ArchiveFault, WalFault};
-use super::wal::{WalRequest, acceptable, timelines};
+use super::wal::{WalRequest, acceptable, end_of_range, timelines};
 use super::wal_place::{segment_header, segment_name};
 use crate::compression::CompressionMethod;
 use crate::pg::wal_page::LONG_PAGE_HEADER_LEN;
@@ -267,6 +267,7 @@ impl RangeCheck {
             checker.push(next_lsn, data).map_err(|error| (error.lsn, error.into()))?;
         }
         if checker.next_lsn() >= end_lsn {
+            end_of_range(checker, end_lsn)?;
             self.state = State::Done;
         }
         Ok(data.len() as u64)
