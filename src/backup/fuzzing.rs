@@ -8,7 +8,9 @@ use super::combine::incremental_file::{IncrementalHeader, IncrementalHeaderError
 use super::combine::plan::{BlockSource, ReconstructionPlan};
 use super::manifest::{ManifestError, ManifestParser, ManifestSummary};
 use super::tar_header::MemberKind;
+use super::tar_rewriter::{Added, TarRewriter};
 use super::tar_stream::{ArchiveEnd, TarError, TarEvent, TarStream};
+use super::target::StandbyFiles;
 
 /// Payloads, each behind its length in four bytes (big-endian): no data before an archive, none after the manifest
 /// but its own, and only plain names.
@@ -48,10 +50,42 @@ pub fn fuzz_tar(data: &[u8]) {
     let pieces = read_tar(starts.map(|start| archive.slice(start..archive.len().min(start + piece))));
     assert_eq!(whole.0, pieces.0);
     assert_eq!(whole.1.is_ok(), pieces.1.is_ok());
+    let starts = (0..archive.len()).step_by(piece);
+    let rewritten = rewrite(starts.map(|start| archive.slice(start..archive.len().min(start + piece))));
+    assert_eq!(rewrite(std::iter::once(archive.clone())), rewritten);
+    if let Some(rewritten) = rewritten {
+        let again = read_tar(std::iter::once(Bytes::from(rewritten)));
+        assert!(again.1.is_ok(), "what was rewritten cannot be read: {:?}", again.1);
+        let signal =
+            |members: &Members| members.iter().filter(|member| member.0 == b"standby.signal").count();
+        assert_eq!(again.0.len() - signal(&again.0), whole.0.len() - signal(&whole.0) + added(&whole.0));
+        assert_eq!(signal(&again.0), 1);
+    }
 }
 
-/// Name, announced length, and CRC of the content, of each member up to the end or the first error.
-type Members = Vec<(Vec<u8>, u64, u32)>;
+/// How many files a standby's configuration adds to these: one, where it can be appended to none.
+fn added(members: &Members) -> usize {
+    usize::from(!members.iter().any(|member| member.0 == b"postgresql.auto.conf" && member.3))
+}
+
+/// The archive with a standby's configuration in it, unless it cannot be read.
+fn rewrite(chunks: impl Iterator<Item = Bytes>) -> Option<Vec<u8>> {
+    let standby = StandbyFiles {
+        configuration: "postgresql.auto.conf",
+        lines: Bytes::from_static(b"x = 'y'\n"),
+        signal: Some("standby.signal"),
+    };
+    let mut rewriter = TarRewriter::new(Some(standby), Added { mode: 0o600, mtime: 0 });
+    let mut out = Vec::new();
+    for chunk in chunks {
+        rewriter.push(chunk, &mut out).ok()?;
+    }
+    rewriter.finish(ArchiveEnd::Unterminated, [], &mut out).ok()?;
+    Some(out.concat())
+}
+
+/// Name, announced length, CRC of the content, and whether it is a file, of each member up to the end or the first error.
+type Members = Vec<(Vec<u8>, u64, u32, bool)>;
 
 fn read_tar(chunks: impl Iterator<Item = Bytes>) -> (Members, Result<(), TarError>) {
     let mut members = Members::new();
@@ -71,12 +105,13 @@ fn try_read_tar(chunks: impl Iterator<Item = Bytes>, members: &mut Members) -> R
                     remaining = if let MemberKind::File { len } = member.kind { len } else { 0 };
                     let path = member.path.as_path();
                     assert!(path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
-                    members.push((member.path.as_bytes().to_vec(), remaining, 0));
+                    let is_file = matches!(member.kind, MemberKind::File { .. });
+                    members.push((member.path.as_bytes().to_vec(), remaining, 0, is_file));
                 }
                 TarEvent::Data(data) => {
                     assert!(!data.is_empty() && data.len() as u64 <= remaining);
                     remaining -= data.len() as u64;
-                    if let Some((_, _, crc)) = members.last_mut() {
+                    if let Some((_, _, crc, _)) = members.last_mut() {
                         *crc = crc32c::crc32c_append(*crc, &data);
                     }
                 }

@@ -45,11 +45,13 @@ pub(super) fn run(tool: &Invocation) -> Result<(), Failed> {
 }
 
 async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
-    let (settings, mut connection) = options.connection.connect(tool).await?;
+    let (named, mut connection) = options.connection.connect(tool).await?;
     let notices = tool.clone();
     connection.on_notice(Box::new(move |notice| notices.raw(notice)));
     let mut signals = Signals::listen()
         .map_err(|error| tool.error(format!("could not set up signal handling: {error}")))?;
+    // further connections lead to the server that the backup comes from, whatever else is in the list
+    let settings = named.pinned_to(connection.host());
     let mut made = Made::new(options.clean_up);
     let mut run = Run::default();
     let work = async {
@@ -63,7 +65,7 @@ async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
         if let Destination::Plain { wal_directory: Some(directory), .. } = &options.destination {
             made.wal = Some(directories::check_or_create(tool, directory, modes)?);
         }
-        let session = Session { tool, options, settings: &settings, modes };
+        let session = Session { tool, options, settings: &settings, named: &named, modes };
         session.back_up(&mut connection, &mut made, &mut run).await
     };
     let result = tokio::select! {

@@ -35,7 +35,10 @@ use crate::wire::server_error::SqlState;
 pub(super) struct Session<'a> {
     pub(super) tool: &'a Invocation,
     pub(super) options: &'a Options,
+    /// They lead to the server that the backup comes from.
     pub(super) settings: &'a Settings,
+    /// What was given, all hosts included: what a standby is told.
+    pub(super) named: &'a Settings,
     pub(super) modes: DirectoryModes,
 }
 
@@ -61,13 +64,13 @@ impl Session<'_> {
         self.check_versions(connection)?;
         let standby = match &options.destination {
             Destination::Server(_) => None,
-            _ => standby_files(tool, options, self.settings, connection)?,
+            _ => standby_files(tool, options, self.named, connection)?,
         };
         let identity = connection.identify_system().await;
         let identity = identity.map_err(|error| tool.error(command_failed("IDENTIFY_SYSTEM", &error)))?;
         self.upload_manifest(connection).await?;
         self.check_abilities(version)?;
-        let settings = self.settings.pinned_to(connection.host());
+        let settings = self.settings.clone();
         let mut progress = ProgressReport::new(options.show_progress, options.verbose);
         self.say("initiating base backup, waiting for checkpoint to complete");
         progress.waiting_for_checkpoint();

@@ -151,8 +151,9 @@ pub(super) fn members(archive: &[u8]) -> String {
             true => file(&name, &format!("{mode:o} {uid}"), &content),
             false => format!("{kind:?} {mode:o} {uid} {name}\n"),
         };
-        text.push_str("  ");
-        text.push_str(&line);
+        if !line.is_empty() {
+            let _ = write!(text, "  {line}");
+        }
     }
     text
 }
