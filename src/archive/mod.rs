@@ -1,14 +1,33 @@
-//! A directory of received WAL as a whole: what is in it, and whether a server could recover from it.
+//! WAL that was received, as a whole: a directory of it, and an archive of it in object storage.
 //!
-//! [`verify`] reads every file once, and changes none. What it finds wrong is a [`Problem`] each, in the order of
-//! timelines and positions; only what the operating system refuses is an error.
+//! [`verify`] reads every file of a directory once, and changes none. What it finds wrong is a [`Problem`] each, in the
+//! order of timelines and positions; only what the operating system refuses is an error.
+//!
+//! An archive is a set of objects ([`layout`]) in a store ([`ArchiveStore`]), each created once. An [`Uploader`] fills it
+//! from the directory that is received into; [`Catalog`] says what is there, and [`fetch()`] gets it back.
 
+pub mod catalog;
 mod check;
+pub mod error;
+pub mod fetch;
 mod file;
+pub mod identity;
+pub mod layout;
 mod problem;
+pub mod store;
+pub mod store_url;
 mod timelines;
+pub mod uploader;
 mod verify;
+pub mod wal_object;
 
+pub use catalog::{Catalog, Stretch, TimelineContent};
+pub use error::ArchiveError;
+pub use fetch::{Fetched, fetch};
 pub use file::{ArchivedFile, OpenFileError};
+pub use identity::ClusterIdentity;
 pub use problem::{Problem, ProblemKind};
+pub use store::{ArchiveStore, Creation};
+pub use store_url::{ArchiveUrl, ArchiveUrlError};
+pub use uploader::{Archived, ArchivingSink, UploadOptions, Uploader};
 pub use verify::{TimelineReport, VerifyError, VerifyReport, WalRange, verify};

@@ -204,6 +204,12 @@ impl WalFormat {
         WalFormat { broken_off_flag: 0x0004, page_flags: 0x0007, ..Self::like_16(magic) }
     }
 
+    /// The major version that writes the format with this number; zero where none is known to.
+    pub fn major_of_magic(magic: u16) -> u16 {
+        let index = Self::ALL.iter().position(|format| format.magic == magic);
+        index.map_or(0, |index| ServerVersion::OLDEST_SUPPORTED_MAJOR + index as u16)
+    }
+
     /// The format with this number, if servers have it.
     pub fn of_magic(magic: u16) -> Option<Self> {
         if Self::NEWER.contains(&magic) {

@@ -140,6 +140,14 @@ pub enum SinkError {
         /// The file.
         path: PathBuf,
     },
+    /// What stands behind the directory ended for good.
+    #[error("could not archive what was received")]
+    Archive {
+        /// What to do about it.
+        class: ErrorClass,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An earlier step failed, so nothing that came after it can be acknowledged.
     #[error("an earlier error made the directory unusable until the next start")]
     Poisoned,
@@ -186,6 +194,7 @@ impl SinkError {
             | SinkError::WrongLength { .. }
             | SinkError::Compression { .. }
             | SinkError::HistoryDiffers { .. } => ErrorClass::Integrity,
+            SinkError::Archive { class, .. } => *class,
             SinkError::ThreadEnded | SinkError::NotContiguous { .. } | SinkError::OutOfOrder { .. } => {
                 ErrorClass::Bug
             }

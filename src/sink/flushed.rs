@@ -29,6 +29,15 @@ impl FlushedLsn {
     }
 }
 
+/// How far a timeline is in the archive, and all before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchivedLsn {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The first byte that is not.
+    pub lsn: Lsn,
+}
+
 impl fmt::Debug for FlushedLsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on timeline {}", self.lsn, self.timeline)

@@ -32,7 +32,7 @@ mod unverified_segment;
 
 pub use disk::{Disk, DiskEntry, DiskFile, OpenMode};
 pub use error::{Operation, SinkError};
-pub use flushed::FlushedLsn;
+pub use flushed::{ArchivedLsn, FlushedLsn};
 pub use listing::SegmentFile;
 pub use queue::{Batch, SinkCommand, SinkLimits};
 pub use real_disk::{RealDisk, RealFile};

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, oneshot};
 use super::continuation::StreamChecker;
 use super::disk::{Disk, DiskEntry};
 use super::error::{Operation, SinkError};
-use super::flushed::FlushedLsn;
+use super::flushed::{ArchivedLsn, FlushedLsn};
 use super::queue::{Batch, SinkCommand, SinkLimits};
 use super::segment_writer::SegmentWriter;
 use super::stamp::ClusterStamp;
@@ -43,6 +43,8 @@ pub enum SinkEvent {
     Written,
     /// The queue was full and has room again.
     Room,
+    /// More is in the archive. Only sinks that archive say so.
+    Archived(ArchivedLsn),
 }
 
 /// A sink as the driver sees it: never blocking, with events that can be awaited.

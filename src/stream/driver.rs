@@ -147,6 +147,9 @@ impl<K: Sink> Driver<'_, K> {
                 }
                 Wake::Sink(SinkEvent::Written) => receiver.handle_written(self.sink.written_lsn()),
                 Wake::Sink(SinkEvent::Room) => {}
+                Wake::Sink(SinkEvent::Archived(archived)) => {
+                    receiver.handle_archived(self.clock.now(), archived);
+                }
                 Wake::Until => {
                     let until = *self.until.borrow_and_update();
                     self.handle_until(until, receiver);

@@ -12,14 +12,14 @@ pub struct Positions {
     received_lsn: Lsn,
     write_lsn: Lsn,
     flush_lsn: Lsn,
-    apply_lsn: Lsn,
+    archived_lsn: Lsn,
 }
 
 impl Positions {
     /// Where a stream begins: nothing received beyond `start_lsn`, nothing known to be durable.
     pub fn starting_at(start_lsn: Lsn) -> Self {
-        let (flush_lsn, apply_lsn) = (Lsn::INVALID, Lsn::INVALID);
-        Positions { received_lsn: start_lsn, write_lsn: start_lsn, flush_lsn, apply_lsn }
+        let (flush_lsn, archived_lsn) = (Lsn::INVALID, Lsn::INVALID);
+        Positions { received_lsn: start_lsn, write_lsn: start_lsn, flush_lsn, archived_lsn }
     }
 
     /// The byte that must come next.
@@ -37,9 +37,10 @@ impl Positions {
         self.flush_lsn
     }
 
-    /// How far the stream is applied or archived; nothing does that yet.
+    /// What is reported as applied: how far the stream is archived. After a reconnection that may be known before it is
+    /// known again to be durable here.
     pub fn apply_lsn(&self) -> Lsn {
-        self.apply_lsn
+        self.archived_lsn.min(self.flush_lsn)
     }
 
     /// More was received. Positions never go back.
@@ -53,6 +54,11 @@ impl Positions {
         let advances = lsn > self.write_lsn;
         self.write_lsn = self.write_lsn.max(lsn);
         advances
+    }
+
+    /// More is archived.
+    pub(super) fn advance_archived(&mut self, lsn: Lsn) {
+        self.archived_lsn = self.archived_lsn.max(lsn);
     }
 
     /// More is durable, and so written. Whether it did advance; `None` when it cannot be, because it was never received.

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use super::error::ReceiverError;
 use super::positions::Positions;
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
-use crate::sink::FlushedLsn;
+use crate::sink::{ArchivedLsn, FlushedLsn};
 use crate::wire::replication::{
     PgTimestamp, PrimaryKeepalive, ReplicationMessage, StandbyStatusUpdate, WalData,
 };
@@ -158,6 +158,7 @@ pub struct Receiver {
 struct Reported {
     write_lsn: Lsn,
     flush_lsn: Lsn,
+    apply_lsn: Lsn,
     at: Duration,
 }
 
@@ -277,6 +278,15 @@ impl Receiver {
             }
             None => self
                 .break_off(ReceiverError::FlushedBeyondReceived { flush_lsn: flushed.lsn(), received_lsn }),
+        }
+    }
+
+    /// More is in the archive, which is what this receiver calls applied.
+    pub fn handle_archived(&mut self, now: Moment, archived: ArchivedLsn) {
+        self.now = now;
+        if archived.timeline == self.config.timeline && self.phase != Phase::Ended {
+            self.positions.advance_archived(archived.lsn);
+            self.reply_due |= self.reported.is_some_and(|last| last.apply_lsn != self.positions.apply_lsn());
         }
     }
 
@@ -487,14 +497,9 @@ impl Receiver {
         self.reply_due = false;
         self.answer_at = None;
         let (write_lsn, flush_lsn) = (self.positions.write_lsn(), self.reported_flush_lsn());
-        self.reported = Some(Reported { write_lsn, flush_lsn, at: elapsed });
-        StandbyStatusUpdate {
-            write_lsn,
-            flush_lsn,
-            apply_lsn: self.positions.apply_lsn(),
-            sent_at: self.now.wall_clock,
-            reply_requested,
-        }
+        let apply_lsn = self.positions.apply_lsn();
+        self.reported = Some(Reported { write_lsn, flush_lsn, apply_lsn, at: elapsed });
+        StandbyStatusUpdate { write_lsn, flush_lsn, apply_lsn, sent_at: self.now.wall_clock, reply_requested }
     }
 
     /// Nothing may be reported, or taken, after a lie.

@@ -1,0 +1,172 @@
+//! What can go wrong with an archive in object storage.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::store_url::ArchiveUrlError;
+use super::wal_object::WalObjectError;
+use crate::ErrorClass;
+use crate::pg::{Lsn, SystemIdentifier, TimelineHistoryError, TimelineId};
+
+/// An archive could not be used, or is not what it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The address makes no sense.
+    #[error("cannot use \"{url}\" as an archive")]
+    Url {
+        /// The address, without what follows a question mark.
+        url: String,
+        /// What is wrong with it.
+        source: ArchiveUrlError,
+    },
+    /// The store did not do what it was asked for.
+    #[error("could not {action} object \"{key}\"")]
+    Store {
+        /// What it was asked for.
+        action: &'static str,
+        /// The object, below the archive's prefix.
+        key: String,
+        /// The store's reason.
+        source: Box<object_store::Error>,
+    },
+    /// An object that is written once exists, and holds something else.
+    #[error("object \"{key}\" exists already, with other content")]
+    Conflict {
+        /// The object.
+        key: String,
+    },
+    /// An object is longer than anything that is written under such a name.
+    #[error("object \"{key}\" has {len} bytes, but at most {max_len} are possible")]
+    TooLong {
+        /// The object.
+        key: String,
+        /// Its length.
+        len: u64,
+        /// The bound.
+        max_len: u64,
+    },
+    /// An object does not hold what its name says.
+    #[error("object \"{key}\" is damaged")]
+    Damaged {
+        /// The object.
+        key: String,
+        /// How it shows.
+        source: WalObjectError,
+    },
+    /// A timeline history cannot be read.
+    #[error("object \"{key}\" is no valid timeline history")]
+    History {
+        /// The object.
+        key: String,
+        /// What is wrong with it.
+        source: TimelineHistoryError,
+    },
+    /// The file that says whose archive it is cannot be understood.
+    #[error("object \"{key}\" does not say whose archive this is, or is of a later format")]
+    Identity {
+        /// The object.
+        key: &'static str,
+    },
+    /// There is no archive at this place.
+    #[error("there is no archive here: object \"{key}\" does not exist")]
+    NotAnArchive {
+        /// The object.
+        key: &'static str,
+    },
+    /// The archive is another cluster's.
+    #[error("the archive holds the WAL of system {found}, not of system {expected}")]
+    OtherSystem {
+        /// The cluster whose WAL is to be archived.
+        expected: SystemIdentifier,
+        /// The archive's.
+        found: SystemIdentifier,
+    },
+    /// The archive's segments are of another size.
+    #[error("the archive holds segments of {found} bytes, not of {expected}")]
+    OtherSegmentSize {
+        /// The cluster's.
+        expected: u64,
+        /// The archive's.
+        found: u64,
+    },
+    /// The store writes over objects that are to be created only if they do not exist.
+    #[error(
+        "the store does not honour conditions: it overwrote an object that was to be created (\"{key}\")"
+    )]
+    Overwrites {
+        /// The object that it was tried with.
+        key: String,
+    },
+    /// WAL that the archive needs next is not in the directory.
+    #[error("WAL from {from} on timeline {timeline} is neither in the archive nor in directory \"{}\"", .directory.display())]
+    Hole {
+        /// The timeline.
+        timeline: TimelineId,
+        /// The first byte that is missing.
+        from: Lsn,
+        /// Where it was looked for.
+        directory: PathBuf,
+    },
+    /// Parts of a segment vanish whenever they are read.
+    #[error("parts of the segment at {from} on timeline {timeline} are listed, and cannot be read")]
+    PartsGone {
+        /// The timeline.
+        timeline: TimelineId,
+        /// Where the segment begins.
+        from: Lsn,
+    },
+    /// A file could not be read, or written.
+    #[error("could not {action} \"{}\"", .path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The thread that archives is gone.
+    #[error("archiving has ended unexpectedly")]
+    ThreadEnded,
+}
+
+impl ArchiveError {
+    pub(super) fn store(action: &'static str, key: &str, source: object_store::Error) -> Self {
+        ArchiveError::Store { action, key: key.to_owned(), source: Box::new(source) }
+    }
+
+    pub(super) fn file(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        ArchiveError::File { action, path: path.into(), source }
+    }
+
+    /// What to do about it.
+    pub fn class(&self) -> ErrorClass {
+        use object_store::Error as Store;
+        match self {
+            ArchiveError::Store { source, .. } => match &**source {
+                Store::NotFound { .. }
+                | Store::PermissionDenied { .. }
+                | Store::Unauthenticated { .. }
+                | Store::InvalidPath { .. }
+                | Store::NotSupported { .. }
+                | Store::NotImplemented { .. }
+                | Store::UnknownConfigurationKey { .. } => ErrorClass::Operator,
+                _ => ErrorClass::Transient,
+            },
+            ArchiveError::Url { .. }
+            | ArchiveError::File { .. }
+            | ArchiveError::NotAnArchive { .. }
+            | ArchiveError::Overwrites { .. } => ErrorClass::Operator,
+            ArchiveError::Conflict { .. }
+            | ArchiveError::TooLong { .. }
+            | ArchiveError::Damaged { .. }
+            | ArchiveError::History { .. }
+            | ArchiveError::Identity { .. }
+            | ArchiveError::OtherSystem { .. }
+            | ArchiveError::OtherSegmentSize { .. }
+            | ArchiveError::Hole { .. } => ErrorClass::Integrity,
+            ArchiveError::PartsGone { .. } => ErrorClass::Transient,
+            ArchiveError::ThreadEnded => ErrorClass::Bug,
+        }
+    }
+}

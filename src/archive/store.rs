@@ -1,0 +1,151 @@
+//! An archive's objects: create, read, list, remove. Four verbs over whatever store the address names.
+//!
+//! Nothing that matters is ever written over: an object is created or it exists, and one that exists has the content
+//! that was to be written, or the archive is in conflict. Stores that do not honour the condition are found out by
+//! [`ArchiveStore::check_conditions`] before anything is entrusted to them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+
+use super::error::ArchiveError;
+use super::layout;
+use super::store_url::ArchiveUrl;
+
+/// The objects below one prefix of a store.
+#[derive(Debug, Clone)]
+pub struct ArchiveStore {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+}
+
+/// What came of a creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Creation {
+    /// The object was made.
+    Created,
+    /// There is one of this name; it was left alone.
+    Exists,
+}
+
+/// An object as a listing has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Its key below the archive's prefix.
+    pub key: String,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// More objects than this in one listing are no archive: 4 million segments of 16 MB are 64 TB of WAL.
+const MAX_LISTED: usize = 4 << 20;
+
+impl ArchiveStore {
+    /// The store at an address. Speaks to nobody yet.
+    pub fn open(url: &ArchiveUrl) -> Result<Self, ArchiveError> {
+        let store = url.build().map_err(|source| ArchiveError::Url { url: url.to_string(), source })?;
+        Ok(Self::over(store, url.prefix()))
+    }
+
+    /// The objects of `store` below `prefix`.
+    pub fn over(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
+        ArchiveStore { store, prefix: Path::from(prefix) }
+    }
+
+    /// Creates an object, unless there is one of this name.
+    pub async fn create(&self, key: &str, content: Bytes) -> Result<Creation, ArchiveError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(&self.path(key), PutPayload::from_bytes(content), options).await {
+            Ok(_) => Ok(Creation::Created),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(Creation::Exists),
+            Err(error) => Err(ArchiveError::store("create", key, error)),
+        }
+    }
+
+    /// The whole of an object; `None` where there is none of this name.
+    pub async fn read(&self, key: &str, max_len: u64) -> Result<Option<Bytes>, ArchiveError> {
+        let found = match self.store.get(&self.path(key)).await {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(ArchiveError::store("read", key, error)),
+        };
+        let len = found.meta.size;
+        if len > max_len {
+            return Err(ArchiveError::TooLong { key: key.to_owned(), len, max_len });
+        }
+        let content = found.bytes().await.map_err(|error| ArchiveError::store("read", key, error))?;
+        Ok(Some(content))
+    }
+
+    /// The objects whose keys begin with `prefix`, which ends in a slash, in the keys' order; only those that come
+    /// behind the key `after`, where one is given.
+    pub async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ListedObject>, ArchiveError> {
+        let failed = |error| ArchiveError::store("list", prefix, error);
+        let path = self.path(prefix);
+        let mut found = match after {
+            Some(after) => self.store.list_with_offset(Some(&path), &self.path(after)),
+            None => self.store.list(Some(&path)),
+        };
+        let mut objects = Vec::new();
+        while let Some(object) = found.try_next().await.map_err(failed)? {
+            if objects.len() == MAX_LISTED {
+                let (len, max_len) = (MAX_LISTED as u64 + 1, MAX_LISTED as u64);
+                return Err(ArchiveError::TooLong { key: prefix.to_owned(), len, max_len });
+            }
+            if let Some(key) = self.key(&object.location) {
+                objects.push(ListedObject { key, len: object.size });
+            }
+        }
+        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    /// What lies directly below `prefix`: the names that go on with a slash, and the objects.
+    pub async fn list_level(&self, prefix: &str) -> Result<(Vec<String>, Vec<ListedObject>), ArchiveError> {
+        let found = self.store.list_with_delimiter(Some(&self.path(prefix))).await;
+        let found = found.map_err(|error| ArchiveError::store("list", prefix, error))?;
+        let objects = found.objects.iter();
+        let objects = objects
+            .filter_map(|object| Some(ListedObject { key: self.key(&object.location)?, len: object.size }));
+        let directories = found.common_prefixes.iter().filter_map(|path| self.key(path)).collect();
+        Ok((directories, objects.collect()))
+    }
+
+    /// Removes an object; that there is none is fine.
+    pub async fn remove(&self, key: &str) -> Result<(), ArchiveError> {
+        match self.store.delete(&self.path(key)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(ArchiveError::store("remove", key, error)),
+        }
+    }
+
+    /// Whether a creation really leaves what is there alone: tried with an object of its own, which is removed again.
+    pub async fn check_conditions(&self) -> Result<(), ArchiveError> {
+        let key = layout::probe_key(fastrand::u64(..));
+        let first = self.create(&key, Bytes::from_static(b"first")).await?;
+        let second = self.create(&key, Bytes::from_static(b"second")).await;
+        let content = self.read(&key, 64).await;
+        self.remove(&key).await?;
+        let kept = content?.is_some_and(|content| content[..] == b"first"[..]);
+        if first == Creation::Created && second? == Creation::Exists && kept {
+            return Ok(());
+        }
+        Err(ArchiveError::Overwrites { key })
+    }
+
+    fn path(&self, key: &str) -> Path {
+        // keys are made of characters that need no escape
+        Path::from(format!("{}/{key}", self.prefix))
+    }
+
+    fn key(&self, path: &Path) -> Option<String> {
+        let whole = path.as_ref();
+        if self.prefix.as_ref().is_empty() {
+            return Some(whole.to_owned());
+        }
+        whole.strip_prefix(self.prefix.as_ref())?.strip_prefix('/').map(ToOwned::to_owned)
+    }
+}

@@ -1,0 +1,136 @@
+//! Where to begin with a timeline: what of the directory's WAL the archive has already.
+
+use std::collections::BTreeSet;
+
+use super::super::error::ArchiveError;
+use super::super::layout::{self, SegmentRange};
+use super::local::{self, LocalSegment, LocalWal};
+use super::plan::Plan;
+use super::put::Route;
+use crate::pg::{Lsn, TimelineId, WalFileName, WalSegmentSize};
+
+/// What the archive has of a timeline.
+struct Remote {
+    segments: BTreeSet<WalFileName>,
+    /// In the order of positions.
+    ranges: Vec<SegmentRange>,
+}
+
+impl Remote {
+    async fn list(route: &Route, timeline: TimelineId, size: WalSegmentSize) -> Result<Self, ArchiveError> {
+        let parts = route.store.list(&layout::ranges_prefix(timeline), None).await?;
+        let whole = route.store.list(&layout::timeline_prefix(timeline), None).await?;
+        let mut ranges: Vec<SegmentRange> =
+            parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size)).collect();
+        ranges.sort_unstable();
+        let segments =
+            whole.iter().filter_map(|object| layout::parse_segment_key(&object.key, size)).collect();
+        Ok(Remote { segments, ranges })
+    }
+
+    /// Up to where a segment is there without a gap.
+    fn end_within(&self, file: WalFileName) -> Lsn {
+        if self.segments.contains(&file) {
+            return file.segment.end_lsn();
+        }
+        let mut end = file.segment.start_lsn();
+        for range in self.ranges.iter().filter(|range| range.file == file) {
+            if range.start_lsn <= end {
+                end = end.max(range.end_lsn);
+            }
+        }
+        end
+    }
+
+    fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.ranges.is_empty()
+    }
+
+    /// Up to where it goes at all.
+    fn end(&self) -> Lsn {
+        let whole = self.segments.last().map_or(Lsn::INVALID, |file| file.segment.end_lsn());
+        self.ranges.last().map_or(whole, |range| whole.max(range.end_lsn))
+    }
+}
+
+/// Whether WAL still comes for a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// The stream says how far it is durable.
+    Live,
+    /// What is in the directory is all there is.
+    Left,
+}
+
+/// What is to be done for a timeline whose WAL is in the directory; `None` where there is none of it.
+pub(super) async fn begin(
+    route: &Route,
+    local: &LocalWal,
+    timeline: TimelineId,
+    size: WalSegmentSize,
+    ends: Ends,
+    delay: std::time::Duration,
+) -> Result<Option<Plan>, ArchiveError> {
+    let run = last_run(local, timeline);
+    let Some(first) = run.first() else { return Ok(None) };
+    let remote = Remote::list(route, timeline, size).await?;
+    clean_up(route, &remote).await?;
+    let first_lsn = first.file.segment.start_lsn();
+    if !remote.is_empty() && remote.end() < first_lsn {
+        let archived = remote.end();
+        let told = "WAL between the end of the archive and the beginning of the directory is in neither: a restore cannot go past it";
+        tracing::warn!(%archived, directory_begins = %first_lsn, %timeline, "{told}");
+    }
+    let mut archived_lsn = first_lsn;
+    for segment in run {
+        archived_lsn = remote.end_within(segment.file).max(segment.file.segment.start_lsn());
+        if archived_lsn < segment.file.segment.end_lsn() {
+            break;
+        }
+    }
+    let mut plan = Plan::new(timeline, size, archived_lsn, delay);
+    for segment in run {
+        let file = segment.file;
+        if !segment.is_partial
+            && !remote.segments.contains(&file)
+            && remote.end_within(file) == file.segment.end_lsn()
+        {
+            plan.fold_later(file);
+        }
+        let end_lsn = match (segment.is_partial, ends) {
+            (false, _) => file.segment.end_lsn(),
+            (true, Ends::Live) => continue,
+            (true, Ends::Left) => local::data_end(&route.directory, file)?,
+        };
+        if file.segment.start_lsn() <= plan.flushed_lsn() {
+            plan.handle_flushed(std::time::Duration::ZERO, end_lsn);
+        }
+    }
+    if ends == Ends::Left {
+        plan.handle_end();
+    }
+    Ok(Some(plan))
+}
+
+/// The timeline's segments in the directory from its last gap on. What lies before a gap can be archived in no order
+/// that a restore could use.
+fn last_run(local: &LocalWal, timeline: TimelineId) -> &[LocalSegment] {
+    let segments = local.of(timeline);
+    let gap = segments.windows(2).rposition(|pair| pair[0].file.segment.next() != pair[1].file.segment);
+    let Some(gap) = gap else { return segments };
+    let (before, run) = segments.split_at(gap + 1);
+    let last_before = before.last().map(|segment| segment.file.to_string());
+    let told = "directory has a gap behind this segment; archiving only what comes after the gap";
+    tracing::warn!(segment = last_before, %timeline, "{told}");
+    run
+}
+
+/// Parts that a run did not live to remove.
+async fn clean_up(route: &Route, remote: &Remote) -> Result<(), ArchiveError> {
+    let folded: BTreeSet<WalFileName> =
+        remote.ranges.iter().map(|range| range.file).filter(|file| remote.segments.contains(file)).collect();
+    for file in folded {
+        route.remove_parts(file).await?;
+    }
+    Ok(())
+}

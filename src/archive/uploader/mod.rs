@@ -1,0 +1,387 @@
+//! From a directory that WAL is received into to an archive, beside the receiving: a thread that puts up what is durable.
+//!
+//! ```text
+//! sink ─Flushed▶ ArchivingSink ─Feed▶ thread ─▶ store
+//!                     ▲─────────Archived───┘
+//! ```
+//!
+//! The directory is the queue: what is to be archived is read from the segments' files, so nothing is held in memory for
+//! a store that is slow or away, and receiving never waits for it. What of the directory the archive has is found out
+//! from the archive's listing, at every start anew.
+//!
+//! A store that fails is tried again for as long as it takes. What trying again cannot heal (the archive is another
+//! cluster's, an object has other content) ends archiving, and the receiver with it.
+
+mod begin;
+mod local;
+mod plan;
+mod put;
+mod sink;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::error::ArchiveError;
+use super::store::ArchiveStore;
+use crate::ErrorClass;
+use crate::pg::{Lsn, TimelineId, WalFileName};
+use crate::sink::ClusterStamp;
+use begin::Ends;
+use local::LocalWal;
+use plan::{Piece, Plan};
+use put::Route;
+pub use sink::ArchivingSink;
+
+/// How WAL is archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadOptions {
+    /// How old WAL may get here before it is on its way. Zero: as soon as it is durable.
+    pub delay: Duration,
+}
+
+/// How far a timeline is archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Archived {
+    /// The timeline that is received.
+    pub timeline: TimelineId,
+    /// All before this, from where the directory begins, is durable in the archive; [`Lsn::INVALID`] as long as WAL of a
+    /// timeline before it is not.
+    pub lsn: Lsn,
+    /// Bytes that are durable in the directory and not in the archive, older timelines' included.
+    pub behind_len: u64,
+}
+
+/// What the thread is told.
+#[derive(Debug, Default)]
+struct Feed {
+    stamp: Option<ClusterStamp>,
+    /// The streams that there were, in order; the last one goes on.
+    streams: Vec<FedStream>,
+    /// Nothing more comes.
+    ended: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FedStream {
+    timeline: TimelineId,
+    flushed_lsn: Lsn,
+}
+
+/// What the thread tells.
+#[derive(Debug, Default)]
+struct Told {
+    archived: Option<Archived>,
+    /// What ended it; taken by whoever reports it.
+    error: Option<ArchiveError>,
+}
+
+/// The thread that archives a directory. Dropped, it is left to end by itself.
+#[derive(Debug)]
+pub struct Uploader {
+    feed: Arc<watch::Sender<Feed>>,
+    told: watch::Receiver<Told>,
+    teller: Arc<watch::Sender<Told>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The waits between attempts.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+impl Uploader {
+    /// Starts the thread for a directory that WAL is about to be received into.
+    pub fn start(
+        store: ArchiveStore,
+        directory: &Path,
+        options: UploadOptions,
+    ) -> Result<Self, ArchiveError> {
+        let feed = Arc::new(watch::Sender::new(Feed::default()));
+        let teller = Arc::new(watch::Sender::new(Told::default()));
+        let route = Route { directory: directory.into(), store };
+        let (fed, thread_teller) = (feed.subscribe(), Arc::clone(&teller));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime =
+            runtime.map_err(|source| ArchiveError::file("start a thread for", directory, source))?;
+        let thread = std::thread::Builder::new().name("wal-archive".into()).spawn(move || {
+            let result = runtime.block_on(run(&route, options, fed, &thread_teller));
+            if let Err(error) = result {
+                thread_teller.send_modify(|told| told.error = Some(error));
+            }
+            // a store that does not answer is not waited for
+            runtime.shutdown_background();
+        });
+        let thread = thread.map_err(|source| ArchiveError::file("start a thread for", directory, source))?;
+        let told = teller.subscribe();
+        Ok(Uploader { feed, told, teller, thread: Some(thread) })
+    }
+
+    /// A sink that lets this hear of what `inner` has made durable, and the driver of what is archived.
+    pub fn beside<K>(&self, inner: K) -> ArchivingSink<K> {
+        ArchivingSink::new(inner, Arc::clone(&self.feed), self.told.clone(), Arc::clone(&self.teller))
+    }
+
+    /// How far it is.
+    pub fn archived(&self) -> Option<Archived> {
+        self.told.borrow().archived
+    }
+
+    /// Nothing more comes: waits until all is archived, but no longer than `patience`. Says how many bytes are not.
+    pub async fn finish(mut self, patience: Duration) -> Result<u64, ArchiveError> {
+        self.feed.send_modify(|feed| feed.ended = true);
+        let thread = self.thread.take();
+        let ended = async {
+            while thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, ended).await;
+        let behind = self.archived().map_or(0, |archived| archived.behind_len);
+        let mut error = None;
+        self.teller.send_modify(|told| error = told.error.take());
+        error.map_or(Ok(behind), Err)
+    }
+}
+
+/// What there is to do at a time.
+enum Task {
+    Piece(TimelineId, Piece),
+    Fold,
+}
+
+/// Everything of one run.
+struct Upload<'a> {
+    route: &'a Route,
+    options: UploadOptions,
+    teller: &'a watch::Sender<Told>,
+    started: Instant,
+    /// Timelines with something to do, the oldest first; the last one is received.
+    plans: VecDeque<Plan>,
+    tasks: JoinSet<Result<Task, ArchiveError>>,
+    /// Segments wait here for one that is being folded.
+    folds: VecDeque<WalFileName>,
+    folding: usize,
+}
+
+async fn run(
+    route: &Route,
+    options: UploadOptions,
+    mut fed: watch::Receiver<Feed>,
+    teller: &watch::Sender<Told>,
+) -> Result<(), ArchiveError> {
+    let mut upload = Upload {
+        route,
+        options,
+        teller,
+        started: Instant::now(),
+        plans: VecDeque::new(),
+        tasks: JoinSet::new(),
+        folds: VecDeque::new(),
+        folding: 0,
+    };
+    let Some((stamp, stream)) = upload.first_stream(&mut fed).await else { return Ok(()) };
+    upload.begin_all(stamp, stream.timeline).await?;
+    loop {
+        let ended = upload.take_feed(&mut fed, stamp).await?;
+        upload.start_tasks();
+        upload.tell();
+        if ended && upload.tasks.is_empty() && upload.plans.iter().all(Plan::is_finished) {
+            return Ok(());
+        }
+        upload.wait(&mut fed).await?;
+    }
+}
+
+impl Upload<'_> {
+    /// The stream that goes on, as soon as something of it is durable; `None` when it all ended before.
+    async fn first_stream(&self, fed: &mut watch::Receiver<Feed>) -> Option<(ClusterStamp, FedStream)> {
+        let durable = |feed: &Feed| feed.streams.last().is_some_and(|last| last.flushed_lsn.is_valid());
+        let feed = fed.wait_for(|feed| feed.ended || durable(feed)).await.ok()?;
+        let stream = feed.streams.last().filter(|last| last.flushed_lsn.is_valid())?;
+        Some((feed.stamp?, *stream))
+    }
+
+    /// What is in the directory from before.
+    async fn begin_all(&mut self, stamp: ClusterStamp, live: TimelineId) -> Result<(), ArchiveError> {
+        let size = stamp.segment_size;
+        let local = LocalWal::list(&self.route.directory, size)?;
+        if let Some(first) = local.of(live).first().or(local.segments.first()) {
+            retried(|| self.route.claim(stamp, first.file)).await?;
+        }
+        for timeline in &local.histories {
+            retried(|| self.route.put_history(*timeline)).await?;
+        }
+        for timeline in local.timelines() {
+            let ends = if timeline == live { Ends::Live } else { Ends::Left };
+            let (route, delay) = (self.route, self.options.delay);
+            let plan = retried(|| begin::begin(route, &local, timeline, size, ends, delay)).await?;
+            self.plans.extend(plan);
+        }
+        // the one that is received comes last
+        if let Some(index) = self.plans.iter().position(|plan| plan.timeline() == live)
+            && let Some(plan) = self.plans.remove(index)
+        {
+            self.plans.push_back(plan);
+        }
+        Ok(())
+    }
+
+    /// Takes what has become durable. Says whether nothing more comes.
+    async fn take_feed(
+        &mut self,
+        fed: &mut watch::Receiver<Feed>,
+        stamp: ClusterStamp,
+    ) -> Result<bool, ArchiveError> {
+        let (streams, ended) = {
+            let feed = fed.borrow_and_update();
+            (feed.streams.clone(), feed.ended)
+        };
+        let now = self.started.elapsed();
+        for (index, stream) in streams.iter().enumerate() {
+            let is_last = index + 1 == streams.len();
+            if !stream.flushed_lsn.is_valid() {
+                continue;
+            }
+            if !self.plans.iter().any(|plan| plan.timeline() == stream.timeline) {
+                if !is_last {
+                    // it was finished, and is gone
+                    continue;
+                }
+                self.follow(stamp, stream.timeline).await?;
+            }
+            for plan in self.plans.iter_mut().filter(|plan| plan.timeline() == stream.timeline) {
+                plan.handle_flushed(now, stream.flushed_lsn);
+                if !is_last || ended {
+                    plan.handle_end();
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    /// The server went on on another timeline; its history comes before its WAL.
+    async fn follow(&mut self, stamp: ClusterStamp, timeline: TimelineId) -> Result<(), ArchiveError> {
+        let local = LocalWal::list(&self.route.directory, stamp.segment_size)?;
+        for history in local.histories.iter().filter(|history| **history <= timeline) {
+            retried(|| self.route.put_history(*history)).await?;
+        }
+        let (route, delay, size) = (self.route, self.options.delay, stamp.segment_size);
+        let plan = retried(|| begin::begin(route, &local, timeline, size, Ends::Live, delay)).await?;
+        self.plans.extend(plan);
+        Ok(())
+    }
+
+    fn start_tasks(&mut self) {
+        let now = self.started.elapsed();
+        for plan in &mut self.plans {
+            while let Some(piece) = plan.poll_piece(now) {
+                let (route, timeline) = (self.route.clone(), plan.timeline());
+                self.tasks.spawn(async move {
+                    retried(|| route.put(piece)).await?;
+                    Ok(Task::Piece(timeline, piece))
+                });
+            }
+            while let Some(file) = plan.poll_fold() {
+                self.folds.push_back(file);
+            }
+        }
+        if self.folding == 0
+            && let Some(file) = self.folds.pop_front()
+        {
+            self.folding += 1;
+            let route = self.route.clone();
+            self.tasks.spawn(async move {
+                retried(|| route.fold(file)).await?;
+                Ok(Task::Fold)
+            });
+        }
+        let is_live = |index: usize, count: usize| index + 1 == count;
+        let count = self.plans.len();
+        let mut index = 0;
+        self.plans.retain(|plan| {
+            index += 1;
+            is_live(index - 1, count) || !plan.is_finished()
+        });
+    }
+
+    fn tell(&self) {
+        let Some(live) = self.plans.back() else { return };
+        // the WAL of a timeline is worth nothing without what came before it
+        let all_before = self.plans.iter().rev().skip(1).all(|plan| plan.behind_len() == 0);
+        let archived = Archived {
+            timeline: live.timeline(),
+            lsn: if all_before { live.archived_lsn() } else { Lsn::INVALID },
+            behind_len: self.plans.iter().map(Plan::behind_len).sum(),
+        };
+        self.teller.send_if_modified(|told| told.archived.replace(archived) != Some(archived));
+    }
+
+    async fn wait(&mut self, fed: &mut watch::Receiver<Feed>) -> Result<(), ArchiveError> {
+        let deadline = self.plans.iter().filter_map(Plan::poll_timeout).min();
+        let deadline = deadline.map(|at| self.started + at);
+        let timeout = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let done = async {
+            match self.tasks.join_next().await {
+                Some(done) => done,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = async {
+            if fed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = changed => Ok(()),
+            () = timeout => Ok(()),
+            done = done => {
+                match done.map_err(|_| ArchiveError::ThreadEnded)?? {
+                    Task::Piece(timeline, piece) => {
+                        for plan in self.plans.iter_mut().filter(|plan| plan.timeline() == timeline) {
+                            plan.handle_done(piece);
+                        }
+                    }
+                    Task::Fold => self.folding -= 1,
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Does it until it is done, or cannot be.
+async fn retried<T, F>(mut work: impl FnMut() -> F) -> Result<T, ArchiveError>
+where
+    F: Future<Output = Result<T, ArchiveError>>,
+{
+    let mut wait = FIRST_WAIT;
+    loop {
+        let error = match work().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        // rights may come back, as a store may: what is received is safe meanwhile
+        let again = matches!(error, ArchiveError::Store { .. }) || error.class() == ErrorClass::Transient;
+        if !again {
+            return Err(error);
+        }
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(%error, source, ?wait, "archiving fails; trying again");
+        tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! One thing put up: created, or found to be there with the same content.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::error::ArchiveError;
+use super::super::identity::ClusterIdentity;
+use super::super::layout::{self, SegmentRange};
+use super::super::store::{ArchiveStore, Creation};
+use super::super::wal_object;
+use super::local;
+use super::plan::Piece;
+use crate::pg::version::WalFormat;
+use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
+use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName};
+use crate::sink::ClusterStamp;
+
+/// Where from and where to.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    pub(super) directory: Arc<Path>,
+    pub(super) store: ArchiveStore,
+}
+
+impl Route {
+    /// Puts up a piece of WAL.
+    pub(super) async fn put(&self, piece: Piece) -> Result<(), ArchiveError> {
+        let (key, file, start_lsn, end_lsn) = match piece {
+            Piece::Range(range) => (range.key(), range.file, range.start_lsn, range.end_lsn),
+            Piece::Segment(file) => {
+                (layout::segment_key(file), file, file.segment.start_lsn(), file.segment.end_lsn())
+            }
+        };
+        let content = self.encoded(file, start_lsn, end_lsn).await?;
+        match self.store.create(&key, content).await? {
+            Creation::Created => Ok(()),
+            // sent before by a run that did not live to hear of it, or by a request whose answer was lost
+            Creation::Exists => self.compare(&key, file, start_lsn, end_lsn).await,
+        }
+    }
+
+    /// Puts up a whole segment whose parts are up, and removes those. That it is not in the directory any more is no
+    /// failure: its parts are as good.
+    pub(super) async fn fold(&self, file: WalFileName) -> Result<(), ArchiveError> {
+        match self.put(Piece::Segment(file)).await {
+            Err(ArchiveError::Hole { .. }) => return Ok(()),
+            result => result?,
+        }
+        self.remove_parts(file).await
+    }
+
+    /// Removes the parts of a segment that is up as a whole.
+    pub(super) async fn remove_parts(&self, file: WalFileName) -> Result<(), ArchiveError> {
+        for part in self.store.list(&layout::segment_ranges_prefix(file), None).await? {
+            if SegmentRange::parse(&part.key, file.segment.size()).is_some() {
+                self.store.remove(&part.key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts up a timeline's history.
+    pub(super) async fn put_history(&self, timeline: TimelineId) -> Result<(), ArchiveError> {
+        let content = Bytes::from(local::read_history(&self.directory, timeline)?);
+        let key = layout::history_key(timeline);
+        if self.store.create(&key, content.clone()).await? == Creation::Created {
+            return Ok(());
+        }
+        let found = self.store.read(&key, TimelineHistory::MAX_LEN as u64).await?;
+        if found.is_some_and(|found| found == content) { Ok(()) } else { Err(ArchiveError::Conflict { key }) }
+    }
+
+    /// Makes sure that the archive is the directory's cluster's. `file` is a segment that has begun.
+    pub(super) async fn claim(&self, stamp: ClusterStamp, file: WalFileName) -> Result<(), ArchiveError> {
+        let start_lsn = file.segment.start_lsn();
+        let header = local::read(&self.directory, file, start_lsn, start_lsn + SHORT_PAGE_HEADER_LEN as u64)?;
+        let magic = <[u8; SHORT_PAGE_HEADER_LEN]>::try_from(&header[..]);
+        let magic = magic.map_or(0, |header| WalPageHeader::parse(&header).magic);
+        let identity = ClusterIdentity {
+            system_identifier: stamp.system_identifier,
+            segment_size: stamp.segment_size,
+            major: WalFormat::major_of_magic(magic),
+        };
+        identity.claim(&self.store).await
+    }
+
+    async fn encoded(&self, file: WalFileName, start: Lsn, end: Lsn) -> Result<Bytes, ArchiveError> {
+        let directory = Arc::clone(&self.directory);
+        let work = move || {
+            let wal = local::read(&directory, file, start, end)?;
+            let failed =
+                |source| ArchiveError::file("compress file", directory.join(file.to_string()), source);
+            Ok(Bytes::from(wal_object::encode(&wal).map_err(failed)?))
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?
+    }
+
+    async fn compare(&self, key: &str, file: WalFileName, start: Lsn, end: Lsn) -> Result<(), ArchiveError> {
+        let conflict = || ArchiveError::Conflict { key: key.to_owned() };
+        let found = self.store.read(key, wal_object::max_encoded_len(end - start)).await?;
+        let found = found.ok_or_else(conflict)?;
+        let directory = Arc::clone(&self.directory);
+        let work =
+            move || Ok((local::read(&directory, file, start, end)?, wal_object::decode(&found, end - start)));
+        let compared = tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?;
+        let (wal, found): (Vec<u8>, _) = compared?;
+        match found {
+            Ok(found) if found == wal => Ok(()),
+            _ => Err(conflict()),
+        }
+    }
+}
