@@ -1,5 +1,6 @@
 //! What to type next: one sentence or two for each error that has a remedy.
 
+mod archive;
 mod bench;
 mod failover;
 mod receiving;
@@ -15,6 +16,7 @@ use super::prompt::PromptError;
 use super::receive::SetupError;
 use super::slot::SlotError;
 use super::standby::server::ServerError;
+use crate::archive::ArchiveError;
 use crate::client::conninfo::PrimaryConninfoError;
 use crate::client::{ClientError, OpenError};
 use crate::measure::MeasureError;
@@ -124,6 +126,9 @@ fn fixed(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
     if let Some(ConfigError::OpenToAll { .. }) = error.downcast_ref::<ConfigError>() {
         return Some("It may name commands to run: chmod o-w it, and see what it says.");
+    }
+    if let Some(error) = error.downcast_ref::<ArchiveError>() {
+        return archive::archive(error);
     }
     if let Some(error) = error.downcast_ref::<SinkError>() {
         return receiving::sink(error);

@@ -1,5 +1,6 @@
 //! The command line: one file a command. Exit codes, hints and printing live here and nowhere else.
 
+mod archive;
 mod bench;
 mod check;
 mod config;
@@ -35,6 +36,7 @@ mod verify;
 mod wal_verify;
 mod width;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -85,6 +87,7 @@ enum Command {
     /// Measure what a server can send and what a disk acknowledges, and keep nothing
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    List(archive::ListArgs),
     Completions(generate::CompletionsArgs),
     Manual(generate::ManualArgs),
 }
@@ -109,6 +112,7 @@ enum SlotCommand {
 enum WalCommand {
     /// Check a directory of received WAL: every file, every record, every timeline
     Verify(wal_verify::VerifyArgs),
+    Fetch(archive::FetchArgs),
 }
 
 /// Runs the program with the process's arguments.
@@ -121,7 +125,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let typed: Vec<_> = std::env::args_os().collect();
             logging::init_as_typed(&typed);
-            return report::usage(&error, typed.iter().any(|argument| argument == "--json")).into();
+            return refused(report::usage(&error, typed.iter().any(|argument| argument == "--json")), &typed);
         }
     };
     let cli = match front::parse(&arguments.all) {
@@ -131,7 +135,8 @@ pub fn main() -> ExitCode {
         Err(error) => {
             logging::init_as_typed(&arguments.all);
             let json = arguments.all.iter().any(|argument| argument == "--json");
-            return report::unreadable_arguments(&error, arguments.origin(&error), json).into();
+            let exit = report::unreadable_arguments(&error, arguments.origin(&error), json);
+            return refused(exit, &arguments.all);
         }
     };
     logging::init(&cli.logging);
@@ -151,9 +156,17 @@ pub fn main() -> ExitCode {
         Command::Wal(WalCommand::Verify(args)) => wal_verify::run(&args).into(),
         Command::Bench(bench::BenchCommand::Wal(args)) => bench::wal::run(&args).into(),
         Command::Bench(bench::BenchCommand::Backup(args)) => bench::backup::run(*args).into(),
+        Command::Wal(WalCommand::Fetch(args)) => archive::run_fetch(&args),
+        Command::List(args) => archive::run_list(&args).into(),
         Command::Completions(args) => generate::completions(&args, Cli::command()).into(),
         Command::Manual(args) => generate::manual(&args, Cli::command()).into(),
     }
+}
+
+/// A server that recovers takes usage errors of its restore_command for the end of the log.
+fn refused(exit: Exit, typed: &[OsString]) -> ExitCode {
+    let fetches = typed.windows(2).any(|pair| pair[0] == "wal" && pair[1] == "fetch");
+    if fetches { archive::FAULT.into() } else { exit.into() }
 }
 
 /// Runs a command's future to its end, and waits for no thread that it leaves behind: after an interruption that may be

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::watch;
 
+use super::archive::{self, finish_archive, open_archive};
 use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
 use super::metering::{Meter, MeteringArgs};
@@ -16,6 +17,7 @@ use super::service;
 use super::signals::Signals;
 use super::storing::Storing;
 use crate::ErrorClass;
+use crate::archive::{ArchiveError, ArchiveUrl};
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
 use crate::compression::Compression;
@@ -57,6 +59,22 @@ pub(super) struct ReceiveArgs {
 
     #[command(flatten)]
     connection: ConnectionArgs,
+
+    /// Put WAL up to this archive, too, and report it as applied when it is there
+    ///
+    /// s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIR. With pgwake in
+    /// synchronous_standby_names, synchronous_commit = remote_apply then waits for the archive. Receiving never waits
+    /// for it: what the archive does not have yet is kept in the directory.
+    #[arg(help_heading = "More options", long, value_name = "URL", value_parser = archive::parse_url)]
+    #[arg(conflicts_with = "compress")]
+    archive: Option<ArchiveUrl>,
+
+    /// How old WAL may get before it is on its way to the archive; 0 for as soon as it is durable
+    ///
+    /// Each part is an object, and a request that the store may charge for. Where commits wait for the archive, say 0.
+    #[arg(help_heading = "More options", long, value_name = "SECONDS", value_parser = archive::parse_delay)]
+    #[arg(default_value = "1s", requires = "archive")]
+    archive_delay: Duration,
 
     /// Store segments compressed: gzip[:1-9], lz4 (which has one level) or zstd[:1-22]
     ///
@@ -107,6 +125,8 @@ pub(super) enum SetupError {
     CreateDirectory { path: PathBuf, source: std::io::Error },
     #[error("could not set up the program")]
     Setup(#[source] std::io::Error),
+    #[error("could not begin to archive")]
+    Archive(#[from] ArchiveError),
 }
 
 impl SetupError {
@@ -116,7 +136,8 @@ impl SetupError {
             SetupError::CreateSlot { source, .. }
             | SetupError::Identify(source)
             | SetupError::DropSlot { source, .. } => source.class(),
-            _ => ErrorClass::Operator,
+            SetupError::Archive(error) => error.class(),
+            SetupError::CreateDirectory { .. } | SetupError::Setup(_) => ErrorClass::Operator,
         }
     }
 }
@@ -156,6 +177,21 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
             return report::failure(&error, error.class(), args.json);
         }
     };
+    let opened = match &args.archive {
+        Some(url) => open_archive(url, args.archive_delay, &args.directory).await.map(Some),
+        None => Ok(None),
+    };
+    let uploader = match opened {
+        Ok(uploader) => uploader,
+        Err(error) => {
+            let class = error.class();
+            meter.failed(class);
+            if let Some(made) = made {
+                made.drop_again().await;
+            }
+            return report::failure(&SetupError::Archive(error), class, args.json);
+        }
+    };
     meter.watch_slot(&settings, args.slot.as_ref());
     let (sender, progress) = watch::channel(Progress::default());
     let mut connector = ServerConnector::new(settings);
@@ -170,6 +206,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         options: &options,
         directory: &args.directory,
         compression: args.compress.unwrap_or_default(),
+        archive: uploader.as_ref(),
         meter: &meter,
         progress: &sender,
     };
@@ -178,8 +215,16 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         never = service::keep_telling(progress.clone()) => match never {},
     };
     let progress = *progress.borrow();
+    // what came before a failure is worth as much
+    let archived = finish_archive(uploader).await;
     match received {
-        Ok(_) => print_outcome(&progress, args.endpos, args.json),
+        Ok(_) => match archived {
+            Ok(()) => print_outcome(&progress, args.endpos, args.json),
+            Err(error) => {
+                let class = error.class();
+                report::failure(&SetupError::Archive(error), class, args.json)
+            }
+        },
         Err(error) => {
             meter.failed(error.class());
             let in_vain = progress.timeline.is_none() || is_hole(&error);

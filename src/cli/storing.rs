@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::metering::Meter;
 use super::{human, report, service};
+use crate::archive::Uploader;
 use crate::compression::Compression;
 use crate::pg::Lsn;
 use crate::sink::{FullDisk, Layout, RealDisk};
@@ -27,6 +28,7 @@ pub(super) struct Storing<'a> {
     pub(super) options: &'a ReceiveOptions,
     pub(super) directory: &'a Path,
     pub(super) compression: Compression,
+    pub(super) archive: Option<&'a Uploader>,
     pub(super) meter: &'a Meter,
     pub(super) progress: &'a watch::Sender<Progress>,
 }
@@ -120,8 +122,14 @@ impl Storing<'_> {
         let mut sink = open_sink(disk, Layout::Archive, check, self.compression)?;
         let mut observer = self.meter.observer();
         let stop = async { drop(stopped.wait_for(|stop| *stop).await) };
-        let receiving =
-            pin!(receive_observed(self.options, connector, &mut sink, self.progress, &mut *observer, stop));
+        let (options, progress) = (self.options, self.progress);
+        let receiving = pin!(async {
+            let Some(uploader) = self.archive else {
+                return receive_observed(options, connector, &mut sink, progress, &mut *observer, stop).await;
+            };
+            let mut sink = uploader.beside(sink);
+            receive_observed(options, connector, &mut sink, progress, &mut *observer, stop).await
+        });
         tokio::select! {
             biased;
             received = receiving => received,

@@ -211,6 +211,8 @@ impl Upload<'_> {
     async fn begin_all(&mut self, stamp: ClusterStamp, live: TimelineId) -> Result<(), ArchiveError> {
         let size = stamp.segment_size;
         let local = LocalWal::list(&self.route.directory, size)?;
+        // a store that was away at the beginning has not been tried out
+        retried(|| self.route.store.check_conditions()).await?;
         if let Some(first) = local.of(live).first().or(local.segments.first()) {
             retried(|| self.route.claim(stamp, first.file)).await?;
         }

@@ -1,0 +1,43 @@
+//! Hints for archives.
+
+use crate::archive::{ArchiveError, ArchiveUrlError};
+
+pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
+    use object_store::Error as Store;
+    Some(match error {
+        ArchiveError::Url { source: ArchiveUrlError::Secret(_), .. } => {
+            "Put it where the provider's own programs look for it: AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_ACCOUNT_KEY, \
+             GOOGLE_APPLICATION_CREDENTIALS, or a role of the machine."
+        }
+        ArchiveError::Url { .. } => {
+            "An archive is s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIR."
+        }
+        ArchiveError::Store { source, .. } => match &**source {
+            Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
+                "Check the credentials in the environment (AWS_*, GOOGLE_*, AZURE_*), and that they may list, read, create \
+                 and delete objects below the prefix."
+            }
+            Store::NotFound { .. } => "Make the bucket first, or check its name and its region.",
+            _ => return None,
+        },
+        ArchiveError::Overwrites { .. } => {
+            "An archive whose objects can be written over cannot be trusted with WAL. Use a store that honours \
+             \"If-None-Match: *\": Amazon S3, Google Cloud Storage, Azure Blob Storage, MinIO and Ceph do."
+        }
+        ArchiveError::Conflict { .. } => {
+            "Two clusters, or two histories of one, have written here. Archive to another prefix, and find out which \
+             server wrote the object."
+        }
+        ArchiveError::OtherSystem { .. } | ArchiveError::OtherSegmentSize { .. } => {
+            "Each cluster needs a prefix of its own; after pg_upgrade or a new initdb, a new one."
+        }
+        ArchiveError::NotAnArchive { .. } => {
+            "Check bucket and prefix; \"pgwake receive --archive\" makes the archive with the first WAL."
+        }
+        ArchiveError::Damaged { .. } | ArchiveError::TooLong { .. } => {
+            "Somebody changed the object, or the store lost a part of it. Get the segment from another copy."
+        }
+        ArchiveError::Identity { .. } => "A later pgwake may have made it; this one changes nothing there.",
+        _ => return None,
+    })
+}
