@@ -117,7 +117,7 @@ impl TimelineContent {
         for piece in pieces {
             match stretches.last_mut() {
                 Some(last) if piece.start_lsn <= last.end_lsn => {
-                    last.end_lsn = last.end_lsn.max(piece.end_lsn)
+                    last.end_lsn = last.end_lsn.max(piece.end_lsn);
                 }
                 _ => stretches.push(piece),
             }

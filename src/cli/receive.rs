@@ -34,8 +34,9 @@ use crate::wire::server_error::SqlState;
 ///
 /// Writes segments as the primary does, the one in progress with .partial behind its name, and timeline histories.
 /// Checks every WAL page header and record checksum first, and ends with exit code 3 when one is wrong.
-/// Reports as written what the operating system has, as flushed what is durable here, and nothing as applied. Goes on after the loss
-/// of the connection, and after a failover on the new timeline. Ends with exit code 0 when a signal stops it.
+/// Reports as written what the operating system has, as flushed what is durable here, and as applied what is in the
+/// archive, if there is one. Goes on after the loss of the connection, and after a failover on the new timeline. Ends with
+/// exit code 0 when a signal stops it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example: pgwake receive -d \"host=db1 user=rep\" -D /srv/wal \\

@@ -113,13 +113,13 @@ impl<K: Sink> Sink for ArchivingSink<K> {
 }
 
 impl Feed {
-    fn begin(&mut self, timeline: TimelineId) {
+    pub(super) fn begin(&mut self, timeline: TimelineId) {
         if self.streams.last().is_none_or(|last| last.timeline != timeline) {
             self.streams.push(FedStream { timeline, flushed_lsn: Lsn::INVALID });
         }
     }
 
-    fn flushed(&mut self, timeline: TimelineId, lsn: Lsn) {
+    pub(super) fn flushed(&mut self, timeline: TimelineId, lsn: Lsn) {
         if let Some(last) = self.streams.last_mut().filter(|last| last.timeline == timeline) {
             last.flushed_lsn = last.flushed_lsn.max(lsn);
         }

@@ -1,1 +1,213 @@
+//! The thread against a store in memory and a real directory.
 
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use object_store::memory::InMemory;
+
+use super::super::{Catalog, Fetched, fetch, layout};
+use super::*;
+use crate::pg::{SystemIdentifier, WalSegmentSize};
+
+const MIB: u64 = 1 << 20;
+const SYSTEM: u64 = 7_000_000_000_000_000_001;
+
+fn size() -> WalSegmentSize {
+    WalSegmentSize::from_bytes(MIB).unwrap()
+}
+
+fn timeline(number: u32) -> TimelineId {
+    TimelineId::new(number).unwrap()
+}
+
+fn file(number: u32, segment: u64) -> WalFileName {
+    WalFileName { timeline: timeline(number), segment: size().segment_at(Lsn::new(segment * MIB)) }
+}
+
+/// A directory, a store, and the feed that a sink would make.
+struct Scene {
+    directory: tempfile::TempDir,
+    store: ArchiveStore,
+    uploader: Option<Uploader>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let store = ArchiveStore::over(Arc::new(InMemory::new()), "db");
+        Scene { directory: tempfile::tempdir().unwrap(), store, uploader: None }
+    }
+
+    fn start(&mut self) {
+        let options = UploadOptions { delay: Duration::ZERO };
+        let uploader = Uploader::start(self.store.clone(), self.directory.path(), options).unwrap();
+        let stamp = ClusterStamp { system_identifier: SystemIdentifier::new(SYSTEM), segment_size: size() };
+        uploader.feed.send_modify(|feed| feed.stamp = Some(stamp));
+        self.uploader = Some(uploader);
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Bytes that differ from place to place; a segment's first ones are a page header's.
+    fn wal(number: u32, segment: u64, len: u64) -> Vec<u8> {
+        let mut wal: Vec<u8> =
+            (0..len).map(|at| (at / 7 + segment * 31 + u64::from(number)) as u8 | 1).collect();
+        // the number of PostgreSQL 15's format
+        wal[..2].copy_from_slice(&0xd110u16.to_le_bytes());
+        wal
+    }
+
+    fn write(&self, number: u32, segment: u64, len: u64) {
+        let name = file(number, segment).to_string();
+        let name = if len == MIB { name } else { format!("{name}.partial") };
+        std::fs::write(self.path(&name), Self::wal(number, segment, len)).unwrap();
+    }
+
+    /// The sink says that all before `lsn` is durable.
+    fn flushed(&self, number: u32, lsn: u64) {
+        let uploader = self.uploader.as_ref().unwrap();
+        uploader.feed.send_modify(|feed| {
+            feed.begin(timeline(number));
+            feed.flushed(timeline(number), Lsn::new(lsn));
+        });
+    }
+
+    async fn archived(&mut self, number: u32, lsn: u64) {
+        let uploader = self.uploader.as_mut().unwrap();
+        let wanted = |told: &Told| {
+            told.archived.is_some_and(|archived| {
+                archived.timeline == timeline(number) && archived.lsn == Lsn::new(lsn)
+            })
+        };
+        let reached = tokio::time::timeout(Duration::from_secs(20), uploader.told.wait_for(wanted)).await;
+        reached.expect("archived in time").unwrap();
+    }
+
+    async fn finish(&mut self) -> Result<u64, ArchiveError> {
+        self.uploader.take().unwrap().finish(Duration::from_secs(20)).await
+    }
+
+    async fn keys(&self, prefix: &str) -> Vec<String> {
+        self.store.list(prefix, None).await.unwrap().into_iter().map(|object| object.key).collect()
+    }
+
+    async fn fetched(&self, name: &str) -> (Fetched, Vec<u8>) {
+        let target = self.path("fetched");
+        let fetched = fetch(&self.store, name, &target).await.unwrap();
+        (fetched, std::fs::read(target).unwrap_or_default())
+    }
+}
+
+#[tokio::test]
+async fn parts_go_up_as_they_become_durable_and_are_folded() {
+    let mut scene = Scene::new();
+    scene.start();
+    scene.write(1, 3, 1000);
+    scene.flushed(1, 3 * MIB + 1000);
+    scene.archived(1, 3 * MIB + 1000).await;
+    let (fetched, wal) = scene.fetched("000000010000000000000003").await;
+    assert_eq!(fetched, Fetched::Partial { end_lsn: Lsn::new(3 * MIB + 1000) });
+    assert_eq!((wal.len() as u64, &wal[..1000]), (MIB, &Scene::wal(1, 3, 1000)[..]));
+    assert!(wal[1000..].iter().all(|byte| *byte == 0));
+
+    std::fs::remove_file(scene.path("000000010000000000000003.partial")).unwrap();
+    scene.write(1, 3, MIB);
+    scene.write(1, 4, 50);
+    scene.flushed(1, 4 * MIB + 50);
+    scene.archived(1, 4 * MIB + 50).await;
+    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.keys("wal/").await, ["wal/00000001/000000010000000000000003.zst"]);
+    assert_eq!(scene.keys("ranges/").await.len(), 1, "parts of a whole segment are removed");
+    assert_eq!(scene.keys("probe/").await, [""; 0]);
+    let (fetched, wal) = scene.fetched("000000010000000000000003").await;
+    assert_eq!((fetched, wal), (Fetched::Segment, Scene::wal(1, 3, MIB)));
+    assert_eq!(scene.fetched("000000010000000000000005").await.0, Fetched::Nothing);
+    assert_eq!(scene.fetched("000000010000000000000005.00000028.backup").await.0, Fetched::Nothing);
+}
+
+#[tokio::test]
+async fn a_later_run_goes_on_where_the_archive_ends() {
+    let mut scene = Scene::new();
+    for segment in 2..5 {
+        scene.write(1, segment, MIB);
+    }
+    scene.write(1, 5, 300);
+    scene.start();
+    scene.flushed(1, 5 * MIB + 300);
+    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.keys("wal/").await.len(), 3);
+
+    // what is up is not looked at again: its files may be gone
+    for segment in 2..5 {
+        std::fs::remove_file(scene.path(&file(1, segment).to_string())).unwrap();
+    }
+    scene.write(1, 5, 800);
+    scene.start();
+    scene.flushed(1, 5 * MIB + 800);
+    scene.archived(1, 5 * MIB + 800).await;
+    assert_eq!(scene.finish().await.unwrap(), 0);
+    let catalog = Catalog::read(&scene.store).await.unwrap();
+    let stretches = catalog.timelines[0].stretches();
+    assert_eq!(stretches.len(), 1, "{stretches:?}");
+    assert_eq!(stretches[0].end_lsn, Lsn::new(5 * MIB + 800));
+    assert_eq!((catalog.identity.major, scene.keys("ranges/").await.len()), (15, 2));
+}
+
+#[tokio::test]
+async fn a_timeline_that_was_left_is_archived_to_its_end_and_the_next_behind_its_history() {
+    let mut scene = Scene::new();
+    scene.write(1, 2, MIB);
+    scene.write(1, 3, 5000);
+    scene.start();
+    scene.flushed(1, 3 * MIB + 5000);
+    scene.archived(1, 3 * MIB + 5000).await;
+    std::fs::write(scene.path("00000002.history"), "1\t0/301000\tno recovery target specified\n").unwrap();
+    scene.write(2, 3, 7000);
+    scene.flushed(2, 3 * MIB + 7000);
+    scene.archived(2, 3 * MIB + 7000).await;
+    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.fetched("00000002.history").await.0, Fetched::History);
+    let catalog = Catalog::read(&scene.store).await.unwrap();
+    let ends: Vec<Lsn> =
+        catalog.timelines.iter().map(|content| content.stretches().last().unwrap().end_lsn).collect();
+    assert_eq!(ends, [Lsn::new(3 * MIB + 5000), Lsn::new(3 * MIB + 7000)]);
+}
+
+#[tokio::test]
+async fn nothing_is_written_over_and_other_content_ends_it() {
+    let mut scene = Scene::new();
+    scene.write(1, 2, MIB);
+    scene.write(1, 3, 100);
+    let content = super::super::wal_object::encode(&Scene::wal(1, 9, MIB)).unwrap();
+    let key = layout::segment_key(file(1, 4));
+    scene.store.create(&key, Bytes::from(content)).await.unwrap();
+    scene.write(1, 4, MIB);
+    // the archive has segment 4, but not what comes before it
+    scene.start();
+    scene.flushed(1, 3 * MIB + 100);
+    scene.archived(1, 3 * MIB + 100).await;
+    std::fs::remove_file(scene.path("000000010000000000000003.partial")).unwrap();
+    scene.write(1, 3, MIB);
+    scene.flushed(1, 5 * MIB);
+    let error = scene.finish().await.unwrap_err();
+    assert!(matches!(&error, ArchiveError::Conflict { key: found } if *found == key), "{error}");
+    assert_eq!(error.class(), ErrorClass::Integrity);
+}
+
+#[tokio::test]
+async fn another_clusters_archive_is_refused() {
+    let mut scene = Scene::new();
+    scene.write(1, 2, 100);
+    let other = super::super::ClusterIdentity {
+        system_identifier: SystemIdentifier::new(SYSTEM + 1),
+        segment_size: size(),
+        major: 15,
+    };
+    other.claim(&scene.store).await.unwrap();
+    scene.start();
+    scene.flushed(1, 2 * MIB + 100);
+    let error = scene.finish().await.unwrap_err();
+    assert!(matches!(error, ArchiveError::OtherSystem { .. }), "{error}");
+    assert_eq!(scene.keys("").await, ["cluster.json"]);
+}

@@ -260,11 +260,16 @@ pub(super) fn recover(primary: &Cluster, backup: &Path, received: &Path) -> Clus
         file.set_len(segment_len).expect("fill up the last segment");
     }
     Tool::new("/bin/chmod").args(["-R", "a+rX"]).arg(&archive).run().succeeded();
+    recover_with(primary, backup, &format!("cp {}/%f %p", archive.display()))
+}
+
+/// Recovers a base backup from what a command brings, up to its end; the server is promoted then.
+#[track_caller]
+pub(super) fn recover_with(primary: &Cluster, backup: &Path, restore_command: &str) -> Cluster {
     let server = primary.adopt(backup);
     server.append_settings(&format!(
-        "restore_command = 'cp {}/%f %p'\nrecovery_target_timeline = 'latest'\nsynchronous_standby_names = ''\n\
-         primary_conninfo = ''\n",
-        archive.display()
+        "restore_command = '{restore_command}'\nrecovery_target_timeline = 'latest'\n\
+         synchronous_standby_names = ''\nprimary_conninfo = ''\n",
     ));
     let signal = primary.dir().file("socket_signal", 0o600, "");
     fs::rename(signal, backup.join("recovery.signal")).expect("ask for recovery");

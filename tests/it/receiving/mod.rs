@@ -1,5 +1,6 @@
 //! `pgwake receive` on real servers: what it promises, what it refuses, what it survives.
 
+mod archiving;
 mod bytes;
 mod crashing;
 mod enduring;

@@ -8,6 +8,7 @@
 pub(crate) mod cluster;
 pub(crate) mod dir;
 pub(crate) mod faults;
+pub(crate) mod object_store;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod rewriting;

@@ -92,6 +92,11 @@ impl Tool {
         self
     }
 
+    /// What is run.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// How long it may take before it is killed and the test fails.
     pub(crate) fn timeout(mut self, timeout: Duration) -> Tool {
         self.timeout = timeout;
