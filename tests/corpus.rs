@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pgwake::stream::fuzzing::fuzz_receiver;
-use pgwake::{backup, client, pg, wire};
+use pgwake::{archive, backup, client, pg, wire};
 
 /// Every file of a target's corpus. A target without one would be tested by nothing.
 fn corpus(target: &str) -> Vec<PathBuf> {
@@ -35,6 +35,11 @@ fn replay(target: &str, body: fn(&[u8])) {
 #[test]
 fn archive_stream() {
     replay("archive_stream", backup::fuzzing::fuzz_archive_stream);
+}
+
+#[test]
+fn archive_object() {
+    replay("archive_object", archive::fuzzing::fuzz_archive_object);
 }
 
 #[test]

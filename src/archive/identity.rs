@@ -72,7 +72,7 @@ impl ClusterIdentity {
         Ok(())
     }
 
-    fn encode(self) -> Bytes {
+    pub(super) fn encode(self) -> Bytes {
         let content = Content {
             format: FORMAT,
             system_identifier: self.system_identifier.to_string(),
@@ -84,7 +84,7 @@ impl ClusterIdentity {
         text.into()
     }
 
-    fn decode(content: &[u8]) -> Option<Self> {
+    pub(super) fn decode(content: &[u8]) -> Option<Self> {
         let content: Content = serde_json::from_slice(content).ok()?;
         if content.format != FORMAT {
             return None;

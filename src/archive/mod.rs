@@ -11,6 +11,8 @@ mod check;
 pub mod error;
 pub mod fetch;
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod layout;
 mod problem;

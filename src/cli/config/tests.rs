@@ -43,6 +43,7 @@ fn sample(option: &Arg) -> String {
         "NAME=VALUE" => "port=5433",
         "RATE" => "8M",
         "ADDR" => "127.0.0.1:9187",
+        "URL" => "file:///srv/archive",
         "CONNINFO" => "host=db1",
         _ => "some",
     };
