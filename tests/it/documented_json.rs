@@ -52,6 +52,12 @@ fn object(outcome: &Outcome) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome}"))
 }
 
+/// What a command printed is what its section says.
+#[track_caller]
+pub(crate) fn assert_as_documented(title: &str, printed: Value) {
+    assert_documented(&documented(), title, &[printed]);
+}
+
 #[track_caller]
 fn assert_documented(sections: &BTreeMap<String, Section>, title: &str, printed: &[Value]) {
     let section = sections.get(title).unwrap_or_else(|| panic!("no section {title:?}"));

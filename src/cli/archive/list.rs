@@ -13,9 +13,7 @@ use crate::cli::Exit;
 /// Reads names and lengths only; pgwake wal verify --archive reads what is in the objects.
 #[derive(Debug, Args)]
 #[command(after_help = "\
---json prints one object: system_identifier, postgresql_major, wal_segment_size and timelines, each with timeline, \
-history (whether it is there), segments, parts, stored_bytes and ranges (start_lsn, end_lsn), which have gaps between \
-them.")]
+docs/json.md says what --json prints.")]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     archive: ArchiveArgs,
