@@ -4,8 +4,9 @@
 //! order of timelines and positions; only what the operating system refuses is an error.
 //!
 //! An archive is a set of objects ([`layout`]) in a store ([`ArchiveStore`]), each created once. An [`Uploader`] fills it
-//! from the directory that is received into; [`Catalog`] says what is there, and [`fetch()`] gets it back.
+//! from the directory that is received into; [`Catalog`] says what is there, [`audit()`] whether it is what it must be, and [`fetch()`] gets it back.
 
+pub mod audit;
 pub mod catalog;
 mod check;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod uploader;
 mod verify;
 pub mod wal_object;
 
+pub use audit::audit;
 pub use catalog::{Catalog, Stretch, TimelineContent};
 pub use error::ArchiveError;
 pub use fetch::{Fetched, fetch};

@@ -110,7 +110,7 @@ enum SlotCommand {
 
 #[derive(Debug, Subcommand)]
 enum WalCommand {
-    /// Check a directory of received WAL: every file, every record, every timeline
+    /// Check received WAL, in a directory or an archive: every file, every record, every timeline
     Verify(wal_verify::VerifyArgs),
     Fetch(archive::FetchArgs),
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::exit::Exit;
-use super::report;
-use crate::archive::{ProblemKind, TimelineReport, VerifyReport, verify};
+use super::{archive, block_on, report};
+use crate::archive::{ArchiveStore, ArchiveUrl, ProblemKind, TimelineReport, VerifyReport, audit, verify};
 
-/// Check a directory of received WAL: every file, every record, every timeline
+/// Check received WAL, in a directory or an archive: every file, every record, every timeline
 ///
 /// Reads finished and unfinished segments, plain or compressed (.gz, .lz4, .zst), and timeline histories. Checks
 /// lengths, page headers, the checksum of every record, that no segment is missing, that all is one cluster's, and
@@ -17,8 +17,12 @@ use crate::archive::{ProblemKind, TimelineReport, VerifyReport, verify};
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// The directory
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "archive", conflicts_with = "archive")]
+    directory: Option<PathBuf>,
+
+    /// An archive in object storage instead: s3://BUCKET/PREFIX, gs://…, az://… or file:///DIR
+    #[arg(long, value_name = "URL", value_parser = archive::parse_url)]
+    archive: Option<ArchiveUrl>,
 
     /// Print the report as JSON
     #[arg(long)]
@@ -27,13 +31,29 @@ pub(super) struct VerifyArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &VerifyArgs) -> Exit {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let found = match verify(&args.directory, threads) {
-        Ok(found) => found,
-        Err(error) => return report::failure(&error, error.class(), args.json),
-    };
+    match (&args.directory, &args.archive) {
+        (Some(directory), _) => {
+            let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            match verify(directory, threads) {
+                Ok(found) => tell(&found, args.json),
+                Err(error) => report::failure(&error, error.class(), args.json),
+            }
+        }
+        (None, Some(url)) => block_on(args.json, async {
+            let audited = async { audit(&ArchiveStore::open(url)?).await };
+            match audited.await {
+                Ok(found) => tell(&found, args.json),
+                Err(error) => report::failure(&error, error.class(), args.json),
+            }
+        }),
+        // clap has seen to it that there is one
+        (None, None) => Exit::Usage,
+    }
+}
+
+fn tell(found: &VerifyReport, json: bool) -> Exit {
     let exit = if found.problems.is_empty() { Exit::Done } else { Exit::Integrity };
-    exit.or(if args.json { print_json(&found, exit) } else { print_text(&found) })
+    exit.or(if json { print_json(found, exit) } else { print_text(found) })
 }
 
 fn print_json(found: &VerifyReport, exit: Exit) -> Exit {

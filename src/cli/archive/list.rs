@@ -12,8 +12,7 @@ use crate::cli::Exit;
 ///
 /// Reads names and lengths only; pgwake wal verify --archive reads what is in the objects.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-docs/json.md says what --json prints.")]
+#[command(after_help = "docs/json.md says what --json prints.")]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     archive: ArchiveArgs,

@@ -245,6 +245,8 @@ fn only_what_the_archive_does_not_have_is_not_there() {
     fetch("nonsense", first).exited(200);
     Tool::pgwake().args(["wal", "fetch", first]).run().exited(200);
 
+    Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().succeeded().says("nothing is wrong");
+
     // a damaged object is no segment, and no end of the log
     let directory = primary.dir().join("archive").join("wal/00000001");
     let object = directory.join(format!("{first}.zst"));
@@ -254,5 +256,6 @@ fn only_what_the_archive_does_not_have_is_not_there() {
     fs::write(&object, content).expect("damage it");
     fs::remove_file(&target).expect("remove what came before");
     fetch(&url, first).exited(200).complains("is damaged");
+    Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().exited(3).says("cannot be decompressed");
     assert!(!target.exists());
 }

@@ -1,0 +1,278 @@
+//! Whether a server could recover from an archive: every object read, every record checked, gaps and histories told.
+//!
+//! What [`verify`](super::verify()) says of a directory, said of an archive in the same words. One object is in memory at a
+//! time.
+
+use super::catalog::{self, Catalog, TimelineContent};
+use super::error::ArchiveError;
+use super::identity::ClusterIdentity;
+use super::layout;
+use super::problem::{Problem, ProblemKind};
+use super::store::ArchiveStore;
+use super::verify::{TimelineReport, VerifyReport, WalRange};
+use super::wal_object::{self, WalObjectError};
+use crate::pg::{Lsn, TimelineHistory, TimelineId, WalChecker};
+
+/// Reads all objects of an archive.
+pub async fn audit(store: &ArchiveStore) -> Result<VerifyReport, ArchiveError> {
+    let catalog = Catalog::read(store).await?;
+    let mut report = VerifyReport {
+        system_identifier: catalog.identity.system_identifier,
+        segment_size: catalog.identity.segment_size,
+        timelines: Vec::new(),
+        problems: Vec::new(),
+        file_count: 0,
+        byte_count: 0,
+    };
+    for content in &catalog.timelines {
+        let history = check_history(store, content, &mut report).await?;
+        let mut timeline = TimelineReport {
+            timeline: content.timeline,
+            ranges: Vec::new(),
+            finished_count: content.segments.len(),
+            partial_count: content
+                .ranges
+                .iter()
+                .map(|range| range.file)
+                .collect::<std::collections::BTreeSet<_>>()
+                .len(),
+        };
+        let mut walk = Walk { store, identity: &catalog.identity, content, history, report: &mut report };
+        walk.run(&mut timeline).await?;
+        report.timelines.push(timeline);
+    }
+    report.problems.sort_by_key(|problem| (problem.timeline, problem.lsn));
+    Ok(report)
+}
+
+async fn check_history(
+    store: &ArchiveStore,
+    content: &TimelineContent,
+    report: &mut VerifyReport,
+) -> Result<Option<TimelineHistory>, ArchiveError> {
+    let timeline = content.timeline;
+    let problem = |kind| Problem { timeline, lsn: Lsn::INVALID, file: None, kind };
+    match catalog::read_history(store, timeline).await {
+        Ok(Some((history, _))) => return Ok(Some(history)),
+        Ok(None) if timeline == TimelineId::FIRST => {}
+        Ok(None) => report.problems.push(problem(ProblemKind::HistoryMissing(timeline))),
+        Err(ArchiveError::History { key, source }) => {
+            report.problems.push(Problem { file: Some(key), ..problem(ProblemKind::History(source)) });
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(None)
+}
+
+/// An object with WAL.
+struct Object {
+    key: String,
+    start_lsn: Lsn,
+    end_lsn: Lsn,
+}
+
+/// One timeline, from its first object to its last.
+struct Walk<'a> {
+    store: &'a ArchiveStore,
+    identity: &'a ClusterIdentity,
+    content: &'a TimelineContent,
+    history: Option<TimelineHistory>,
+    report: &'a mut VerifyReport,
+}
+
+impl Walk<'_> {
+    async fn run(&mut self, timeline: &mut TimelineReport) -> Result<(), ArchiveError> {
+        let mut checker: Option<WalChecker> = None;
+        let mut reached = Lsn::INVALID;
+        for object in self.objects() {
+            if object.start_lsn > reached {
+                if reached.is_valid() {
+                    self.tell_gap(reached, object.start_lsn);
+                }
+                self.end_range(checker.take(), timeline);
+                checker = self.begin(object.start_lsn, timeline);
+            }
+            let known_lsn = reached.max(object.start_lsn);
+            reached = reached.max(object.end_lsn);
+            let wal = self.read(&object).await?;
+            let Some(wal) = wal else {
+                self.end_range(checker.take(), timeline);
+                continue;
+            };
+            let new = wal.get((known_lsn - object.start_lsn) as usize..).unwrap_or_default();
+            if let Some(open) = &mut checker
+                && let Err(error) = open.push(known_lsn, new)
+            {
+                let kind = ProblemKind::InvalidWal(error);
+                self.problem(error.lsn, Some(object.key), kind);
+                self.end_range(checker.take(), timeline);
+            }
+        }
+        self.end_range(checker, timeline);
+        Ok(())
+    }
+
+    /// In the order of positions; of two that begin together the longer one first.
+    fn objects(&self) -> Vec<Object> {
+        let whole = self.content.segments.iter().map(|file| Object {
+            key: layout::segment_key(*file),
+            start_lsn: file.segment.start_lsn(),
+            end_lsn: file.segment.end_lsn(),
+        });
+        let parts = self.content.ranges.iter().map(|range| Object {
+            key: range.key(),
+            start_lsn: range.start_lsn,
+            end_lsn: range.end_lsn,
+        });
+        let mut objects: Vec<Object> = whole.chain(parts).collect();
+        objects.sort_by_key(|object| (object.start_lsn, std::cmp::Reverse(object.end_lsn)));
+        objects
+    }
+
+    /// A stretch is read from a segment's start; one that begins elsewhere lacks what comes before.
+    fn begin(&mut self, lsn: Lsn, timeline: &mut TimelineReport) -> Option<WalChecker> {
+        let size = self.identity.segment_size;
+        let segment = size.segment_at(lsn);
+        if segment.start_lsn() != lsn {
+            self.tell_gap(segment.start_lsn(), lsn);
+            return None;
+        }
+        timeline.ranges.push(WalRange { start_lsn: lsn, end_lsn: lsn });
+        let checker = WalChecker::new(self.identity.system_identifier, size, self.content.timeline, lsn);
+        Some(match &self.history {
+            Some(history) => checker.with_history(history.clone()),
+            None => checker,
+        })
+    }
+
+    fn end_range(&self, checker: Option<WalChecker>, timeline: &mut TimelineReport) {
+        if let (Some(checker), Some(range)) = (checker, timeline.ranges.last_mut()) {
+            range.end_lsn = range.end_lsn.max(checker.checked_lsn());
+        }
+    }
+
+    async fn read(&mut self, object: &Object) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let len = object.end_lsn - object.start_lsn;
+        let content = match self.store.read(&object.key, wal_object::max_encoded_len(len)).await {
+            Ok(Some(content)) => content,
+            // folded meanwhile: what took its place was not listed
+            Ok(None) => {
+                return Err(ArchiveError::PartsGone {
+                    timeline: self.content.timeline,
+                    from: object.start_lsn,
+                });
+            }
+            Err(ArchiveError::TooLong { len: found, .. }) => {
+                self.problem(
+                    object.start_lsn,
+                    Some(object.key.clone()),
+                    ProblemKind::WrongLength { len: found, segment_len: len },
+                );
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        self.report.file_count += 1;
+        match wal_object::decode(&content, len) {
+            Ok(wal) => {
+                self.report.byte_count += wal.len() as u64;
+                Ok(Some(wal))
+            }
+            Err(error) => {
+                let kind = match error {
+                    WalObjectError::Decompress(source) => {
+                        ProblemKind::Compression { reason: source.to_string() }
+                    }
+                    WalObjectError::Length { found, expected } => {
+                        ProblemKind::WrongLength { len: found, segment_len: expected }
+                    }
+                };
+                self.problem(object.start_lsn, Some(object.key.clone()), kind);
+                Ok(None)
+            }
+        }
+    }
+
+    fn tell_gap(&mut self, start_lsn: Lsn, end_lsn: Lsn) {
+        let timeline = self.content.timeline;
+        self.problem(start_lsn, None, ProblemKind::Gap { timeline, start_lsn, end_lsn });
+    }
+
+    fn problem(&mut self, lsn: Lsn, file: Option<String>, kind: ProblemKind) {
+        self.report.problems.push(Problem { timeline: self.content.timeline, lsn, file, kind });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use object_store::memory::InMemory;
+
+    use super::super::layout::SegmentRange;
+    use super::*;
+    use crate::pg::wal_builder::WalBuilder;
+    use crate::pg::{SystemIdentifier, WalFileName, WalSegmentSize};
+
+    const MIB: u64 = 1 << 20;
+
+    /// An archive of three segments: two whole, the last in two parts.
+    async fn archive(remove: Option<usize>, damage: Option<usize>) -> VerifyReport {
+        let (size, system) = (WalSegmentSize::from_bytes(MIB).unwrap(), SystemIdentifier::new(77));
+        let start_lsn = Lsn::new(4 * MIB);
+        let mut wal = WalBuilder::new(system, size, TimelineId::FIRST, start_lsn);
+        while wal.end_lsn() < Lsn::new(6 * MIB + 100_000) {
+            wal.record(&[7; 3000]);
+        }
+        let store = ArchiveStore::over(Arc::new(InMemory::new()), "");
+        let identity = ClusterIdentity { system_identifier: system, segment_size: size, major: 19 };
+        identity.claim(&store).await.unwrap();
+        let file = |number: u64| WalFileName {
+            timeline: TimelineId::FIRST,
+            segment: size.segment_at(Lsn::new(number * MIB)),
+        };
+        let part = |from: Lsn, to: Lsn| SegmentRange { file: file(6), start_lsn: from, end_lsn: to };
+        let (middle, end) = (Lsn::new(6 * MIB + 50_001), wal.end_lsn());
+        let objects = [
+            (layout::segment_key(file(4)), start_lsn, Lsn::new(5 * MIB)),
+            (layout::segment_key(file(5)), Lsn::new(5 * MIB), Lsn::new(6 * MIB)),
+            (part(Lsn::new(6 * MIB), middle).key(), Lsn::new(6 * MIB), middle),
+            (part(middle, end).key(), middle, end),
+        ];
+        for (index, (key, from, to)) in objects.into_iter().enumerate() {
+            let mut bytes = wal.bytes()[(from - start_lsn) as usize..(to - start_lsn) as usize].to_vec();
+            if damage == Some(index) {
+                bytes[20_000] ^= 1;
+            }
+            if remove != Some(index) {
+                store.create(&key, Bytes::from(wal_object::encode(&bytes).unwrap())).await.unwrap();
+            }
+        }
+        audit(&store).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_whole_is_without_a_problem() {
+        let report = archive(None, None).await;
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        let [timeline] = &report.timelines[..] else { panic!("{report:?}") };
+        assert_eq!((timeline.finished_count, timeline.partial_count, report.file_count), (2, 1, 4));
+        assert_eq!(timeline.ranges.len(), 1);
+        assert!(timeline.ranges[0].end_lsn >= Lsn::new(6 * MIB + 100_000));
+    }
+
+    #[tokio::test]
+    async fn gaps_and_damage_are_found_where_they_are() {
+        for index in 1..3 {
+            let report = archive(Some(index), None).await;
+            let gap = report.problems.iter().any(|problem| matches!(problem.kind, ProblemKind::Gap { .. }));
+            assert!(gap, "{index}: {:?}", report.problems);
+        }
+        for index in 0..4 {
+            let report = archive(None, Some(index)).await;
+            let [problem] = &report.problems[..] else { panic!("{index}: {:?}", report.problems) };
+            assert!(matches!(problem.kind, ProblemKind::InvalidWal(_)), "{index}: {problem}");
+        }
+    }
+}
