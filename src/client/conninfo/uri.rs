@@ -1,7 +1,8 @@
 //! Connection URIs: `postgresql://user:password@host:port,host:port/dbname?option=value`.
 //!
 //! Answers to `conninfo_uri_parse_options`, `conninfo_uri_parse_params` and `conninfo_uri_decode` in libpq's
-//! `fe-connect.c`. Departure: a password is never repeated in an error.
+//! `fe-connect.c`. Departure: a password is never repeated in an error, nor is what may be a part of one that was not
+//! percent-encoded.
 
 use super::ParseConnInfoError;
 
@@ -39,6 +40,12 @@ pub(super) struct Pair {
     pub(super) keyword: String,
     /// Its value.
     pub(super) value: String,
+}
+
+impl Pair {
+    fn is_secret(&self) -> bool {
+        super::options::find(&self.keyword).is_some_and(super::OptionSpec::is_secret)
+    }
 }
 
 struct Parser<'a> {
@@ -83,6 +90,12 @@ impl Parser<'_> {
             hosts.push(',');
             ports.push(',');
         }
+        // "u:p@ss@host" and "u:p/ss@host": what follows the password's first "@" or slash is not a host's name, nor a port
+        let is_rest = |host: &str| host.char_indices().any(|(at, character)| at > 0 && character == '@');
+        let is_begin = |port: &str| !port.bytes().all(|byte| byte.is_ascii_digit());
+        if hosts.split(',').any(is_rest) || self.rest.contains('@') && ports.split(',').any(is_begin) {
+            return Err(ParseConnInfoError::InvalidUriPassword);
+        }
         if !hosts.is_empty() {
             self.store("host", decode(&hosts)?);
         }
@@ -121,6 +134,9 @@ impl Parser<'_> {
             let (parameter, after) = split_before(query, &['&']);
             query = after.strip_prefix('&').unwrap_or("");
             let Some((keyword, value)) = parameter.split_once('=') else {
+                if self.pairs.last().is_some_and(Pair::is_secret) {
+                    return Err(ParseConnInfoError::InvalidUriPassword);
+                }
                 return Err(ParseConnInfoError::MissingUriSeparator { parameter: parameter.to_owned() });
             };
             if value.contains('=') {
@@ -296,6 +312,26 @@ mod tests {
             let error = parse(uri).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn no_part_of_a_password_is_repeated() {
+        for uri in [
+            "postgresql://u:hid@den@host/db",
+            "postgresql://u:hid@den@host:5432,other/db",
+            "postgresql://u:hid/den@host/db",
+            "postgresql://u:hid/den@host:5432/db",
+            "postgresql://u:hid%zzden@host/db",
+            "postgresql://host/db?password=hid&den",
+            "postgresql://host/db?password=hid%zzden",
+            "postgresql://u:hidden@[::1/db",
+        ] {
+            let error = parse(uri).unwrap_err().to_string();
+            assert!(!error.contains("hid") && !error.contains("den"), "{uri}: {error}");
+        }
+        // an abstract socket, and names with an at sign where there is no password
+        assert_eq!(shown("postgresql://u@@socket/db"), "user=u dbname=db host=@socket");
+        assert_eq!(shown("postgresql://host:1/d@b?user=a@b"), "user=a@b dbname=d@b host=host port=1");
     }
 
     proptest! {
