@@ -195,7 +195,7 @@ async fn receive<C: Connector>(
         timeline: request.timeline,
         start_lsn: server.segment_size.segment_at(request.start_lsn).start_lsn(),
         flush_floor: match request.acknowledgement {
-            WalAcknowledgement::Nothing => Lsn::MAX,
+            WalAcknowledgement::Nothing => StreamFrom::NO_FLUSH,
             WalAcknowledgement::Durable => request.start_lsn,
         },
         wanted: Wanted::Beginning,

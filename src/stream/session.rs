@@ -79,6 +79,24 @@ pub(super) struct StreamFrom {
     pub(super) slot: SlotHold,
 }
 
+impl StreamFrom {
+    /// The floor of a stream that never reports a flush, whatever timelines it goes through.
+    pub(super) const NO_FLUSH: Lsn = Lsn::MAX;
+
+    /// The floor on the timeline that follows `ended`. What was acknowledged beyond the switch point belongs to a timeline
+    /// that was left; but a slot that is on a later one already must not move back there.
+    fn floor_beyond(&self, ended: TimelineId, acknowledged_lsn: Lsn, switch_lsn: Lsn) -> Lsn {
+        if self.flush_floor == Self::NO_FLUSH {
+            return Self::NO_FLUSH;
+        }
+        let floor = self.flush_floor.max(acknowledged_lsn).min(switch_lsn);
+        match self.slot {
+            SlotHold::From(slot) if slot.timeline > ended => floor.max(slot.restart_lsn),
+            _ => floor,
+        }
+    }
+}
+
 /// What the server said of itself at the beginning of a connection.
 pub(super) struct Server {
     pub(super) identity: SystemIdentity,
@@ -273,8 +291,7 @@ impl<K: Sink> Session<'_, K> {
             from.timeline = next_timeline;
             from.wanted = Wanted::Continuation;
             from.start_lsn = segment_size.segment_at(next_lsn).start_lsn();
-            // what was acknowledged beyond the switch point belongs to a timeline that was left
-            from.flush_floor = from.flush_floor.max(self.acknowledged_lsn).min(next_lsn);
+            from.flush_floor = from.floor_beyond(timeline, self.acknowledged_lsn, next_lsn);
         }
     }
 
@@ -379,5 +396,34 @@ pub(super) async fn unless_stopped<T>(
         biased;
         () = stopped => None,
         output = work => Some(output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_not_be_acknowledged_is_not_after_a_switch_either() {
+        let (one, two) = (TimelineId::FIRST, TimelineId::new(2).unwrap());
+        let from = |slot| StreamFrom {
+            timeline: one,
+            start_lsn: Lsn::new(0x300_0000),
+            flush_floor: Lsn::new(0x900_0000),
+            wanted: Wanted::Continuation,
+            slot,
+        };
+        let at = |timeline| SlotHold::From(SlotPosition { restart_lsn: Lsn::new(0x900_0000), timeline });
+        let (none, switch_lsn) = (Lsn::INVALID, Lsn::new(0x500_0000));
+        // acknowledged on a timeline that nobody went on with
+        assert_eq!(from(SlotHold::Unknown).floor_beyond(one, none, switch_lsn), switch_lsn);
+        assert_eq!(from(at(one)).floor_beyond(one, none, switch_lsn), switch_lsn);
+        // acknowledged by a receiver whose directory was lost, on the timeline that follows
+        assert_eq!(from(at(two)).floor_beyond(one, none, switch_lsn), Lsn::new(0x900_0000));
+        // beside a base backup of a standby that was promoted meanwhile: what comes then is committed on a primary
+        let beside = StreamFrom { flush_floor: StreamFrom::NO_FLUSH, ..from(SlotHold::Unknown) };
+        assert_eq!(beside.floor_beyond(one, none, switch_lsn), StreamFrom::NO_FLUSH);
+        // and once that one is left too, it counts no more
+        assert_eq!(from(at(two)).floor_beyond(two, none, Lsn::new(0x700_0000)), Lsn::new(0x700_0000));
     }
 }
