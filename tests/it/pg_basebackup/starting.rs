@@ -67,6 +67,8 @@ fn disturb_and_start(rounds: usize) {
             let _ = other.wait();
         }
         let standby = started(&primary, &plain);
+        // what is backed up there is compared with the primary
+        await_replay(&primary, &standby);
         let of_standby = dir.join(&format!("of_standby{round}"));
         back_up(&standby, &of_standby, &["-N"]);
         assert_follows(&primary, &standby);
@@ -109,10 +111,16 @@ fn started(primary: &Cluster, directory: &Path) -> Cluster {
     standby
 }
 
+/// The standby has replayed all that the primary has written by now.
 #[track_caller]
-fn assert_follows(primary: &Cluster, standby: &Cluster) {
+fn await_replay(primary: &Cluster, standby: &Cluster) {
     let lsn = primary.psql("SELECT pg_current_wal_lsn()");
     standby.wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'"), "t");
+}
+
+#[track_caller]
+fn assert_follows(primary: &Cluster, standby: &Cluster) {
+    await_replay(primary, standby);
     assert_eq!(hash_of_everything(standby), hash_of_everything(primary));
     check(standby);
     standby.stop(crate::support::Stop::Immediate);
