@@ -36,6 +36,9 @@ fn ours(dir: &TestDir) -> Tool {
 fn the_same_arguments_in_the_same_situation_do_the_same() {
     let cases: Vec<_> = table::cases().into_iter().chain(situations::cases()).collect();
     assert!(cases.len() >= 110, "only {} cases", cases.len());
+    // where 17 only stands in, every third: the run that asks for it has them all
+    let step = if servers::majors().iter().any(|major| *major >= 17) { 1 } else { 3 };
+    let cases: Vec<_> = cases.into_iter().step_by(step).collect();
     for major in majors() {
         require_server!(major);
         compare::compare(&Chain::make(major), &cases);
