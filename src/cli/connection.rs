@@ -152,7 +152,7 @@ impl ConnectionArgs {
         let mut others = OtherDatabases::new(settings);
         loop {
             match self.connect(settings, Purpose::Sql).await {
-                Err(ConnectError::Open(error)) if others.take_next(&error, settings) => {}
+                Err(ConnectError::Open(error)) => others.take_next(error, settings)?,
                 Ok(connection) => return Ok(Sql::over(connection).await.map_err(OpenError::Greeting)?),
                 Err(error) => return Err(error),
             }
@@ -187,29 +187,45 @@ pub(super) async fn open_sql(settings: &mut Settings) -> Result<Sql, OpenError> 
     let mut others = OtherDatabases::new(settings);
     loop {
         match client::open_sql(settings).await {
-            Err(error) if others.take_next(&error, settings) => {}
-            other => return other,
+            Err(error) => others.take_next(error, settings)?,
+            Ok(sql) => return Ok(sql),
         }
     }
 }
 
-/// Databases that are nearly always there, for where none was named and none is called like the user.
-struct OtherDatabases(std::slice::Iter<'static, &'static str>);
+/// Databases that are nearly always there, for where none was named and none is called like the user, or is meant for it.
+struct OtherDatabases {
+    left: std::slice::Iter<'static, &'static str>,
+    /// What was said of the database that was to be taken, where the rules let nobody into that.
+    refused: Option<OpenError>,
+}
 
 impl OtherDatabases {
     fn new(settings: &Settings) -> Self {
         let named = settings.dbname != settings.user;
-        OtherDatabases(if named { [].iter() } else { USUAL_DATABASES.iter() })
+        OtherDatabases { left: if named { [].iter() } else { USUAL_DATABASES.iter() }, refused: None }
     }
 
-    /// Whether there is another one to try, because the last one does not exist.
-    fn take_next(&mut self, error: &OpenError, settings: &mut Settings) -> bool {
-        let OpenError::Connect(error) = error else { return false };
-        if error.sqlstate() != Some(SqlState::INVALID_CATALOG_NAME) {
-            return false;
+    /// Another one to try, because the last one does not exist, or `pg_hba.conf` lets the role into others only. The error
+    /// that is told otherwise is the first.
+    fn take_next(&mut self, error: OpenError, settings: &mut Settings) -> Result<(), OpenError> {
+        let sqlstate = match &error {
+            OpenError::Connect(error) => error.sqlstate(),
+            OpenError::Greeting(_) => None,
+        };
+        let is_worth_it = match sqlstate {
+            Some(SqlState::INVALID_CATALOG_NAME) => true,
+            // once: the server's log has each attempt
+            Some(SqlState::INVALID_AUTHORIZATION) => self.refused.is_none(),
+            _ => false,
+        };
+        let Some(database) = self.left.next().filter(|_| is_worth_it) else {
+            return Err(self.refused.take().unwrap_or(error));
+        };
+        if sqlstate == Some(SqlState::INVALID_AUTHORIZATION) {
+            self.refused = Some(error);
         }
-        let Some(database) = self.0.next() else { return false };
         settings.dbname = (*database).to_owned();
-        true
+        Ok(())
     }
 }

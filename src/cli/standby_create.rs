@@ -224,7 +224,10 @@ async fn open_connections(
     settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
     let mut replication = args.connect(settings, Purpose::PhysicalReplication).await?;
     replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
-    let sql = ordinary(&mut settings.pinned_to(replication.host())).await;
+    let mut pinned = settings.pinned_to(replication.host());
+    let sql = ordinary(&mut pinned).await;
+    // the one that was let into: it is asked again whether the standby streams
+    settings.dbname = pinned.dbname;
     Ok((replication, sql))
 }
 

@@ -8,6 +8,7 @@ mod configuring;
 mod connecting;
 mod documented_json;
 mod failover;
+mod guide;
 mod hostile_server;
 mod metering;
 mod one_server;

@@ -158,6 +158,22 @@ fn rules_that_let_nobody_replicate_are_mended_by_a_line() {
 }
 
 #[test]
+fn a_role_that_is_let_into_one_database_need_not_name_it() {
+    require_server!();
+    let primary = Cluster::builder()
+        .hba("host replication,postgres rose 127.0.0.1/32 trust")
+        .hba("host all all 127.0.0.1/32 reject")
+        .start();
+    primary.create_role("rose", "REPLICATION", None);
+    primary.create_role("walter", "REPLICATION", None);
+    assert_eq!(level(&found(&rose(&primary), &[]), "max_wal_senders"), "ok");
+    // what is told of one who is let into none is the first answer
+    let walter = format!("{} user=walter", rose(&primary));
+    let refused = Tool::pgwake().args(["slot", "list", "-w", "-d", &walter]).run().exited(1);
+    refused.complains("user \"walter\", database \"walter\"");
+}
+
+#[test]
 fn a_password_that_is_kept_as_md5_is_let_in_by_the_line_that_is_printed() {
     require_server!();
     let primary = Cluster::builder().setting("password_encryption", "md5").start();
