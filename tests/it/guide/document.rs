@@ -87,8 +87,9 @@ fn prompt(line: &str) -> Option<(&str, &str)> {
 }
 
 /// What differs from run to run, the longest first, and what stands for it. For a time nothing does: the lag of who is idle is
-/// not told at all.
-const PLACEHOLDERS: [(&str, &str); 9] = [
+/// not told at all, nor a column of lags that all are idle in.
+const PLACEHOLDERS: [(&str, &str); 10] = [
+    (r"(WRITE|FLUSH|REPLAY) LAG", ""),
     (r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z?( UTC)?", "TIME"),
     (r"\b[0-9]{19}\b", "SYSTEM"),
     (r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b", "LSN"),
