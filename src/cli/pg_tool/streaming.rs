@@ -23,6 +23,7 @@ pub(in crate::cli) fn describe(error: &ReceiveError) -> String {
         ReceiveError::Client { during, source } => {
             let command = match *during {
                 "identify the server" => "IDENTIFY_SYSTEM",
+                "read the server's wal_segment_size" => "SHOW wal_segment_size",
                 "read the replication slot" => "READ_REPLICATION_SLOT",
                 "fetch a timeline history" => "TIMELINE_HISTORY",
                 other => other,
