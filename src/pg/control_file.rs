@@ -80,7 +80,7 @@ const fn min_recovery_offset(control_version: u32) -> Option<usize> {
 const fn layout_offsets(control_version: u32) -> Option<(usize, usize)> {
     match control_version {
         1300..=1899 => Some((216, 252)),
-        1900..=1999 => Some((224, 264)),
+        1900..=1999 => Some((224, 268)),
         _ => None,
     }
 }
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_where_the_version_puts_it() {
-        for (version, block_len, checksums) in [(1700u32, 216, 252), (1905, 224, 264)] {
+        for (version, block_len, checksums) in [(1700u32, 216, 252), (1905, 224, 268)] {
             let mut content = vec![0; CONTROL_FILE_LEN];
             content[8..12].copy_from_slice(&version.to_ne_bytes());
             content[block_len..block_len + 4].copy_from_slice(&8192u32.to_ne_bytes());

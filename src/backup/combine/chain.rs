@@ -39,7 +39,7 @@ const CONTROL_FIELDS_LEN: u64 = 312;
 
 /// Whether this `PG_CONTROL_VERSION` is that of a server that has incremental backups, and is known.
 const fn is_known(control_version: u32) -> bool {
-    matches!(control_version, 1700 | 1800 | 1900..=1999)
+    matches!(control_version, 1700 | 1800 | 1905..=1999)
 }
 
 impl Chain {

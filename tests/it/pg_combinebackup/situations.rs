@@ -73,7 +73,7 @@ fn metadata() -> Vec<Case> {
         Case::with("full inc1 -o out TS1", |scene| edit_control(scene, "full", |content| content[0] ^= 1)),
         Case::with("full inc1 -o out TS1", |scene| edit_control(scene, "inc1", |content| content[8] ^= 1)),
         Case::with("full inc1 -o out TS1 -N", |scene| {
-            let offset = if scene.chain.cluster.major() < 19 { 252 } else { 264 };
+            let offset = if scene.chain.cluster.major() < 19 { 252 } else { 268 };
             edit_control(scene, "full", |content| content[offset] = 0);
         }),
         Case::with("full inc1 -o out TS1", |scene| scene.remove("inc1/backup_label")),
