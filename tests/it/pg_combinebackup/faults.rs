@@ -70,9 +70,7 @@ pub(super) fn signals_take_everything_away(chain: &Chain) {
 pub(super) fn what_a_killed_run_leaves_passes_for_no_backup(chain: &Chain) {
     let dir = TestDir::new();
     for (number, moment) in
-        ["base/1", "pg_tblspc", "backup_manifest.pgwake.tmp", "global/pg_control.pgwake.tmp"]
-            .iter()
-            .enumerate()
+        ["base/1", "pg_tblspc", "backup_manifest.tmp", "global/pg_control.pgwake.tmp"].iter().enumerate()
     {
         let place = dir.subdir(&format!("kill{number}"), 0o755);
         let output = place.join("out");

@@ -44,8 +44,10 @@ fn archive_end(url: &str, timeline: u64) -> Option<String> {
     let mut timelines = listed["timelines"].as_array()?.iter();
     let content = timelines.find(|content| content["timeline"] == timeline)?;
     let ranges = content["ranges"].as_array()?;
+    // an object on its way to a directory has a name there before it is one
+    let last = ranges.last()?;
     assert_eq!(ranges.len(), 1, "gaps: {content}");
-    Some(ranges[0]["end_lsn"].as_str()?.to_owned())
+    Some(last["end_lsn"].as_str()?.to_owned())
 }
 
 /// The drill: a client that counts on the archive, and then everything but the archive and a base backup is gone.
