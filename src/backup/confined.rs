@@ -308,6 +308,19 @@ fn own(parent: BorrowedFd<'_>, name: &Path, owner: Option<FileOwner>) -> Result<
     rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// Removes what is in a directory, by its path, and keeps the directory. No link is followed.
+pub fn remove_contents(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use super::error::CombineError;
 use super::report::{Reporter, StepKind};
 use super::request::RunMode;
 use crate::backup::SyncMethod;
-use crate::backup::confined::{ConfinedDirectory, FileError};
+use crate::backup::confined::{ConfinedDirectory, FileError, remove_contents};
 
 /// The directories of a run. When it is dropped they are removed, unless they were [kept](OutputDirectories::keep).
 #[derive(Debug, Default)]
@@ -169,18 +169,6 @@ fn make_with_parents(path: &Path, mode: u32) -> io::Result<Vec<PathBuf>> {
     }
     DirBuilder::new().mode(mode).create(path)?;
     Ok(changed)
-}
-
-fn remove_contents(path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::options::{CleanUp, Destination, Options};
 use crate::backup::DirectoryModes;
+use crate::backup::confined::remove_contents;
 use crate::cli::pg_tool::connection::plain;
 use crate::cli::pg_tool::{Failed, Invocation};
 
@@ -80,19 +81,6 @@ fn take_away(tool: &Invocation, what: &str, origin: Origin, path: &Path) {
         tool.warn(format!("could not remove \"{shown}\": {}", plain(&error)));
         let _ = tool.error(failure);
     }
-}
-
-/// No link is followed.
-fn remove_contents(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// A directory that must be empty, or is made, with its parents.

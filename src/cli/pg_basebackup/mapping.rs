@@ -1,64 +1,26 @@
 //! `-T OLDDIR=NEWDIR`: where tablespaces go (`tablespace_list_append` and `get_tablespace_mapping`).
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
+
+use crate::cli::pg_tool::mapping::{MappingError, split_mapping};
 
 /// Where tablespaces go that do not go where they are on the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct TablespaceMapping(Vec<(PathBuf, PathBuf)>);
 
-/// What cannot be meant.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum MappingError {
-    #[error("multiple \"=\" signs in tablespace mapping")]
-    MultipleSigns,
-    #[error("invalid tablespace mapping format \"{0}\", must be \"OLDDIR=NEWDIR\"")]
-    Format(String),
-    #[error("old directory is not an absolute path in tablespace mapping: {0}")]
-    OldNotAbsolute(String),
-    #[error("new directory is not an absolute path in tablespace mapping: {0}")]
-    NewNotAbsolute(String),
-    #[error("directory name too long")]
-    TooLong,
-}
-
-/// PostgreSQL's `MAXPGPATH`.
-const MAX_PATH_LEN: usize = 1024;
-
 impl TablespaceMapping {
-    /// Takes one more. `\=` stands for a sign that separates nothing.
+    /// Takes one more.
     pub(super) fn add(&mut self, argument: &OsStr) -> Result<(), MappingError> {
-        let mut sides = [Vec::new(), Vec::new()];
-        let mut side = 0;
-        let bytes = argument.as_bytes();
-        for (index, &byte) in bytes.iter().enumerate() {
-            let before = index.checked_sub(1).map(|before| bytes[before]);
-            match byte {
-                b'\\' if bytes.get(index + 1) == Some(&b'=') => {}
-                b'=' if before != Some(b'\\') => {
-                    if !sides[1].is_empty() {
-                        return Err(MappingError::MultipleSigns);
-                    }
-                    side = 1;
-                }
-                _ if sides[side].len() == MAX_PATH_LEN => return Err(MappingError::TooLong),
-                _ => sides[side].push(byte),
-            }
+        let (old, new) = split_mapping(argument)?;
+        if !is_absolute_anywhere(old.as_os_str().as_bytes()) {
+            return Err(MappingError::OldNotAbsolute(old));
         }
-        let [old, new] = sides;
-        if old.is_empty() || new.is_empty() {
-            return Err(MappingError::Format(argument.to_string_lossy().into_owned()));
+        if !new.is_absolute() {
+            return Err(MappingError::NewNotAbsolute(new));
         }
-        let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
-        if !is_absolute_anywhere(&old) {
-            return Err(MappingError::OldNotAbsolute(shown(&old)));
-        }
-        if new.first() != Some(&b'/') {
-            return Err(MappingError::NewNotAbsolute(shown(&new)));
-        }
-        let canonical = |path: Vec<u8>| canonical(&OsString::from_vec(path));
-        self.0.push((canonical(old), canonical(new)));
+        self.0.push((canonical(old.as_os_str()), canonical(new.as_os_str())));
         Ok(())
     }
 

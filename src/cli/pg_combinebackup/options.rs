@@ -1,14 +1,14 @@
 //! The command line of `pg_combinebackup`: every option, in the order that the original looks at it.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::backup::SyncMethod;
 use crate::backup::combine::{
     CombineRequest, CopyMethod, ManifestRequest, RunMode, TablespaceMapping, canonical,
 };
-use crate::cli::pg_tool::getopt::{Getopt, LongOption, ShortOption, Value};
+use crate::cli::pg_tool::getopt::{LongOption, ShortOption, Value};
+use crate::cli::pg_tool::mapping::{MappingError, split_mapping};
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::pg::ChecksumAlgorithm;
 
@@ -96,12 +96,8 @@ impl Options {
     /// Reads the command line; what is wrong with it is said.
     pub(super) fn parse(tool: &Invocation, umask: u32) -> Result<Self, Failed> {
         let mut given = Given::default();
-        let mut getopt = Getopt::new(&SHORT, &LONG, tool.arguments.iter().cloned());
-        while let Some(found) = getopt.next_option() {
-            let found = found.map_err(|error| tool.getopt_error(&error))?;
-            given.take(tool, found.key, found.value)?;
-        }
-        let inputs: Vec<PathBuf> = getopt.operands().iter().map(PathBuf::from).collect();
+        let operands = tool.options(&SHORT, &LONG, |key, value| given.take(tool, key, value))?;
+        let inputs: Vec<PathBuf> = operands.iter().map(PathBuf::from).collect();
         if inputs.is_empty() {
             return Err(tool.usage_error("no input directories specified"));
         }
@@ -131,7 +127,10 @@ impl Given {
             Key::DryRun => self.mode = RunMode::DryRun,
             Key::NoSync => self.no_sync = true,
             Key::Output => self.output = Some(value),
-            Key::TablespaceMapping => self.tablespace_mappings.push(parse_mapping(tool, &value)?),
+            Key::TablespaceMapping => {
+                let mapping = parse_mapping(&value).map_err(|error| tool.error(error))?;
+                self.tablespace_mappings.push(mapping);
+            }
             Key::Link => self.copy_method = CopyMethod::Link,
             Key::Clone => self.copy_method = CopyMethod::Clone,
             Key::Copy => self.copy_method = CopyMethod::Copy,
@@ -159,42 +158,14 @@ impl Given {
     }
 }
 
-/// `MAXPGPATH`.
-const MAX_PATH_LEN: usize = 1024;
-
-/// `OLDDIR=NEWDIR`, with `\=` for an equals sign in a name.
-fn parse_mapping(tool: &Invocation, value: &OsStr) -> Result<TablespaceMapping, Failed> {
-    let bytes = value.as_bytes();
-    let mut parts = [Vec::new(), Vec::new()];
-    let mut current = 0;
-    for (index, &byte) in bytes.iter().enumerate() {
-        if parts[current].len() >= MAX_PATH_LEN {
-            return Err(tool.error("directory name too long"));
-        }
-        let is_escaped = index > 0 && bytes[index - 1] == b'\\';
-        match byte {
-            b'\\' if bytes.get(index + 1) == Some(&b'=') => {}
-            b'=' if !is_escaped => {
-                if !parts[1].is_empty() {
-                    return Err(tool.error("multiple \"=\" signs in tablespace mapping"));
-                }
-                current = 1;
-            }
-            other => parts[current].push(other),
-        }
+/// Both sides have to be absolute here.
+fn parse_mapping(value: &OsStr) -> Result<TablespaceMapping, MappingError> {
+    let (old, new) = split_mapping(value)?;
+    if !old.is_absolute() {
+        return Err(MappingError::OldNotAbsolute(old));
     }
-    let [old, new] = parts.map(|part| PathBuf::from(OsString::from_vec(part)));
-    if old.as_os_str().is_empty() || new.as_os_str().is_empty() {
-        let text = value.to_string_lossy();
-        let text = format!("invalid tablespace mapping format \"{text}\", must be \"OLDDIR=NEWDIR\"");
-        return Err(tool.error(text));
+    if !new.is_absolute() {
+        return Err(MappingError::NewNotAbsolute(new));
     }
-    let absolute = |which: &str, path: &Path| match path.is_absolute() {
-        true => Ok(canonical(path)),
-        false => Err(tool.error(format!(
-            "{which} directory is not an absolute path in tablespace mapping: {}",
-            path.display()
-        ))),
-    };
-    Ok(TablespaceMapping { old: absolute("old", &old)?, new: absolute("new", &new)? })
+    Ok(TablespaceMapping { old: canonical(&old), new: canonical(&new) })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cli::pg_tool::compression::CompressionSpec;
 use crate::cli::pg_tool::connection::{ConnectionOptions, PasswordPrompt};
-use crate::cli::pg_tool::getopt::{Getopt, LongOption, ShortOption, Value, long, short};
+use crate::cli::pg_tool::getopt::{LongOption, ShortOption, Value, long, short};
 use crate::cli::pg_tool::values::{parse_status_interval, refuse_operands};
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::pg::Lsn;
@@ -149,12 +149,8 @@ impl Options {
     /// Reads the command line; what is wrong with it is said.
     pub(super) fn parse(tool: &Invocation) -> Result<Self, Failed> {
         let mut given = Given::default();
-        let mut getopt = Getopt::new(&SHORT, &LONG, tool.arguments.iter().cloned());
-        while let Some(found) = getopt.next_option() {
-            let found = found.map_err(|error| tool.getopt_error(&error))?;
-            given.take(tool, found.key, found.value)?;
-        }
-        refuse_operands(tool, getopt.operands())?;
+        let operands = tool.options(&SHORT, &LONG, |key, value| given.take(tool, key, value))?;
+        refuse_operands(tool, &operands)?;
         given.put_together(tool)
     }
 }

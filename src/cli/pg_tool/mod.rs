@@ -7,6 +7,7 @@ mod colours;
 pub(super) mod compression;
 pub(super) mod connection;
 pub(super) mod getopt;
+pub(super) mod mapping;
 pub(super) mod slots;
 pub(super) mod streaming;
 pub(super) mod values;
@@ -94,6 +95,21 @@ impl Invocation {
         true
     }
 
+    /// Gives every option to `take`, in order; returns the operands. What is wrong with an option is said.
+    pub(super) fn options<K: Copy + PartialEq>(
+        &self,
+        short: &[getopt::ShortOption<K>],
+        long: &[getopt::LongOption<K>],
+        mut take: impl FnMut(K, OsString) -> Result<(), Failed>,
+    ) -> Result<Vec<OsString>, Failed> {
+        let mut getopt = getopt::Getopt::new(short, long, self.arguments.iter().cloned());
+        while let Some(found) = getopt.next_option() {
+            let found = found.map_err(|error| self.getopt_error(&error))?;
+            take(found.key, found.value)?;
+        }
+        Ok(getopt.operands().to_vec())
+    }
+
     /// Information, behind the name alone.
     pub(super) fn info(&self, text: impl fmt::Display) {
         self.say(None, text);
@@ -127,7 +143,7 @@ impl Invocation {
     }
 
     /// A mistake on the command line, in the C library's words.
-    pub(super) fn getopt_error(&self, error: &getopt::GetoptError) -> Failed {
+    fn getopt_error(&self, error: &getopt::GetoptError) -> Failed {
         write_line(&format!("{}: {error}", self.called_as.display()));
         self.hint_help()
     }

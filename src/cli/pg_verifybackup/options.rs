@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::backup::verify::{
     AfterProblem, BackupFormat, ChecksumCheck, VerifyRequest, WalCheck, canonical_path,
 };
-use crate::cli::pg_tool::getopt::{Getopt, LongOption, ShortOption, Value};
+use crate::cli::pg_tool::getopt::{LongOption, ShortOption, Value};
 use crate::cli::pg_tool::{Failed, Invocation};
 
 /// What was asked for.
@@ -93,12 +93,8 @@ impl Options {
     /// Reads the command line; what is wrong with it is said.
     pub(super) fn parse(tool: &Invocation) -> Result<Self, Failed> {
         let mut given = Given::default();
-        let mut getopt = Getopt::new(&SHORT, &LONG, tool.arguments.iter().cloned());
-        while let Some(found) = getopt.next_option() {
-            let found = found.map_err(|error| tool.getopt_error(&error))?;
-            given.take(tool, found.key, &found.value)?;
-        }
-        let directory = match getopt.operands() {
+        let operands = tool.options(&SHORT, &LONG, |key, value| given.take(tool, key, &value))?;
+        let directory = match &operands[..] {
             [] => return Err(tool.usage_error("no backup directory specified")),
             [directory] => canonical(directory),
             [_, second, ..] => {
