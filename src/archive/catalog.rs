@@ -79,8 +79,8 @@ impl TimelineContent {
     ) -> Result<Self, ArchiveError> {
         let size = identity.segment_size;
         // parts first: one that is folded into its segment meanwhile is then found as a segment
-        let parts = store.list(&layout::ranges_prefix(timeline), None).await?;
-        let whole = store.list(&layout::timeline_prefix(timeline), None).await?;
+        let parts = store.list(&layout::ranges_prefix(timeline)).await?;
+        let whole = store.list(&layout::timeline_prefix(timeline)).await?;
         let mut stored_len = 0;
         let mut segments = Vec::new();
         for object in &whole {

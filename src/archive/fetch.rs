@@ -74,7 +74,7 @@ pub async fn read_segment(
             let wal = wal.map_err(|source| ArchiveError::Damaged { key, source })?;
             return Ok(Some((wal, segment.end_lsn())));
         }
-        let parts = store.list(&layout::segment_ranges_prefix(file), None).await?;
+        let parts = store.list(&layout::segment_ranges_prefix(file)).await?;
         let mut parts: Vec<SegmentRange> =
             parts.iter().filter_map(|part| SegmentRange::parse(&part.key, segment.size())).collect();
         if parts.is_empty() {

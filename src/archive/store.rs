@@ -80,15 +80,10 @@ impl ArchiveStore {
         Ok(Some(content))
     }
 
-    /// The objects whose keys begin with `prefix`, which ends in a slash, in the keys' order; only those that come
-    /// behind the key `after`, where one is given.
-    pub async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ListedObject>, ArchiveError> {
+    /// The objects whose keys begin with `prefix`, which ends in a slash, in the keys' order.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, ArchiveError> {
         let failed = |error| ArchiveError::store("list", prefix, error);
-        let path = self.path(prefix);
-        let mut found = match after {
-            Some(after) => self.store.list_with_offset(Some(&path), &self.path(after)),
-            None => self.store.list(Some(&path)),
-        };
+        let mut found = self.store.list(Some(&self.path(prefix)));
         let mut objects = Vec::new();
         while let Some(object) = found.try_next().await.map_err(failed)? {
             if objects.len() == MAX_LISTED {

@@ -18,8 +18,8 @@ struct Remote {
 
 impl Remote {
     async fn list(route: &Route, timeline: TimelineId, size: WalSegmentSize) -> Result<Self, ArchiveError> {
-        let parts = route.store.list(&layout::ranges_prefix(timeline), None).await?;
-        let whole = route.store.list(&layout::timeline_prefix(timeline), None).await?;
+        let parts = route.store.list(&layout::ranges_prefix(timeline)).await?;
+        let whole = route.store.list(&layout::timeline_prefix(timeline)).await?;
         let mut ranges: Vec<SegmentRange> =
             parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size)).collect();
         ranges.sort_unstable();

@@ -53,7 +53,7 @@ impl Route {
 
     /// Removes the parts of a segment that is up as a whole.
     pub(super) async fn remove_parts(&self, file: WalFileName) -> Result<(), ArchiveError> {
-        for part in self.store.list(&layout::segment_ranges_prefix(file), None).await? {
+        for part in self.store.list(&layout::segment_ranges_prefix(file)).await? {
             if SegmentRange::parse(&part.key, file.segment.size()).is_some() {
                 self.store.remove(&part.key).await?;
             }

@@ -89,7 +89,7 @@ impl Scene {
     }
 
     async fn keys(&self, prefix: &str) -> Vec<String> {
-        self.store.list(prefix, None).await.unwrap().into_iter().map(|object| object.key).collect()
+        self.store.list(prefix).await.unwrap().into_iter().map(|object| object.key).collect()
     }
 
     async fn fetched(&self, name: &str) -> (Fetched, Vec<u8>) {
