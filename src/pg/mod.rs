@@ -10,6 +10,7 @@ pub mod control_file;
 pub mod fuzzing;
 mod identifier;
 mod lsn;
+mod record_crc;
 mod segment;
 mod slot_name;
 mod timeline;

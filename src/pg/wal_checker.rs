@@ -11,11 +11,10 @@
 //! The verdict on a prefix of the bytes does not depend on how it was cut. Padding between records carries
 //! nothing and is not looked at, nor is, up to 18, the flag for full-page images in page headers.
 
+use super::record_crc::{record_crc, record_crc_from_body};
 use super::version::WalFormat;
 use super::wal_page::{LONG_PAGE_HEADER_LEN, SHORT_PAGE_HEADER_LEN, WalPageHeader, WalSegmentHeader, take};
-use super::wal_record::{
-    RECORD_ALIGNMENT, RECORD_HEADER_LEN, WalError, WalErrorKind, WalRecordHeader, record_crc,
-};
+use super::wal_record::{RECORD_ALIGNMENT, RECORD_HEADER_LEN, WalError, WalErrorKind, WalRecordHeader};
 use super::{Lsn, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
 
 /// Checks WAL from a segment's start on. See the [module](self) for what is checked.
@@ -323,8 +322,8 @@ impl WalChecker {
             if record_len < RECORD_HEADER_LEN || padded_len > data.len() {
                 break;
             }
-            let body_crc = crc32c::crc32c(&data[RECORD_HEADER_LEN..record_len]);
-            let is_right = record_crc(body_crc, bytes) == header.crc && header.previous_lsn == previous_lsn;
+            let is_right =
+                record_crc(&data[..record_len]) == header.crc && header.previous_lsn == previous_lsn;
             if !is_right || header.is_switch() {
                 break;
             }
@@ -431,7 +430,7 @@ impl WalChecker {
     fn end_record(&mut self) -> Result<(), WalError> {
         let Record { lsn, header: Gathered { bytes, .. }, body_crc } = self.record;
         let header = WalRecordHeader::parse(&bytes);
-        let computed = record_crc(body_crc, &bytes);
+        let computed = record_crc_from_body(body_crc, &bytes);
         if computed != header.crc {
             return Err(WalErrorKind::Checksum { computed, expected: header.crc }.at(lsn));
         }

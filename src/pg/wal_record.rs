@@ -13,7 +13,7 @@ pub const RECORD_HEADER_LEN: usize = 24;
 pub const RECORD_ALIGNMENT: u64 = 8;
 
 /// How much of the header the checksum covers, after all that follows the header.
-const CHECKED_HEADER_LEN: usize = 20;
+pub(super) const CHECKED_HEADER_LEN: usize = 20;
 
 /// The resource manager of the log itself (`RM_XLOG_ID`).
 const RESOURCE_MANAGER_XLOG: u8 = 0;
@@ -64,11 +64,6 @@ impl WalRecordHeader {
     fn is_of_the_log(&self, operation: u8) -> bool {
         self.resource_manager == RESOURCE_MANAGER_XLOG && self.info & OPERATION_MASK == operation
     }
-}
-
-/// The checksum of a record with this header, from that of all that follows the header.
-pub(super) fn record_crc(body_crc: u32, header: &[u8; RECORD_HEADER_LEN]) -> u32 {
-    crc32c::crc32c_append(body_crc, &header[..CHECKED_HEADER_LEN])
 }
 
 /// WAL is not what a server can have written.
