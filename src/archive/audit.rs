@@ -210,7 +210,7 @@ mod tests {
     use bytes::Bytes;
     use object_store::memory::InMemory;
 
-    use super::super::layout::SegmentRange;
+    use super::super::layout::{Generation, SegmentRange};
     use super::*;
     use crate::pg::wal_builder::WalBuilder;
     use crate::pg::{SystemIdentifier, WalFileName, WalSegmentSize};
@@ -232,7 +232,9 @@ mod tests {
             timeline: TimelineId::FIRST,
             segment: size.segment_at(Lsn::new(number * MIB)),
         };
-        let part = |from: Lsn, to: Lsn| SegmentRange { file: file(6), start_lsn: from, end_lsn: to };
+        let generation = Generation::FIRST;
+        let part =
+            |from: Lsn, to: Lsn| SegmentRange { file: file(6), start_lsn: from, end_lsn: to, generation };
         let (middle, end) = (Lsn::new(6 * MIB + 50_001), wal.end_lsn());
         let objects = [
             (layout::segment_key(file(4)), start_lsn, Lsn::new(5 * MIB)),

@@ -99,7 +99,7 @@ impl TimelineContent {
                 stored_len += object.len;
             }
         }
-        ranges.sort_unstable();
+        let ranges = layout::counted(ranges);
         Ok(TimelineContent { timeline, has_history, segments, ranges, stored_len })
     }
 
@@ -146,6 +146,7 @@ mod tests {
     use bytes::Bytes;
     use object_store::memory::InMemory;
 
+    use super::super::layout::Generation;
     use super::*;
     use crate::pg::{SystemIdentifier, WalSegmentSize};
 
@@ -164,6 +165,7 @@ mod tests {
             file: file(number),
             start_lsn: Lsn::new(number * MIB + from),
             end_lsn: Lsn::new(number * MIB + to),
+            generation: Generation::FIRST,
         };
         let mut keys: Vec<String> = [3, 4, 6].map(|number| layout::segment_key(file(number))).to_vec();
         // of a segment that is whole, of one that is not, and one with a gap before it

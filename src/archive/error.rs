@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::layout::Generation;
+use super::lease::LeaseRecord;
 use super::store_url::ArchiveUrlError;
 use super::wal_object::WalObjectError;
 use crate::ErrorClass;
@@ -107,6 +109,34 @@ pub enum ArchiveError {
         /// Where it was looked for.
         directory: PathBuf,
     },
+    /// Somebody else archives here, and lives.
+    #[error("the archive is held by another receiver: {by}")]
+    Held {
+        /// Its number.
+        generation: Generation,
+        /// Who.
+        by: Box<LeaseRecord>,
+    },
+    /// Somebody else has taken the archive.
+    #[error("another receiver has taken the archive over: {by}")]
+    Fenced {
+        /// Its number.
+        generation: Generation,
+        /// Who.
+        by: Box<LeaseRecord>,
+    },
+    /// Another process archives the same directory.
+    #[error("directory is in use by another receiver that archives it: \"{}\" is locked", .path.display())]
+    Locked {
+        /// The file that is locked.
+        path: PathBuf,
+    },
+    /// What a writer says of itself cannot be understood.
+    #[error("object \"{key}\" does not say who archives here, or is of a later format")]
+    Lease {
+        /// The object.
+        key: String,
+    },
     /// Parts of a segment vanish whenever they are read.
     #[error("parts of the segment at {from} on timeline {timeline} are listed, and cannot be read")]
     PartsGone {
@@ -156,6 +186,10 @@ impl ArchiveError {
             ArchiveError::Url { .. }
             | ArchiveError::File { .. }
             | ArchiveError::NotAnArchive { .. }
+            | ArchiveError::Held { .. }
+            | ArchiveError::Fenced { .. }
+            | ArchiveError::Locked { .. }
+            | ArchiveError::Lease { .. }
             | ArchiveError::Overwrites { .. } => ErrorClass::Operator,
             ArchiveError::Conflict { .. }
             | ArchiveError::TooLong { .. }

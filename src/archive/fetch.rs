@@ -75,12 +75,11 @@ pub async fn read_segment(
             return Ok(Some((wal, segment.end_lsn())));
         }
         let parts = store.list(&layout::segment_ranges_prefix(file)).await?;
-        let mut parts: Vec<SegmentRange> =
-            parts.iter().filter_map(|part| SegmentRange::parse(&part.key, segment.size())).collect();
+        let parts = parts.iter().filter_map(|part| SegmentRange::parse(&part.key, segment.size())).collect();
+        let parts = layout::counted(parts);
         if parts.is_empty() {
             return Ok(None);
         }
-        parts.sort_unstable();
         let mut wal = Vec::with_capacity(len as usize);
         if read_parts(store, segment.start_lsn(), &parts, &mut wal).await? {
             let end_lsn = segment.start_lsn() + wal.len() as u64;

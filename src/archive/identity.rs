@@ -7,6 +7,7 @@ use super::error::ArchiveError;
 use super::layout::CLUSTER_KEY;
 use super::store::{ArchiveStore, Creation};
 use crate::pg::{SystemIdentifier, WalSegmentSize};
+use crate::sink::{ClusterDifference, ClusterStamp};
 
 /// A cluster, as far as its WAL is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +62,19 @@ impl ClusterIdentity {
 
     /// Whether WAL of `self` belongs to an archive of `found`.
     pub fn check_against(self, found: ClusterIdentity) -> Result<(), ArchiveError> {
-        if found.system_identifier != self.system_identifier {
-            let (expected, found) = (self.system_identifier, found.system_identifier);
-            return Err(ArchiveError::OtherSystem { expected, found });
-        }
-        if found.segment_size != self.segment_size {
-            let (expected, found) = (self.segment_size.as_u64(), found.segment_size.as_u64());
-            return Err(ArchiveError::OtherSegmentSize { expected, found });
-        }
-        Ok(())
+        Err(match self.stamp().difference(found.stamp()) {
+            None => return Ok(()),
+            Some(ClusterDifference::System { expected, found }) => {
+                ArchiveError::OtherSystem { expected, found }
+            }
+            Some(ClusterDifference::SegmentSize { expected, found }) => {
+                ArchiveError::OtherSegmentSize { expected, found }
+            }
+        })
+    }
+
+    fn stamp(self) -> ClusterStamp {
+        ClusterStamp { system_identifier: self.system_identifier, segment_size: self.segment_size }
     }
 
     pub(super) fn encode(self) -> Bytes {

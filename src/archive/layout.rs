@@ -4,8 +4,13 @@
 //! cluster.json                                              whose archive it is
 //! wal/00000001/0000000100000000000000A3.zst                 a whole segment
 //! wal/00000002.history                                      a timeline's history, as the server has it
-//! ranges/00000001/0000000100000000000000A3/<from>-<to>.zst  a part of a segment that is not whole yet
+//! ranges/00000001/0000000100000000000000A3/<from>-<to>-<generation>.zst
+//!                                                           a part of a segment that is not whole yet
+//! lease/00000007.json                                       who writes here, and who wrote
 //! ```
+
+use std::cmp::Reverse;
+use std::fmt;
 
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegmentSize};
 
@@ -15,8 +20,47 @@ pub const CLUSTER_KEY: &str = "cluster.json";
 /// Where segments and histories are.
 pub const WAL_PREFIX: &str = "wal/";
 
+/// Where writers say that they are.
+pub const LEASE_PREFIX: &str = "lease/";
+
 const SUFFIX: &str = ".zst";
 const HISTORY_SUFFIX: &str = ".history";
+const LEASE_SUFFIX: &str = ".json";
+
+/// The number of a writer: each that takes an archive gets the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// The first writer's.
+    pub const FIRST: Generation = Generation(1);
+
+    /// The next one; `None` when there is none any more.
+    pub fn next(self) -> Option<Generation> {
+        self.0.checked_add(1).map(Generation)
+    }
+
+    fn parse(digits: &str) -> Option<Generation> {
+        let valid = digits.len() == 8 && digits.bytes().all(is_digit);
+        valid.then(|| u32::from_str_radix(digits, 16).ok())?.filter(|number| *number > 0).map(Generation)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The object in which a writer says that it is there.
+pub fn lease_key(generation: Generation) -> String {
+    format!("{LEASE_PREFIX}{:08X}{LEASE_SUFFIX}", generation.0)
+}
+
+/// Which writer's that is; `None` for other objects.
+pub fn parse_lease_key(key: &str) -> Option<Generation> {
+    Generation::parse(key.strip_prefix(LEASE_PREFIX)?.strip_suffix(LEASE_SUFFIX)?)
+}
 
 /// A part of a segment: half-open, not empty, and within that segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +71,8 @@ pub struct SegmentRange {
     pub start_lsn: Lsn,
     /// The first byte behind.
     pub end_lsn: Lsn,
+    /// Who wrote it.
+    pub generation: Generation,
 }
 
 impl SegmentRange {
@@ -38,7 +84,8 @@ impl SegmentRange {
     /// The object that holds it.
     pub fn key(&self) -> String {
         let (start, end) = (self.start_lsn.as_u64(), self.end_lsn.as_u64());
-        format!("{}{start:016X}-{end:016X}{SUFFIX}", segment_ranges_prefix(self.file))
+        let generation = self.generation.0;
+        format!("{}{start:016X}-{end:016X}-{generation:08X}{SUFFIX}", segment_ranges_prefix(self.file))
     }
 
     /// What a key says; `None` for those of other objects.
@@ -46,8 +93,10 @@ impl SegmentRange {
         let (directory, name) = key.rsplit_once('/')?;
         let (_, file) = directory.rsplit_once('/')?;
         let file = WalFileName::parse(file, size).ok()?;
-        let (start, end) = name.strip_suffix(SUFFIX)?.split_once('-')?;
-        let range = SegmentRange { file, start_lsn: position(start)?, end_lsn: position(end)? };
+        let (start, rest) = name.strip_suffix(SUFFIX)?.split_once('-')?;
+        let (end, generation) = rest.split_once('-')?;
+        let (start_lsn, end_lsn) = (position(start)?, position(end)?);
+        let range = SegmentRange { file, start_lsn, end_lsn, generation: Generation::parse(generation)? };
         let within = file.segment.start_lsn() <= range.start_lsn
             && range.start_lsn < range.end_lsn
             && range.end_lsn <= file.segment.end_lsn();
@@ -55,8 +104,39 @@ impl SegmentRange {
     }
 }
 
+/// The parts that count, in the order of positions.
+///
+/// A writer begins where the archive ended when it had taken it. What an earlier one put up from there on, a request that was
+/// long on its way perhaps, was never acknowledged, and does not count.
+pub fn counted(mut parts: Vec<SegmentRange>) -> Vec<SegmentRange> {
+    parts.sort_unstable_by_key(|part| (part.file, Reverse(part.generation), part.start_lsn));
+    let (mut file, mut generation) = (None, None);
+    // where the writers after this one began in the segment, and where this one did
+    let (mut limit, mut first) = (None::<Lsn>, Lsn::INVALID);
+    parts.retain(|part| {
+        if file.replace(part.file) != Some(part.file) {
+            (limit, generation) = (None, None);
+        }
+        if let Some(before) = generation.replace(part.generation) {
+            if before != part.generation {
+                limit = Some(limit.map_or(first, |limit| limit.min(first)));
+                first = part.start_lsn;
+            }
+        } else {
+            first = part.start_lsn;
+        }
+        limit.is_none_or(|limit| part.start_lsn < limit)
+    });
+    parts.sort_unstable();
+    parts
+}
+
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'A'..=b'F')
+}
+
 fn position(digits: &str) -> Option<Lsn> {
-    let valid = digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
+    let valid = digits.len() == 16 && digits.bytes().all(is_digit);
     valid.then(|| u64::from_str_radix(digits, 16).ok().map(Lsn::new))?
 }
 
@@ -96,7 +176,7 @@ pub fn history_key(timeline: TimelineId) -> String {
 pub fn parse_timeline(key: &str) -> Option<TimelineId> {
     let name = key.strip_prefix(WAL_PREFIX)?;
     let digits = name.strip_suffix(HISTORY_SUFFIX).or_else(|| name.strip_suffix('/')).unwrap_or(name);
-    let valid = digits.len() == 8 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
+    let valid = digits.len() == 8 && digits.bytes().all(is_digit);
     valid.then(|| u32::from_str_radix(digits, 16).ok().and_then(TimelineId::new))?
 }
 
@@ -120,11 +200,14 @@ mod tests {
         let size = WalSegmentSize::DEFAULT;
         let file = file(1, 0xa300_0000, size);
         assert_eq!(segment_key(file), "wal/00000001/0000000100000000000000A3.zst");
-        let range = SegmentRange { file, start_lsn: Lsn::new(0xa300_0000), end_lsn: Lsn::new(0xa300_2000) };
+        let (start_lsn, end_lsn) = (Lsn::new(0xa300_0000), Lsn::new(0xa300_2000));
+        let range = SegmentRange { file, start_lsn, end_lsn, generation: Generation(0x1f) };
         assert_eq!(
             range.key(),
-            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A3002000.zst"
+            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A3002000-0000001F.zst"
         );
+        assert_eq!(lease_key(Generation(0x1f)), "lease/0000001F.json");
+        assert_eq!(parse_lease_key("lease/0000001F.json"), Some(Generation(0x1f)));
         assert_eq!(history_key(TimelineId::new(2).unwrap()), "wal/00000002.history");
         assert_eq!(parse_timeline("wal/00000002.history"), TimelineId::new(2));
         assert_eq!(parse_timeline("wal/0000000A"), TimelineId::new(10));
@@ -134,11 +217,13 @@ mod tests {
     fn keys_of_nothing_are_passed_over() {
         let size = WalSegmentSize::DEFAULT;
         for key in [
-            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A3000000.zst",
-            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A4000001.zst",
-            "ranges/00000002/0000000100000000000000A3/00000000A3000000-00000000A3002000.zst",
-            "ranges/00000001/0000000100000000000000A3/A3000000-A3002000.zst",
-            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A3002000",
+            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A3000000-00000001.zst",
+            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A4000001-00000001.zst",
+            "ranges/00000002/0000000100000000000000A3/00000000A3000000-00000000A3002000-00000001.zst",
+            "ranges/00000001/0000000100000000000000A3/A3000000-A3002000-00000001.zst",
+            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A3002000.zst",
+            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A3002000-00000000.zst",
+            "ranges/00000001/0000000100000000000000A3/00000000A3000000-00000000A3002000-00000001",
             "",
         ] {
             assert_eq!(SegmentRange::parse(key, size), None, "{key}");
@@ -150,19 +235,56 @@ mod tests {
         ] {
             assert_eq!(parse_segment_key(key, size), None, "{key}");
         }
+        for key in ["lease/00000000.json", "lease/1.json", "lease/0000000a.json", "00000001.json"] {
+            assert_eq!(parse_lease_key(key), None, "{key}");
+        }
         for key in ["wal/00000000.history", "wal/0000001.history", "wal/000000G1", "00000001"] {
             assert_eq!(parse_timeline(key), None, "{key}");
         }
     }
 
+    #[test]
+    fn a_later_writer_counts_from_where_it_began() {
+        let size = WalSegmentSize::DEFAULT;
+        let part = |from: u64, to: u64, generation: u32| SegmentRange {
+            file: file(1, from, size),
+            start_lsn: Lsn::new(from),
+            end_lsn: Lsn::new(to),
+            generation: Generation(generation),
+        };
+        let next = 1 << 24;
+        let counting = [
+            part(0, 10, 1),
+            part(10, 20, 1),
+            part(20, 30, 3),
+            part(30, 50, 3),
+            part(50, 60, 4),
+            part(next, next + 9, 2),
+        ];
+        // three were on their way when the next writer began, and one was interrupted before it began
+        let late = [part(20, 40, 1), part(40, 45, 1), part(60, 70, 3), part(next, next + 5, 1)];
+        let mut all: Vec<SegmentRange> = counting.iter().chain(&late).copied().collect();
+        for _ in 0..20 {
+            fastrand::shuffle(&mut all);
+            assert_eq!(counted(all.clone()), counting);
+        }
+    }
+
     proptest! {
         #[test]
-        fn print_and_parse_round_trip(timeline in 1u32.., lsn in 0..Lsn::LIMIT.as_u64(), len in 1..1u64 << 20) {
+        fn print_and_parse_round_trip(
+            timeline in 1u32..,
+            lsn in 0..Lsn::LIMIT.as_u64(),
+            len in 1..1u64 << 20,
+            generation in 1u32..,
+        ) {
             let size = WalSegmentSize::DEFAULT;
             let file = file(timeline, lsn, size);
             prop_assert_eq!(parse_segment_key(&segment_key(file), size), Some(file));
             let end_lsn = (Lsn::new(lsn) + len).min(file.segment.end_lsn());
-            let range = SegmentRange { file, start_lsn: Lsn::new(lsn), end_lsn };
+            let generation = Generation(generation);
+            let range = SegmentRange { file, start_lsn: Lsn::new(lsn), end_lsn, generation };
+            prop_assert_eq!(parse_lease_key(&lease_key(generation)), Some(generation));
             prop_assert_eq!(SegmentRange::parse(&range.key(), size), Some(range));
         }
     }

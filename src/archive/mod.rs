@@ -4,7 +4,7 @@
 //! order of timelines and positions; only what the operating system refuses is an error.
 //!
 //! An archive is a set of objects ([`layout`]) in a store ([`ArchiveStore`]), each created once. An [`Uploader`] fills it
-//! from the directory that is received into; [`Catalog`] says what is there, [`audit()`] whether it is what it must be, and [`fetch()`] gets it back.
+//! from the directory that is received into, one at a time ([`lease`]); [`Catalog`] says what is there, [`audit()`] whether it is what it must be, and [`fetch()`] gets it back.
 
 pub mod audit;
 pub mod catalog;
@@ -16,7 +16,9 @@ mod file;
 pub mod fuzzing;
 pub mod identity;
 pub mod layout;
+pub mod lease;
 mod problem;
+mod retry;
 pub mod store;
 pub mod store_url;
 mod timelines;
@@ -33,5 +35,5 @@ pub use identity::ClusterIdentity;
 pub use problem::{Problem, ProblemKind};
 pub use store::{ArchiveStore, Creation};
 pub use store_url::{ArchiveUrl, ArchiveUrlError};
-pub use uploader::{Archived, ArchivingSink, UploadOptions, Uploader};
+pub use uploader::{Archived, ArchivingSink, Standing, TakeOver, UploadOptions, Uploader};
 pub use verify::{TimelineReport, VerifyError, VerifyReport, WalRange, verify};

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
+use futures_util::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
 use super::error::ArchiveError;
 use super::layout;
@@ -65,6 +66,12 @@ impl ArchiveStore {
         }
     }
 
+    /// Writes an object, whether there is one of this name or not: for those that only one writer has.
+    pub(super) async fn replace(&self, key: &str, content: Bytes) -> Result<(), ArchiveError> {
+        let put = self.store.put(&self.path(key), PutPayload::from_bytes(content)).await;
+        put.map(drop).map_err(|error| ArchiveError::store("write", key, error))
+    }
+
     /// The whole of an object; `None` where there is none of this name.
     pub async fn read(&self, key: &str, max_len: u64) -> Result<Option<Bytes>, ArchiveError> {
         let found = match self.store.get(&self.path(key)).await {
@@ -82,8 +89,21 @@ impl ArchiveStore {
 
     /// The objects whose keys begin with `prefix`, which ends in a slash, in the keys' order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, ArchiveError> {
+        self.collect(prefix, self.store.list(Some(&self.path(prefix)))).await
+    }
+
+    /// Those of them whose keys come behind `key` in their order.
+    pub async fn list_behind(&self, prefix: &str, key: &str) -> Result<Vec<ListedObject>, ArchiveError> {
+        let found = self.store.list_with_offset(Some(&self.path(prefix)), &self.path(key));
+        self.collect(prefix, found).await
+    }
+
+    async fn collect(
+        &self,
+        prefix: &str,
+        mut found: BoxStream<'static, object_store::Result<ObjectMeta>>,
+    ) -> Result<Vec<ListedObject>, ArchiveError> {
         let failed = |error| ArchiveError::store("list", prefix, error);
-        let mut found = self.store.list(Some(&self.path(prefix)));
         let mut objects = Vec::new();
         while let Some(object) = found.try_next().await.map_err(failed)? {
             if objects.len() == MAX_LISTED {

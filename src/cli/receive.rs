@@ -17,7 +17,7 @@ use super::service;
 use super::signals::Signals;
 use super::storing::Storing;
 use crate::ErrorClass;
-use crate::archive::{ArchiveError, ArchiveUrl};
+use crate::archive::{ArchiveError, ArchiveUrl, TakeOver, UploadOptions};
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
 use crate::compression::Compression;
@@ -76,6 +76,18 @@ pub(super) struct ReceiveArgs {
     #[arg(help_heading = "More options", long, value_name = "SECONDS", value_parser = archive::parse_delay)]
     #[arg(default_value = "1s", requires = "archive")]
     archive_delay: Duration,
+
+    /// How long another receiver waits before it takes the archive of one that it does not hear of
+    ///
+    /// One receiver at a time writes to an archive. It says three times within this that it lives, and stops archiving when it
+    /// could not; a second one refuses to start meanwhile.
+    #[arg(help_heading = "More options", long, value_name = "SECONDS", value_parser = archive::parse_lease)]
+    #[arg(default_value = "30s", requires = "archive")]
+    archive_lease: Duration,
+
+    /// Take the archive from the receiver that has it, though it lives: that one ends
+    #[arg(help_heading = "More options", long, requires = "archive")]
+    take_over: bool,
 
     /// Store segments compressed: gzip[:1-9], lz4 (which has one level) or zstd[:1-22]
     ///
@@ -179,7 +191,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         }
     };
     let opened = match &args.archive {
-        Some(url) => open_archive(url, args.archive_delay, &args.directory).await.map(Some),
+        Some(url) => open_archive(url, args.upload_options(), &args.directory).await.map(Some),
         None => Ok(None),
     };
     let uploader = match opened {
@@ -376,6 +388,14 @@ impl ReceiveArgs {
     /// The longest silence of the primary's; `None`: any.
     fn silence(&self) -> Option<Duration> {
         Some(Duration::from_secs(self.receive_timeout.into())).filter(|silence| !silence.is_zero())
+    }
+
+    fn upload_options(&self) -> UploadOptions {
+        UploadOptions {
+            delay: self.archive_delay,
+            lease: self.archive_lease,
+            take_over: if self.take_over { TakeOver::Now } else { TakeOver::Never },
+        }
     }
 
     /// A server before version 15 cannot tell where a slot begins. One that was made here begins, by the segment, no

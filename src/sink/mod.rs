@@ -38,7 +38,7 @@ pub use queue::{Batch, SinkCommand, SinkLimits};
 pub use real_disk::{RealDisk, RealFile};
 pub use room::FullDisk;
 pub use segment_writer::{Layout, PendingFlush, RecordCheck, SegmentWriter};
-pub use stamp::ClusterStamp;
+pub use stamp::{ClusterDifference, ClusterStamp};
 pub use sync_observer::{SyncObserver, Synced};
 pub use thread::{Sink, SinkEvent, SinkThread};
 pub use unverified_segment::Verification;

@@ -17,6 +17,25 @@ pub struct ClusterStamp {
     pub segment_size: WalSegmentSize,
 }
 
+/// What two clusters' WAL cannot have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClusterDifference {
+    /// They are two clusters.
+    System {
+        /// Whose WAL comes.
+        expected: SystemIdentifier,
+        /// Whose is there.
+        found: SystemIdentifier,
+    },
+    /// It is cut differently.
+    SegmentSize {
+        /// The length of what comes.
+        expected: u64,
+        /// The length of what is there.
+        found: u64,
+    },
+}
+
 /// The stamp as it is written: JSON, so that a person can read it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,17 +75,25 @@ impl ClusterStamp {
         })
     }
 
-    /// Whether WAL of `self` may go where `found` is written.
-    pub(super) fn check_against(self, found: ClusterStamp) -> Result<(), SinkError> {
+    /// What tells WAL of `self` from that of `found`; `None`: nothing, the one goes on where the other ends.
+    pub fn difference(self, found: ClusterStamp) -> Option<ClusterDifference> {
         if found.system_identifier != self.system_identifier {
             let (expected, found) = (self.system_identifier, found.system_identifier);
-            return Err(SinkError::OtherSystem { expected, found });
+            return Some(ClusterDifference::System { expected, found });
         }
-        if found.segment_size != self.segment_size {
-            let (expected, found) = (self.segment_size.as_u64(), found.segment_size.as_u64());
-            return Err(SinkError::OtherSegmentSize { expected, found });
-        }
-        Ok(())
+        let (expected, found) = (self.segment_size.as_u64(), found.segment_size.as_u64());
+        (expected != found).then_some(ClusterDifference::SegmentSize { expected, found })
+    }
+
+    /// Whether WAL of `self` may go into a directory of `found`.
+    pub(super) fn check_against(self, found: ClusterStamp) -> Result<(), SinkError> {
+        Err(match self.difference(found) {
+            None => return Ok(()),
+            Some(ClusterDifference::System { expected, found }) => SinkError::OtherSystem { expected, found },
+            Some(ClusterDifference::SegmentSize { expected, found }) => {
+                SinkError::OtherSegmentSize { expected, found }
+            }
+        })
     }
 }
 

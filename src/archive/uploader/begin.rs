@@ -17,12 +17,35 @@ struct Remote {
 }
 
 impl Remote {
-    async fn list(route: &Route, timeline: TimelineId, size: WalSegmentSize) -> Result<Self, ArchiveError> {
-        let parts = route.store.list(&layout::ranges_prefix(timeline)).await?;
-        let whole = route.store.list(&layout::timeline_prefix(timeline)).await?;
-        let mut ranges: Vec<SegmentRange> =
-            parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size)).collect();
-        ranges.sort_unstable();
+    /// From the segment before `first` on, if there is anything; else all of the timeline, to know where it ends. An archive
+    /// may hold years of it.
+    async fn list(route: &Route, first: WalFileName, size: WalSegmentSize) -> Result<Self, ArchiveError> {
+        let before_lsn = first.segment.start_lsn().as_u64().checked_sub(size.as_u64());
+        if let Some(before_lsn) = before_lsn {
+            let before = WalFileName { segment: size.segment_at(Lsn::new(before_lsn)), ..first };
+            let near = Self::list_behind(route, Some(before), first.timeline, size).await?;
+            if !near.is_empty() {
+                return Ok(near);
+            }
+        }
+        Self::list_behind(route, None, first.timeline, size).await
+    }
+
+    async fn list_behind(
+        route: &Route,
+        from: Option<WalFileName>,
+        timeline: TimelineId,
+        size: WalSegmentSize,
+    ) -> Result<Self, ArchiveError> {
+        let (ranges, timeline) = (layout::ranges_prefix(timeline), layout::timeline_prefix(timeline));
+        let list = async |prefix: &str| match from {
+            // a name is followed by what begins with it
+            Some(from) => route.store.list_behind(prefix, &format!("{prefix}{from}")).await,
+            None => route.store.list(prefix).await,
+        };
+        let (parts, whole) = (list(&ranges).await?, list(&timeline).await?);
+        let ranges = parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size)).collect();
+        let ranges = layout::counted(ranges);
         let segments =
             whole.iter().filter_map(|object| layout::parse_segment_key(&object.key, size)).collect();
         Ok(Remote { segments, ranges })
@@ -73,7 +96,7 @@ pub(super) async fn begin(
 ) -> Result<Option<Plan>, ArchiveError> {
     let run = last_run(local, timeline);
     let Some(first) = run.first() else { return Ok(None) };
-    let remote = Remote::list(route, timeline, size).await?;
+    let remote = Remote::list(route, first.file, size).await?;
     clean_up(route, &remote).await?;
     let first_lsn = first.file.segment.start_lsn();
     if !remote.is_empty() && remote.end() < first_lsn {
@@ -88,7 +111,7 @@ pub(super) async fn begin(
             break;
         }
     }
-    let mut plan = Plan::new(timeline, size, archived_lsn, delay);
+    let mut plan = Plan::new(timeline, route.lease.generation(), size, archived_lsn, delay);
     for segment in run {
         let file = segment.file;
         if !segment.is_partial

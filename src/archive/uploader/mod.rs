@@ -29,6 +29,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::error::ArchiveError;
+use super::lease::{self, Holder, Lease, Patience};
+use super::retry::retried;
 use super::store::ArchiveStore;
 use crate::ErrorClass;
 use crate::pg::{Lsn, TimelineId, WalFileName};
@@ -44,6 +46,32 @@ pub use sink::ArchivingSink;
 pub struct UploadOptions {
     /// How old WAL may get here before it is on its way. Zero: as soon as it is durable.
     pub delay: Duration,
+    /// How long the archive stays ours when nothing is heard of us.
+    pub lease: Duration,
+    /// Whether to take the archive from whoever has it.
+    pub take_over: TakeOver,
+}
+
+/// What to do about another writer that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TakeOver {
+    /// Leave the archive to it.
+    #[default]
+    Never,
+    /// Take the archive from it.
+    Now,
+}
+
+/// How it stands with the right to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// The store has not answered yet, or it is being looked whether who has the archive lives.
+    #[default]
+    Looking,
+    /// Who has it is silent: its time is waited for.
+    Waiting,
+    /// It is ours.
+    Holding,
 }
 
 /// How far a timeline is archived.
@@ -77,6 +105,7 @@ struct FedStream {
 /// What the thread tells.
 #[derive(Debug, Default)]
 struct Told {
+    standing: Standing,
     archived: Option<Archived>,
     /// What ended it; taken by whoever reports it.
     error: Option<ArchiveError>,
@@ -91,10 +120,6 @@ pub struct Uploader {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The waits between attempts.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
 impl Uploader {
     /// Starts the thread for a directory that WAL is about to be received into.
     pub fn start(
@@ -104,13 +129,15 @@ impl Uploader {
     ) -> Result<Self, ArchiveError> {
         let feed = Arc::new(watch::Sender::new(Feed::default()));
         let teller = Arc::new(watch::Sender::new(Told::default()));
-        let route = Route { directory: directory.into(), store };
+        let holder = Holder::of(directory)?;
+        let directory_path: Arc<Path> = directory.into();
         let (fed, thread_teller) = (feed.subscribe(), Arc::clone(&teller));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime =
             runtime.map_err(|source| ArchiveError::file("start a thread for", directory, source))?;
         let thread = std::thread::Builder::new().name("wal-archive".into()).spawn(move || {
-            let result = runtime.block_on(run(&route, options, fed, &thread_teller));
+            let result =
+                runtime.block_on(run(&directory_path, &store, &holder, options, fed, &thread_teller));
             if let Err(error) = result {
                 thread_teller.send_modify(|told| told.error = Some(error));
             }
@@ -127,13 +154,33 @@ impl Uploader {
         ArchivingSink::new(inner, Arc::clone(&self.feed), self.told.clone(), Arc::clone(&self.teller))
     }
 
+    /// Waits until it is known whether the archive can be written to, but no longer than `patience`.
+    pub async fn settled(&mut self, patience: Duration) -> Result<Standing, ArchiveError> {
+        let known = |told: &Told| told.standing != Standing::Looking || told.error.is_some();
+        let _ = tokio::time::timeout(patience, self.told.wait_for(known)).await;
+        match self.take_error() {
+            Some(error) => Err(error),
+            None => Ok(self.told.borrow().standing),
+        }
+    }
+
     /// How far it is.
     pub fn archived(&self) -> Option<Archived> {
         self.told.borrow().archived
     }
 
-    /// Nothing more comes: waits until all is archived, but no longer than `patience`. Says how many bytes are not.
-    pub async fn finish(mut self, patience: Duration) -> Result<u64, ArchiveError> {
+    fn take_error(&self) -> Option<ArchiveError> {
+        let mut error = None;
+        self.teller.send_if_modified(|told| {
+            error = told.error.take();
+            false
+        });
+        error
+    }
+
+    /// Nothing more comes: waits until all is archived, but no longer than `patience`. Says how many bytes are not; `None`:
+    /// it never got to know.
+    pub async fn finish(mut self, patience: Duration) -> Result<Option<u64>, ArchiveError> {
         self.feed.send_modify(|feed| feed.ended = true);
         let thread = self.thread.take();
         let ended = async {
@@ -142,10 +189,12 @@ impl Uploader {
             }
         };
         let _ = tokio::time::timeout(patience, ended).await;
-        let behind = self.archived().map_or(0, |archived| archived.behind_len);
-        let mut error = None;
-        self.teller.send_modify(|told| error = told.error.take());
-        error.map_or(Ok(behind), Err)
+        let anything = self.feed.borrow().streams.iter().any(|stream| stream.flushed_lsn.is_valid());
+        let behind = match self.archived() {
+            None if !anything => Some(0),
+            archived => archived.map(|archived| archived.behind_len),
+        };
+        self.take_error().map_or(Ok(behind), Err)
     }
 }
 
@@ -160,6 +209,8 @@ struct Upload<'a> {
     route: &'a Route,
     options: UploadOptions,
     teller: &'a watch::Sender<Told>,
+    /// Without it nothing is told.
+    lease: Lease,
     started: Instant,
     /// Timelines with something to do, the oldest first; the last one is received.
     plans: VecDeque<Plan>,
@@ -170,6 +221,43 @@ struct Upload<'a> {
 }
 
 async fn run(
+    directory: &Arc<Path>,
+    store: &ArchiveStore,
+    holder: &Holder,
+    options: UploadOptions,
+    fed: watch::Receiver<Feed>,
+    teller: &watch::Sender<Told>,
+) -> Result<(), ArchiveError> {
+    match store.check_conditions().await {
+        // somebody has to change something: better now than when it is relied upon
+        Err(error) if error.class() != ErrorClass::Transient => return Err(error),
+        Err(_) => retried(|| store.check_conditions()).await?,
+        Ok(()) => {}
+    }
+    let stand = |standing| teller.send_modify(|told| told.standing = standing);
+    let patience = match options.take_over {
+        TakeOver::Never => Patience::UntilSilent,
+        TakeOver::Now => Patience::TakeOver,
+    };
+    let (mut keeper, lease) = lease::acquire(store, holder, options.lease, patience, |silent| {
+        tracing::warn!(
+            "the archive was held by {silent}, which says nothing; it is taken over when its time is up"
+        );
+        stand(Standing::Waiting);
+    })
+    .await?;
+    tracing::debug!(generation = %lease.generation(), "the archive is ours");
+    stand(Standing::Holding);
+    let route = Route { directory: Arc::clone(directory), store: store.clone(), lease: lease.clone() };
+    let result = tokio::select! {
+        result = archive(&route, options, fed, teller) => result,
+        () = keeper.keep() => lease.valid().await,
+    };
+    keeper.release().await;
+    result
+}
+
+async fn archive(
     route: &Route,
     options: UploadOptions,
     mut fed: watch::Receiver<Feed>,
@@ -179,6 +267,7 @@ async fn run(
         route,
         options,
         teller,
+        lease: route.lease.clone(),
         started: Instant::now(),
         plans: VecDeque::new(),
         tasks: JoinSet::new(),
@@ -211,8 +300,6 @@ impl Upload<'_> {
     async fn begin_all(&mut self, stamp: ClusterStamp, live: TimelineId) -> Result<(), ArchiveError> {
         let size = stamp.segment_size;
         let local = LocalWal::list(&self.route.directory, size)?;
-        // a store that was away at the beginning has not been tried out
-        retried(|| self.route.store.check_conditions()).await?;
         if let Some(first) = local.of(live).first().or(local.segments.first()) {
             retried(|| self.route.claim(stamp, first.file)).await?;
         }
@@ -312,7 +399,11 @@ impl Upload<'_> {
         });
     }
 
+    /// What was put up before this moment is counted by whoever comes after, because the archive is ours at this moment.
     fn tell(&self) {
+        if !self.lease.is_valid() {
+            return;
+        }
         let Some(live) = self.plans.back() else { return };
         // the WAL of a timeline is worth nothing without what came before it
         let all_before = self.plans.iter().rev().skip(1).all(|plan| plan.behind_len() == 0);
@@ -347,6 +438,7 @@ impl Upload<'_> {
         tokio::select! {
             () = changed => Ok(()),
             () = timeout => Ok(()),
+            renewed = self.lease.changed() => renewed,
             done = done => {
                 match done.map_err(|_| ArchiveError::ThreadEnded)?? {
                     Task::Piece(timeline, piece) => {
@@ -359,29 +451,6 @@ impl Upload<'_> {
                 Ok(())
             }
         }
-    }
-}
-
-/// Does it until it is done, or cannot be.
-async fn retried<T, F>(mut work: impl FnMut() -> F) -> Result<T, ArchiveError>
-where
-    F: Future<Output = Result<T, ArchiveError>>,
-{
-    let mut wait = FIRST_WAIT;
-    loop {
-        let error = match work().await {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        // rights may come back, as a store may: what is received is safe meanwhile
-        let again = matches!(error, ArchiveError::Store { .. }) || error.class() == ErrorClass::Transient;
-        if !again {
-            return Err(error);
-        }
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::warn!(%error, source, ?wait, "archiving fails; trying again");
-        tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
     }
 }
 

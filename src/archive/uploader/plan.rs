@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::super::layout::SegmentRange;
+use super::super::layout::{Generation, SegmentRange};
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegment, WalSegmentSize};
 
 /// The longest part in bytes: what is lost of a store's time when one has to be sent again.
@@ -46,6 +46,7 @@ impl Piece {
 #[derive(Debug)]
 pub(super) struct Plan {
     timeline: TimelineId,
+    generation: Generation,
     segment_size: WalSegmentSize,
     /// How old WAL may get before it is on its way.
     delay: Duration,
@@ -72,12 +73,14 @@ impl Plan {
     /// All before `archived_lsn` is up.
     pub(super) fn new(
         timeline: TimelineId,
+        generation: Generation,
         segment_size: WalSegmentSize,
         archived_lsn: Lsn,
         delay: Duration,
     ) -> Self {
         Plan {
             timeline,
+            generation,
             segment_size,
             delay,
             flushed_lsn: archived_lsn,
@@ -176,7 +179,8 @@ impl Plan {
             Piece::Segment(file)
         } else {
             let end_lsn = self.flushed_lsn.min(segment.end_lsn()).min(self.started_lsn + MAX_RANGE_LEN);
-            Piece::Range(SegmentRange { file, start_lsn: self.started_lsn, end_lsn })
+            let (start_lsn, generation) = (self.started_lsn, self.generation);
+            Piece::Range(SegmentRange { file, start_lsn, end_lsn, generation })
         };
         self.started_lsn = piece.end_lsn();
         if self.started_lsn == self.flushed_lsn {
@@ -216,7 +220,7 @@ mod tests {
 
     fn plan(segment_len: u64, archived: u64) -> Plan {
         let size = WalSegmentSize::from_bytes(segment_len).unwrap();
-        Plan::new(TimelineId::FIRST, size, Lsn::new(archived), DELAY)
+        Plan::new(TimelineId::FIRST, Generation::FIRST, size, Lsn::new(archived), DELAY)
     }
 
     fn at(millis: u64) -> Duration {

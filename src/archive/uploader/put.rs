@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::super::error::ArchiveError;
 use super::super::identity::ClusterIdentity;
 use super::super::layout::{self, SegmentRange};
+use super::super::lease::Lease;
 use super::super::store::{ArchiveStore, Creation};
 use super::super::wal_object;
 use super::local;
@@ -22,9 +23,16 @@ use crate::sink::ClusterStamp;
 pub(super) struct Route {
     pub(super) directory: Arc<Path>,
     pub(super) store: ArchiveStore,
+    pub(super) lease: Lease,
 }
 
 impl Route {
+    /// Creates an object, as long as that is ours to do.
+    async fn create(&self, key: &str, content: Bytes) -> Result<Creation, ArchiveError> {
+        self.lease.valid().await?;
+        self.store.create(key, content).await
+    }
+
     /// Puts up a piece of WAL.
     pub(super) async fn put(&self, piece: Piece) -> Result<(), ArchiveError> {
         let (key, file, start_lsn, end_lsn) = match piece {
@@ -34,7 +42,7 @@ impl Route {
             }
         };
         let content = self.encoded(file, start_lsn, end_lsn).await?;
-        match self.store.create(&key, content).await? {
+        match self.create(&key, content).await? {
             Creation::Created => Ok(()),
             // sent before by a run that did not live to hear of it, or by a request whose answer was lost
             Creation::Exists => self.compare(&key, file, start_lsn, end_lsn).await,
@@ -55,6 +63,7 @@ impl Route {
     pub(super) async fn remove_parts(&self, file: WalFileName) -> Result<(), ArchiveError> {
         for part in self.store.list(&layout::segment_ranges_prefix(file)).await? {
             if SegmentRange::parse(&part.key, file.segment.size()).is_some() {
+                self.lease.valid().await?;
                 self.store.remove(&part.key).await?;
             }
         }
@@ -65,7 +74,7 @@ impl Route {
     pub(super) async fn put_history(&self, timeline: TimelineId) -> Result<(), ArchiveError> {
         let content = Bytes::from(local::read_history(&self.directory, timeline)?);
         let key = layout::history_key(timeline);
-        if self.store.create(&key, content.clone()).await? == Creation::Created {
+        if self.create(&key, content.clone()).await? == Creation::Created {
             return Ok(());
         }
         let found = self.store.read(&key, TimelineHistory::MAX_LEN as u64).await?;
@@ -83,6 +92,7 @@ impl Route {
             segment_size: stamp.segment_size,
             major: WalFormat::major_of_magic(magic),
         };
+        self.lease.valid().await?;
         identity.claim(&self.store).await
     }
 

@@ -38,7 +38,11 @@ impl Scene {
     }
 
     fn start(&mut self) {
-        let options = UploadOptions { delay: Duration::ZERO };
+        let options = UploadOptions {
+            delay: Duration::ZERO,
+            lease: Duration::from_secs(30),
+            take_over: TakeOver::Never,
+        };
         let uploader = Uploader::start(self.store.clone(), self.directory.path(), options).unwrap();
         let stamp = ClusterStamp { system_identifier: SystemIdentifier::new(SYSTEM), segment_size: size() };
         uploader.feed.send_modify(|feed| feed.stamp = Some(stamp));
@@ -84,7 +88,7 @@ impl Scene {
         reached.expect("archived in time").unwrap();
     }
 
-    async fn finish(&mut self) -> Result<u64, ArchiveError> {
+    async fn finish(&mut self) -> Result<Option<u64>, ArchiveError> {
         self.uploader.take().unwrap().finish(Duration::from_secs(20)).await
     }
 
@@ -116,7 +120,7 @@ async fn parts_go_up_as_they_become_durable_and_are_folded() {
     scene.write(1, 4, 50);
     scene.flushed(1, 4 * MIB + 50);
     scene.archived(1, 4 * MIB + 50).await;
-    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
     assert_eq!(scene.keys("wal/").await, ["wal/00000001/000000010000000000000003.zst"]);
     assert_eq!(scene.keys("ranges/").await.len(), 1, "parts of a whole segment are removed");
     assert_eq!(scene.keys("probe/").await, [""; 0]);
@@ -135,7 +139,7 @@ async fn a_later_run_goes_on_where_the_archive_ends() {
     scene.write(1, 5, 300);
     scene.start();
     scene.flushed(1, 5 * MIB + 300);
-    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
     assert_eq!(scene.keys("wal/").await.len(), 3);
 
     // what is up is not looked at again: its files may be gone
@@ -146,7 +150,7 @@ async fn a_later_run_goes_on_where_the_archive_ends() {
     scene.start();
     scene.flushed(1, 5 * MIB + 800);
     scene.archived(1, 5 * MIB + 800).await;
-    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
     let catalog = Catalog::read(&scene.store).await.unwrap();
     let stretches = catalog.timelines[0].stretches();
     assert_eq!(stretches.len(), 1, "{stretches:?}");
@@ -166,7 +170,7 @@ async fn a_timeline_that_was_left_is_archived_to_its_end_and_the_next_behind_its
     scene.write(2, 3, 7000);
     scene.flushed(2, 3 * MIB + 7000);
     scene.archived(2, 3 * MIB + 7000).await;
-    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
     assert_eq!(scene.fetched("00000002.history").await.0, Fetched::History);
     let catalog = Catalog::read(&scene.store).await.unwrap();
     let ends: Vec<Lsn> =
@@ -209,5 +213,5 @@ async fn another_clusters_archive_is_refused() {
     scene.flushed(1, 2 * MIB + 100);
     let error = scene.finish().await.unwrap_err();
     assert!(matches!(error, ArchiveError::OtherSystem { .. }), "{error}");
-    assert_eq!(scene.keys("").await, ["cluster.json"]);
+    assert_eq!(scene.keys("").await, ["cluster.json", "lease/00000001.json"]);
 }

@@ -43,6 +43,13 @@ pub(super) fn parse_delay(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "must be seconds, or milliseconds with \"ms\" behind them, up to an hour".to_owned())
 }
 
+/// The same, not too short to be renewed in time.
+pub(super) fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_delay(text)?;
+    let long_enough = lease >= Duration::from_secs(1);
+    long_enough.then_some(lease).ok_or_else(|| "must be at least a second".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

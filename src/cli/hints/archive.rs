@@ -37,7 +37,16 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
         ArchiveError::Damaged { .. } | ArchiveError::TooLong { .. } => {
             "Somebody changed the object, or the store lost a part of it. Get the segment from another copy."
         }
-        ArchiveError::Identity { .. } => "A later pgwake may have made it; this one changes nothing there.",
+        ArchiveError::Held { .. } => {
+            "One receiver at a time writes to an archive. Stop that one first; if its machine is gone, its lease runs out by \
+             itself. --take-over takes the archive from it now, and it ends."
+        }
+        ArchiveError::Fenced { .. } => {
+            "What was reported as archived is there. Leave the archive to that one, or take it back with --take-over."
+        }
+        ArchiveError::Identity { .. } | ArchiveError::Lease { .. } => {
+            "A later pgwake may have made it; this one changes nothing there."
+        }
         _ => return None,
     })
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::harness::{
     Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
-    recover_with, streaming,
+    recover_with, streaming, without_slot,
 };
 use crate::documented_json::assert_as_documented;
 use crate::require_server;
@@ -216,6 +216,79 @@ fn what_cannot_be_an_archive_is_refused_before_anything_is_received() {
 fn archive_end_if_any(url: &str) -> Option<String> {
     let listed = Tool::pgwake().args(["list", "--archive", url]).run();
     if listed.code == Some(0) { archive_end(url, 1) } else { None }
+}
+
+/// A second receiver, with a directory and a slot of its own, for the same archive.
+fn rival(primary: &Cluster, url: &str) -> Tool {
+    let directory = primary.dir().subdir("rival", 0o700);
+    let tool = without_slot(&primary.conninfo(), &directory).args(["--slot", "rival", "--create-slot"]);
+    tool.args(["--archive", url, "--archive-delay", "0", "--archive-lease", "2s"])
+}
+
+#[test]
+fn a_second_receiver_refuses_and_says_who_has_the_archive() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let (received, url) = (directory(&primary), archive_directory(&primary));
+    let (first, rival) =
+        (archiving(&primary, &received, &url).args(["--archive-lease", "2s"]), rival(&primary, &url));
+    let receiver = streaming(&first);
+    let refused = rival.run().exited(1);
+    refused
+        .complains(&format!("the archive is held by another receiver: process {} on", receiver.pid()))
+        .complains(&format!("(directory \"{}\") since 20", received.display()))
+        .complains("--take-over takes the archive");
+    assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'rival'"), "0");
+    // the same directory is not even looked at
+    first.run().exited(1).complains("is in use by another receiver");
+
+    // killed, it goes on at once
+    receiver.kill9();
+    receiver.wait();
+    let started = Instant::now();
+    let receiver = streaming(&first);
+    assert!(started.elapsed() < Duration::from_millis(1900), "{:?}", started.elapsed());
+    make_wal(&primary, 1);
+    caught_up(&primary);
+    // one that lives can be told to leave
+    let taker = streaming(&rival.clone().args(["--take-over"]));
+    let left = receiver.wait().exited(1);
+    left.complains("another receiver has taken the archive over").complains(&taker.pid().to_string());
+    taker.terminate();
+    taker.wait().succeeded();
+    // and one that has gone is not waited for
+    let started = Instant::now();
+    let receiver = streaming(&first);
+    assert!(started.elapsed() < Duration::from_millis(1900), "{:?}", started.elapsed());
+    receiver.terminate();
+    receiver.wait().succeeded();
+}
+
+/// A machine that hangs for longer than its lease, and comes back.
+#[test]
+fn a_stopped_receiver_that_wakes_writes_nothing_that_counts() {
+    require_server!();
+    let primary = keeping_wal(1).setting("synchronous_standby_names", "ANY 1 (pgwake)").start();
+    let (received, url) = (directory(&primary), archive_directory(&primary));
+    primary.psql("SELECT pg_create_physical_replication_slot('rival', true)");
+    let receiver = streaming(&archiving(&primary, &received, &url).args(["--archive-lease", "2s"]));
+    primary.psql("SET synchronous_commit = local; CREATE TABLE t (i int)");
+    primary.psql("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (1)");
+    receiver.signal(rustix::process::Signal::STOP);
+    // some of it is in the stopped one's socket
+    make_wal(&primary, 2);
+    let mut other = streaming(&rival(&primary, &url));
+    other.wait_for_stderr("it is taken over when its time is up");
+    primary.psql("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (2)");
+    receiver.signal(rustix::process::Signal::CONT);
+    receiver.wait().exited(1).complains("another receiver has taken the archive over");
+    primary.psql("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (3)");
+    let lsn = primary.psql("SELECT replay_lsn FROM pg_stat_replication");
+    let archived = archive_end(&url, 1).expect("something is archived");
+    assert_eq!(primary.psql(&format!("SELECT '{archived}'::pg_lsn >= '{lsn}'::pg_lsn")), "t");
+    other.terminate();
+    other.wait().succeeded();
+    Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().succeeded().says("nothing is wrong");
 }
 
 /// A server that recovers takes exit codes up to 125 for "there is no such file".
