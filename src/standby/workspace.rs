@@ -9,23 +9,31 @@
 //! everything that the journal names, and the workspace itself, may be taken away, and a later run that gets the lock
 //! does so. After it nothing may but the workspace itself. As root, only `data` is given to the target's owner.
 
-use std::ffi::{OsStr, OsString};
+mod leftover;
+mod lock;
+mod moving;
+mod place;
+
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
+use leftover::{
+    adopt_sibling, is_finished, load_journal, remove_if_there, remove_marks, remove_recorded,
+    remove_workspace, require_fillable, tidy_up,
+};
+use lock::lock;
+use moving::{entry_names, move_entries, rename_to_new};
+use place::{Place, TargetState, state_of};
 
 use super::directories::{
-    HeldDirectory, exists, io_error, is_empty, make_directories, missing_ancestors, nearest_existing,
-    open_private, read_directory, remove_tree, require_directory, resolve, set_mode, sync_directory,
-    wanted_owner,
+    HeldDirectory, exists, io_error, make_directories, missing_ancestors, set_mode, sync_directory,
 };
 pub use super::directories::{WorkspaceError, chown};
-use super::journal::{self, Journal};
+use super::journal::Journal;
 pub use crate::FileOwner as Owner;
 
 /// The place where one run works.
@@ -346,276 +354,6 @@ impl Workspace {
             None => done,
         }
     }
-}
-
-/// A target, and what can be said of it without touching anything.
-#[derive(Debug)]
-struct Place {
-    target: PathBuf,
-    parent: PathBuf,
-    name: OsString,
-    exists: bool,
-    owner: Option<Owner>,
-}
-
-impl Place {
-    fn find(target: &Path) -> Result<Self, WorkspaceError> {
-        let target = resolve(target)?;
-        let name = target.file_name().ok_or_else(|| WorkspaceError::NoName(target.clone()))?.to_owned();
-        let parent = target.parent().ok_or_else(|| WorkspaceError::NoName(target.clone()))?.to_owned();
-        let owner = wanted_owner(nearest_existing(&target)?)?;
-        let exists = exists(&target)?;
-        if exists {
-            require_directory(&target)?;
-            let metadata = fs::metadata(&target).map_err(io_error("examine", &target))?;
-            let expected = owner.map_or(rustix::process::geteuid().as_raw(), |owner| owner.uid);
-            if metadata.uid() != expected {
-                return Err(WorkspaceError::NotOwned(target));
-            }
-        }
-        Ok(Place { target, parent, name, exists, owner })
-    }
-
-    fn inside(&self) -> PathBuf {
-        self.target.join(INSIDE_NAME)
-    }
-
-    /// The target as it was found: it may be a link, and may lead elsewhere soon.
-    fn hold_target(&self) -> Result<HeldDirectory, WorkspaceError> {
-        let failed = |error| io_error("open", &self.target)(error);
-        let held = HeldDirectory::open_linked(&self.target).map_err(failed)?;
-        let expected = self.owner.map_or(rustix::process::geteuid().as_raw(), |owner| owner.uid);
-        match held.metadata().map_err(failed)?.uid() == expected {
-            true => Ok(held),
-            false => Err(WorkspaceError::NotOwned(self.target.clone())),
-        }
-    }
-
-    fn sibling(&self) -> PathBuf {
-        let mut hidden = OsString::from(".");
-        hidden.push(&self.name);
-        hidden.push(INSIDE_NAME);
-        self.parent.join(hidden)
-    }
-}
-
-/// What an existing target holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TargetState {
-    /// Nothing, or only what an interrupted run put there.
-    Fillable,
-    /// Something.
-    Taken,
-}
-
-/// In a target that an interrupted run was filling there is a workspace, `PG_VERSION`, which is moved last, is not, and
-/// everything else is in the journal.
-fn state_of(place: &Place) -> Result<TargetState, WorkspaceError> {
-    let workspace = place.inside();
-    let entries = read_directory(&place.target)?;
-    if entries.is_empty() {
-        return Ok(TargetState::Fillable);
-    }
-    if !entries.contains(&workspace) || entries.contains(&place.target.join(LAST_NAME)) {
-        return Ok(TargetState::Taken);
-    }
-    let moved = load_journal(&workspace)?.unwrap_or_default().moved_entries;
-    let is_ours = |entry: &PathBuf| {
-        *entry == workspace
-            || entry.file_name().is_some_and(|name| moved.iter().any(|moved| moved == name.as_bytes()))
-    };
-    Ok(if entries.iter().all(is_ours) { TargetState::Fillable } else { TargetState::Taken })
-}
-
-/// Whether the journal's run had moved the data directory to its place when it was cut off.
-fn is_finished(journal: &Journal, sibling: &Path) -> bool {
-    journal.committing && matches!(exists(&sibling.join(DATA_NAME)), Ok(false))
-}
-
-/// After a commit whose last step was cut off: takes away the marks and the workspace, under its lock. Anything else is
-/// left as it is: a later run on its own target takes care of it.
-fn tidy_up(workspace: &Path, target: &Path) -> Result<(), WorkspaceError> {
-    let (held, _lock) = lock(workspace, target)?;
-    let Some(journal) = held.named(load_journal(&held.path()))? else { return Ok(()) };
-    let inside = workspace.parent() == Some(target);
-    let finished = match inside {
-        true => journal.committing && exists(&target.join(LAST_NAME))?,
-        false => is_finished(&journal, workspace),
-    };
-    if finished {
-        remove_marks(&journal)?;
-        remove_workspace(workspace)?;
-    }
-    Ok(())
-}
-
-/// Somebody made the target while an interrupted run's workspace lay beside it: its journal counts here too.
-fn adopt_sibling(place: &Place, path: &Path) -> Result<Option<Journal>, WorkspaceError> {
-    let sibling = place.sibling();
-    let (held, _lock) = lock(&sibling, &place.target)?;
-    let journal = held.named(load_journal(&held.path()))?;
-    match &journal {
-        Some(finished) if is_finished(finished, &sibling) => remove_marks(finished)?,
-        Some(journal) => journal.store(path).map_err(io_error("write journal of", path))?,
-        None => {}
-    }
-    let left = journal.filter(|journal| !is_finished(journal, &sibling));
-    remove_workspace(&sibling)?;
-    Ok(left)
-}
-
-fn load_journal(workspace: &Path) -> Result<Option<Journal>, WorkspaceError> {
-    Journal::load(workspace).map_err(io_error("read journal of", workspace))
-}
-
-/// A workspace's directory, which must be one that nobody else can write to.
-fn hold(workspace: &Path) -> Result<HeldDirectory, WorkspaceError> {
-    let held = HeldDirectory::open(workspace).map_err(|error| {
-        match error.raw_os_error().map(Errno::from_raw_os_error) {
-            // of a link the system says one or the other
-            Some(Errno::NOTDIR | Errno::LOOP) => WorkspaceError::NotOwned(workspace.to_owned()),
-            _ => io_error("open", workspace)(error),
-        }
-    })?;
-    let metadata = held.metadata().map_err(io_error("examine", workspace))?;
-    let ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
-    if ours { Ok(held) } else { Err(WorkspaceError::NotOwned(workspace.to_owned())) }
-}
-
-/// Takes the lock of a workspace.
-fn lock(workspace: &Path, target: &Path) -> Result<(HeldDirectory, fs::File), WorkspaceError> {
-    let held = hold(workspace)?;
-    let (path, shown) = (held.path().join(LOCK_NAME), workspace.join(LOCK_NAME));
-    let file = match open_private(&path) {
-        // the run that had it has removed it just now
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(WorkspaceError::Locked(target.to_owned()));
-        }
-        opened => opened.map_err(io_error("open", &shown))?,
-    };
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(WorkspaceError::Locked(target.to_owned())),
-        Err(error) => return Err(io_error("lock", &shown)(error.into())),
-    }
-    // whoever held it may have removed the file between our opening it and locking it
-    let locked = file.metadata().map_err(io_error("examine", &shown))?.ino();
-    match fs::symlink_metadata(&path) {
-        Ok(metadata) if metadata.ino() == locked => Ok((held, file)),
-        _ => Err(WorkspaceError::Locked(target.to_owned())),
-    }
-}
-
-/// Renames a directory to a name that must not exist: a plain rename would replace an empty directory.
-fn rename_to_new(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
-    let renamed = rustix::fs::renameat_with(
-        rustix::fs::CWD,
-        from,
-        rustix::fs::CWD,
-        to,
-        rustix::fs::RenameFlags::NOREPLACE,
-    );
-    match renamed {
-        Ok(()) => Ok(()),
-        // network and stacked file systems do not all know the flag
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if !exists(to)? => {
-            fs::rename(from, to).map_err(io_error("rename data directory to", to))
-        }
-        Err(error) => Err(io_error("rename data directory to", to)(error.into())),
-    }
-}
-
-fn entry_names(directory: &Path) -> Result<Vec<Vec<u8>>, WorkspaceError> {
-    let names = read_directory(directory)?;
-    Ok(names.iter().filter_map(|path| Some(path.file_name()?.as_bytes().to_owned())).collect())
-}
-
-/// Moves all entries up, `PG_VERSION` last and only after everything else is durably there.
-fn move_entries(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
-    let (last, others): (Vec<_>, Vec<_>) = read_directory(from)?
-        .into_iter()
-        .partition(|path| path.file_name().is_some_and(|name| name == LAST_NAME));
-    for group in [others, last] {
-        for path in group {
-            let name = path.file_name().unwrap_or_default();
-            fs::rename(&path, to.join(name)).map_err(io_error("move up", &path))?;
-        }
-        sync_directory(to)?;
-    }
-    Ok(())
-}
-
-/// Removes a workspace, its journal last: as long as anything is left, a later run knows what to make of it.
-fn remove_workspace(path: &Path) -> Result<(), WorkspaceError> {
-    let held = hold(path)?;
-    let inside = held.path();
-    let journal = inside.join(journal::FILE_NAME);
-    held.named(empty(&inside, &journal).and_then(|()| remove_if_there(&journal)))?;
-    fs::remove_dir(path).map_err(io_error("remove", path))
-}
-
-/// Removes all that is in a directory but one.
-fn empty(directory: &Path, except: &Path) -> Result<(), WorkspaceError> {
-    let entries = read_directory(directory)?;
-    entries.iter().filter(|entry| *entry != except).try_for_each(|entry| remove_tree(entry))
-}
-
-fn remove_if_there(path: &Path) -> Result<(), WorkspaceError> {
-    if exists(path)? { remove_tree(path) } else { Ok(()) }
-}
-
-fn require_fillable(directory: &Path) -> Result<(), WorkspaceError> {
-    if exists(directory)? && !is_empty(directory)? {
-        return Err(WorkspaceError::NotEmpty(directory.to_owned()));
-    }
-    Ok(())
-}
-
-/// Empties what was filled, removes what was made. A filled directory without this journal's mark has found another
-/// use since and is left alone; so is every made one that something else is in by now.
-fn remove_recorded(journal: &Journal) -> Result<(), WorkspaceError> {
-    for directory in &journal.filled_directories {
-        if let Some(held) = marked(directory, journal)? {
-            let mark = held.path().join(MARK_NAME);
-            held.named(empty(&held.path(), &mark).and_then(|()| remove_tree(&mark)))?;
-        }
-    }
-    for directory in journal.made_directories.iter().rev() {
-        let _ = fs::remove_dir(directory);
-    }
-    Ok(())
-}
-
-fn remove_marks(journal: &Journal) -> Result<(), WorkspaceError> {
-    for directory in &journal.filled_directories {
-        if let Some(held) = marked(directory, journal)? {
-            held.named(remove_tree(&held.path().join(MARK_NAME)))?;
-        }
-    }
-    Ok(())
-}
-
-/// The directory, if it has this journal's mark. Its owner can read the mark, and could have put it elsewhere and a link in
-/// the directory's place: root believes it only where both are one user's.
-fn marked(directory: &Path, journal: &Journal) -> Result<Option<HeldDirectory>, WorkspaceError> {
-    let absent =
-        |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-    let held = match HeldDirectory::open_linked(directory) {
-        Err(error) if absent(&error) => return Ok(None),
-        held => held.map_err(io_error("open", directory))?,
-    };
-    let (path, shown) = (held.path().join(MARK_NAME), directory.join(MARK_NAME));
-    let metadata = match fs::symlink_metadata(&path) {
-        Err(error) if absent(&error) => return Ok(None),
-        metadata => metadata.map_err(io_error("examine", &shown))?,
-    };
-    let owner = held.metadata().map_err(io_error("examine", directory))?.uid();
-    if !metadata.is_file() || (metadata.uid() != owner && rustix::process::geteuid().is_root()) {
-        return Ok(None);
-    }
-    let content = fs::read(&path).map_err(io_error("read", &shown))?;
-    let ours = !journal.nonce.is_empty() && content == journal.nonce.as_bytes();
-    Ok(ours.then_some(held))
 }
 
 #[cfg(test)]
