@@ -54,6 +54,9 @@ enum Resolver {
     Walk,
 }
 
+/// How deep directories are removed that lie in each other: deeper than a tar header's 256 bytes can name.
+const MAX_REMOVED_DEPTH: usize = 200;
+
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -61,7 +64,15 @@ impl ConfinedDirectory {
     /// Opens an existing directory. The path itself is the caller's and may lead through symbolic links. What is
     /// made in it is given to `owner`.
     pub fn open(path: &Path, owner: Option<FileOwner>) -> Result<Self, FileError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self::open_with(path, DIRECTORY.difference(OFlags::NOFOLLOW), owner)
+    }
+
+    /// Opens a directory that was made just now: a link in its place is an error.
+    pub fn open_made(path: &Path, owner: Option<FileOwner>) -> Result<Self, FileError> {
+        Self::open_with(path, DIRECTORY, owner)
+    }
+
+    fn open_with(path: &Path, flags: OFlags, owner: Option<FileOwner>) -> Result<Self, FileError> {
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| FileError::new("open directory", path, errno))?;
         Ok(ConfinedDirectory {
@@ -133,6 +144,18 @@ impl ConfinedDirectory {
             let path = member.map_or_else(|| self.path.clone(), |member| self.path_of(member));
             FileError::new("open directory", path, errno)
         })
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> Result<bool, FileError> {
+        let failed = |errno| FileError::new("read directory", &self.path, errno);
+        let mut entries = Dir::read_from(&self.fd).map_err(failed)?;
+        while let Some(entry) = entries.read() {
+            if !matches!(entry.map_err(failed)?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Where a symbolic link leads. It is not followed.
@@ -230,6 +253,22 @@ impl ConfinedDirectory {
             .map_err(|errno| FileError::new("rename", self.path_of(from), errno))
     }
 
+    /// Removes everything that is in it: what was opened, whatever its name leads to by now, and no link is followed.
+    pub fn remove_contents(&self) -> Result<(), FileError> {
+        remove_entries(self.fd.as_fd(), &self.path, MAX_REMOVED_DEPTH)
+    }
+
+    /// Removes the directory with everything in it. If its name leads to another by now, that one stays.
+    pub fn remove(&self) -> Result<(), FileError> {
+        self.remove_contents()?;
+        let failed = |errno| FileError::new("remove directory", &self.path, errno);
+        let named = rustix::fs::lstat(&self.path).map_err(failed)?;
+        if (named.st_dev, named.st_ino) != self.identity()? {
+            return Err(failed(Errno::STALE));
+        }
+        rustix::fs::rmdir(&self.path).map_err(failed)
+    }
+
     /// Makes the directory's own entries durable.
     pub fn sync(&self) -> Result<(), FileError> {
         rustix::fs::fsync(&self.fd).map_err(|errno| FileError::new("fsync directory", &self.path, errno))
@@ -308,15 +347,27 @@ fn own(parent: BorrowedFd<'_>, name: &Path, owner: Option<FileOwner>) -> Result<
     rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Removes what is in a directory, by its path, and keeps the directory. No link is followed.
-pub fn remove_contents(directory: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
+/// Removes what is in a directory. `depth` is how many more may lie in each other.
+fn remove_entries(directory: BorrowedFd<'_>, shown: &Path, depth: usize) -> Result<(), FileError> {
+    let failed = |path: &Path, errno| FileError::new("remove", path, errno);
+    let mut entries = Dir::read_from(directory).map_err(|errno| failed(shown, errno))?;
+    while let Some(entry) = entries.read() {
+        let entry = entry.map_err(|errno| failed(shown, errno))?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
         }
+        let path = shown.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            // what Linux, and what POSIX says of a directory
+            Err(Errno::ISDIR | Errno::PERM) if depth > 0 => {}
+            Err(errno) => return Err(failed(&path, errno)),
+        }
+        let opened = rustix::fs::openat(directory, name, DIRECTORY, Mode::empty());
+        let opened = opened.map_err(|errno| failed(&path, errno))?;
+        remove_entries(opened.as_fd(), &path, depth - 1)?;
+        rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR).map_err(|errno| failed(&path, errno))?;
     }
     Ok(())
 }
@@ -342,6 +393,36 @@ mod tests {
             directory.resolver = resolver;
             story(&mut directory, &outside);
             assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "something was written outside");
+        }
+    }
+
+    /// What stands beside it, and what links in it lead to, stays; and so does a directory that has taken its name.
+    #[test]
+    fn what_was_opened_is_removed_and_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (inside, outside) = (scratch.path().join("in"), scratch.path().join("out"));
+        let fill = |directory: &Path| {
+            std::fs::create_dir_all(directory.join("a/b/c")).unwrap();
+            std::fs::write(directory.join("a/b/file"), "x").unwrap();
+        };
+        for is_moved in [false, true] {
+            fill(&inside);
+            fill(&outside);
+            symlink(&outside, inside.join("a/link")).unwrap();
+            symlink("/nonexistent", inside.join("a/b/broken")).unwrap();
+            let directory = ConfinedDirectory::open(&inside, None).unwrap();
+            let moved = scratch.path().join("moved");
+            if is_moved {
+                std::fs::rename(&inside, &moved).unwrap();
+                symlink(&outside, &inside).unwrap();
+                directory.remove().unwrap_err();
+                assert_eq!(std::fs::read_dir(&moved).unwrap().count(), 0);
+                assert!(inside.is_symlink());
+            } else {
+                directory.remove().unwrap();
+                assert!(!inside.exists());
+            }
+            assert!(outside.join("a/b/file").exists() && outside.join("a/b/c").exists());
         }
     }
 

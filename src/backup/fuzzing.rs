@@ -11,6 +11,7 @@ use super::tar_header::MemberKind;
 use super::tar_rewriter::{Added, TarRewriter};
 use super::tar_stream::{ArchiveEnd, TarError, TarEvent, TarStream};
 use super::target::StandbyFiles;
+use super::verify::{ArchiveFault, index_archive_with};
 
 /// Payloads, each behind its length in four bytes (big-endian): no data before an archive, none after the manifest
 /// but its own, and only plain names.
@@ -40,7 +41,7 @@ pub fn fuzz_archive_stream(data: &[u8]) {
 }
 
 /// An archive, read whole and in pieces (their size from the first byte): the same members and contents, contents as
-/// long as announced, names beneath the target.
+/// long as announced, names beneath the target. Without a look at the contents: the same files, where they are.
 pub fn fuzz_tar(data: &[u8]) {
     let [piece, archive @ ..] = data else { return };
     let archive = Bytes::copy_from_slice(archive);
@@ -50,6 +51,15 @@ pub fn fuzz_tar(data: &[u8]) {
     let pieces = read_tar(starts.map(|start| archive.slice(start..archive.len().min(start + piece))));
     assert_eq!(whole.0, pieces.0);
     assert_eq!(whole.1.is_ok(), pieces.1.is_ok());
+    let (indexed, ended) = index_tar(&archive);
+    assert_eq!(whole.1.is_ok(), ended.is_ok(), "{:?} and {ended:?}", whole.1);
+    let files: Members = whole.0.iter().filter(|member| member.3).cloned().collect();
+    if whole.1.is_ok() {
+        assert_eq!(indexed, files);
+    } else {
+        // what is cut short is noticed before its content is looked for
+        assert!(files.starts_with(&indexed), "{indexed:?} of {files:?}");
+    }
     let starts = (0..archive.len()).step_by(piece);
     let rewritten = rewrite(starts.map(|start| archive.slice(start..archive.len().min(start + piece))));
     assert_eq!(rewrite(std::iter::once(archive.clone())), rewritten);
@@ -61,6 +71,23 @@ pub fn fuzz_tar(data: &[u8]) {
         assert_eq!(again.0.len() - signal(&again.0), whole.0.len() - signal(&whole.0) + added(&whole.0));
         assert_eq!(signal(&again.0), 1);
     }
+}
+
+/// The files of an archive as they are found without reading them; their contents are read afterwards.
+fn index_tar(archive: &[u8]) -> (Members, Result<(), ArchiveFault>) {
+    let mut files = Members::new();
+    let read = |buffer: &mut [u8], offset: u64| {
+        let rest = archive.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    };
+    let ended = index_archive_with(archive.len() as u64, read, |file| {
+        let content = &archive[file.offset as usize..][..file.len as usize];
+        files.push((file.path.as_bytes().to_vec(), file.len, crc32c::crc32c(content), true));
+        Ok(())
+    });
+    (files, ended)
 }
 
 /// How many files a standby's configuration adds to these: one, where it can be appended to none.

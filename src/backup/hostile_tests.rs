@@ -143,7 +143,7 @@ fn corpus() -> Vec<(&'static str, Stage, Tar)> {
         ("pax global header", Base, kind(b'g')),
         ("unknown type", Base, kind(b'!')),
         ("reserved: manifest", Base, named(b"backup_manifest")),
-        ("reserved: unfinished manifest", Base, named(b"backup_manifest.tmp")),
+        ("reserved: manifest under another name", Base, named(b".pgwake-manifest.tmp")),
         ("reserved: tablespace map", Base, named(b"tablespace_map")),
         ("reserved: pid file", Base, named(b"./postmaster.pid")),
         ("size negative", Base, patched(b'0', 0, |b| b[124..136].fill(0xFF))),

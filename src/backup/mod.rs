@@ -48,6 +48,7 @@ pub use target::{
     BackupTarget, DirectoryModes, FileOwner, ManifestPolicy, MemberModes, StandbyFiles, SyncMethod,
     TablespacePlace, TablespaceTarget, WalMembers,
 };
+use tree::OTHER_TEMPORARY_NAME;
 pub use tree::{MANIFEST_NAME, MANIFEST_TEMPORARY_NAME, MAX_UNANNOUNCED_LINKS, UnannouncedTablespace};
 pub use wal_archive::{WAL_ARCHIVE_NAME, WAL_ARRIVAL_NAME, WalArchive, WalArchiveOptions};
 pub use writer::{BackupWriter, FinishedBackup, WholeBackup};

@@ -25,18 +25,15 @@ use super::target::{
 pub const MANIFEST_NAME: &str = "backup_manifest";
 /// See [`MANIFEST_NAME`].
 pub const MANIFEST_TEMPORARY_NAME: &str = "backup_manifest.tmp";
+/// The one it has instead when the server sends a file of that name: its directory is what an interrupted backup left.
+pub(super) const OTHER_TEMPORARY_NAME: &str = ".pgwake-manifest.tmp";
 
 /// The most links to tablespaces that were not announced.
 pub const MAX_UNANNOUNCED_LINKS: usize = 1 << 10;
 
 /// Names at the top that the server leaves out of every backup (`excludeFiles` in `basebackup.c`), or of this one.
-const RESERVED: [&[u8]; 5] = [
-    MANIFEST_NAME.as_bytes(),
-    MANIFEST_TEMPORARY_NAME.as_bytes(),
-    b"tablespace_map",
-    b"postmaster.pid",
-    b"postmaster.opts",
-];
+const RESERVED: [&[u8]; 4] =
+    [MANIFEST_NAME.as_bytes(), b"tablespace_map", b"postmaster.pid", b"postmaster.opts"];
 
 /// What names at the top of a directory begin with that belong to the program that fills it.
 const OWN_PREFIX: &[u8] = b".pgwake";
@@ -88,6 +85,8 @@ pub(super) struct Tree {
     member_modes: MemberModes,
     owner: Option<FileOwner>,
     wal_members: WalMembers,
+    /// What the manifest is called until the end.
+    manifest_name: &'static str,
 }
 
 #[derive(Debug)]
@@ -134,6 +133,7 @@ impl Tree {
             member_modes: target.member_modes,
             owner: target.owner,
             wal_members: target.wal_members,
+            manifest_name: MANIFEST_TEMPORARY_NAME,
         };
         let mode = target.modes.default_directory_mode();
         let pg_wal = MemberPath::literal("pg_wal");
@@ -250,7 +250,11 @@ impl Tree {
 
     /// Creates the file that will be the manifest.
     pub(super) fn create_manifest(&mut self) -> Result<CreatedFile, FileError> {
-        let (name, mode) = (MemberPath::literal(MANIFEST_TEMPORARY_NAME), self.modes.default_file_mode());
+        let mode = self.modes.default_file_mode();
+        if self.base.file_type(&MemberPath::literal(MANIFEST_TEMPORARY_NAME))?.is_some() {
+            self.manifest_name = OTHER_TEMPORARY_NAME;
+        }
+        let name = MemberPath::literal(self.manifest_name);
         let file = self.base.create_file(&name, mode)?;
         Ok(CreatedFile { file, path: self.base.path_of(&name) })
     }
@@ -264,7 +268,7 @@ impl Tree {
 
     /// Gives the manifest its name: the last step of a backup.
     pub(super) fn rename_manifest(&mut self) -> Result<(), FileError> {
-        self.base.rename(&MemberPath::literal(MANIFEST_TEMPORARY_NAME), &MemberPath::literal(MANIFEST_NAME))
+        self.base.rename(&MemberPath::literal(self.manifest_name), &MemberPath::literal(MANIFEST_NAME))
     }
 
     /// The data directory.

@@ -46,6 +46,20 @@ fn a_backup_becomes_a_directory() {
     }
 }
 
+/// The server's directory is what an interrupted backup left, and was started all the same.
+#[test]
+fn a_servers_unfinished_manifest_is_a_file_like_any_other() {
+    let scratch = Scratch::new();
+    let archive = Tar::base().file(b"backup_manifest.tmp", b"unfinished").control();
+    let mut files = common();
+    files.push(("backup_manifest.tmp", b"unfinished"));
+    scratch.receive(&[base(archive)], Some(manifest(&files))).unwrap();
+    let read = |name: &str| std::fs::read(scratch.path("target").join(name)).unwrap();
+    assert_eq!(read("backup_manifest.tmp"), b"unfinished");
+    assert_eq!(read("backup_manifest"), manifest(&files));
+    assert!(!scratch.list("target").contains_key(".pgwake-manifest.tmp"));
+}
+
 #[test]
 fn tablespaces_go_where_they_are_mapped() {
     let scratch = Scratch::with_tablespace();

@@ -12,8 +12,9 @@ use super::{human, report};
 use crate::ErrorClass;
 use crate::backup::verify::{
     AfterProblem, BackupFormat, ChecksumCheck, Problem, Progress, VerifyObserver, VerifyReport,
-    VerifyRequest, WalCheck, WalFault, canonical_path, verify,
+    VerifyRequest, WalCheck, WalFault, verify,
 };
+use crate::pg::canonical_path;
 
 /// How many problems are printed; the others are counted.
 const MAX_SHOWN: usize = 1000;
@@ -71,7 +72,7 @@ enum FormatArg {
 
 impl VerifyArgs {
     fn request(&self) -> VerifyRequest {
-        let ignored = self.ignore.iter().map(|path| canonical_path(path.as_os_str().as_bytes()).into());
+        let ignored = self.ignore.iter().map(|path| canonical_path(path).as_os_str().as_bytes().into());
         let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         VerifyRequest {
             directory: self.directory.clone(),

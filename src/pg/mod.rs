@@ -4,6 +4,7 @@
 //! name the server will take, a [`WalSegmentSize`] is a power of two between 1 MB and 1 GB. What one server
 //! version does differently from another is data in [`version`], so that no other module compares versions.
 
+mod canonical_path;
 mod checksum_algorithm;
 pub mod control_file;
 #[doc(hidden)]
@@ -21,6 +22,7 @@ mod wal_checker;
 pub mod wal_page;
 pub mod wal_record;
 
+pub use canonical_path::canonical_path;
 pub use checksum_algorithm::{ChecksumAlgorithm, ParseChecksumAlgorithmError};
 pub use control_file::{ClusterLayout, ClusterState, ControlFile};
 pub use identifier::{ParseSystemIdentifierError, SystemIdentifier};

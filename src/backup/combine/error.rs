@@ -260,6 +260,9 @@ pub enum CombineError {
     /// A thread could not be started.
     #[error("could not start a thread")]
     Thread(#[source] io::Error),
+    /// A worker has ended without a result.
+    #[error("a thread that combines has panicked")]
+    ThreadPanicked,
     /// It was told to stop.
     #[error("interrupted")]
     Interrupted,
@@ -293,6 +296,7 @@ impl CombineError {
     pub fn class(&self) -> ErrorClass {
         match self {
             CombineError::Interrupted => ErrorClass::Transient,
+            CombineError::ThreadPanicked => ErrorClass::Bug,
             CombineError::File(_)
             | CombineError::OpenVersionFile { .. }
             | CombineError::OpenControlFile { .. }

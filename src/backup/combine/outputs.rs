@@ -13,7 +13,7 @@ use super::error::CombineError;
 use super::report::{Reporter, StepKind};
 use super::request::RunMode;
 use crate::backup::SyncMethod;
-use crate::backup::confined::{ConfinedDirectory, FileError, remove_contents};
+use crate::backup::confined::{ConfinedDirectory, FileError};
 
 /// The directories of a run. When it is dropped they are removed, unless they were [kept](OutputDirectories::keep).
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct OutputDirectories {
 #[derive(Debug)]
 struct OutputDirectory {
     path: PathBuf,
+    /// What is taken away is reached from here.
+    opened: ConfinedDirectory,
     origin: Origin,
     /// Where names were made for it and for directories above it.
     changed_parents: Vec<PathBuf>,
@@ -77,17 +79,16 @@ impl OutputDirectories {
 
     /// Removes what this run made, the last first.
     pub fn remove(&mut self, tell: &mut dyn FnMut(Removal<'_>)) {
-        while let Some(OutputDirectory { path, origin, .. }) = self.directories.pop() {
+        while let Some(OutputDirectory { path, opened, origin, .. }) = self.directories.pop() {
             tell(match origin {
                 Origin::Made => Removal::Directory(&path),
                 Origin::Found => Removal::Contents(&path),
             });
             let removed = match origin {
-                Origin::Made => std::fs::remove_dir_all(&path),
-                Origin::Found => remove_contents(&path),
+                Origin::Made => opened.remove(),
+                Origin::Found => opened.remove_contents(),
             };
-            if let Err(source) = removed {
-                let error = FileError::new("remove directory", &path, source);
+            if let Err(error) = removed {
                 tell(match origin {
                     Origin::Made => Removal::DirectoryFailed(error),
                     Origin::Found => Removal::ContentsFailed(error),
@@ -104,27 +105,32 @@ impl OutputDirectories {
         mode: RunMode,
         reporter: &mut Reporter<'_>,
     ) -> Result<Option<ConfinedDirectory>, CombineError> {
-        let (origin, changed_parents) = match is_empty(path) {
-            Ok(true) => {
-                reporter.step(|| StepKind::UseDirectory(path.to_owned()));
-                (Origin::Found, Vec::new())
-            }
-            Ok(false) => return Err(CombineError::NotEmpty(path.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let inaccessible = |error: FileError| FileError::new("access directory", path, error.source);
+        let (origin, opened, changed_parents) = match ConfinedDirectory::open(path, None) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
                 reporter.step(|| StepKind::CreateDirectory(path.to_owned()));
                 if mode == RunMode::DryRun {
                     return Ok(None);
                 }
                 let made = make_with_parents(path, directory_mode);
-                (Origin::Made, made.map_err(|source| FileError::new("create directory", path, source))?)
+                let changed = made.map_err(|source| FileError::new("create directory", path, source))?;
+                (Origin::Made, ConfinedDirectory::open_made(path, None)?, changed)
             }
-            Err(source) => return Err(FileError::new("access directory", path, source).into()),
+            opened => {
+                let opened = opened.map_err(inaccessible)?;
+                if !opened.is_empty().map_err(inaccessible)? {
+                    return Err(CombineError::NotEmpty(path.to_owned()));
+                }
+                reporter.step(|| StepKind::UseDirectory(path.to_owned()));
+                (Origin::Found, opened, Vec::new())
+            }
         };
         if mode == RunMode::DryRun {
             return Ok(None);
         }
-        self.directories.push(OutputDirectory { path: path.to_owned(), origin, changed_parents });
-        Ok(Some(ConfinedDirectory::open(path, None)?))
+        let directory = opened.handle();
+        self.directories.push(OutputDirectory { path: path.to_owned(), opened, origin, changed_parents });
+        Ok(Some(directory))
     }
 
     /// Makes the names of the directories themselves durable.
@@ -142,13 +148,6 @@ impl OutputDirectories {
 impl Drop for OutputDirectories {
     fn drop(&mut self) {
         self.remove(&mut |_| {});
-    }
-}
-
-fn is_empty(path: &Path) -> io::Result<bool> {
-    match std::fs::read_dir(path)?.next() {
-        None => Ok(true),
-        Some(entry) => entry.map(|_| false),
     }
 }
 

@@ -14,6 +14,7 @@ use super::request::TablespaceMapping;
 
 use super::walk::entry_type;
 use crate::backup::path::{MemberPath, parse_oid};
+use crate::pg::canonical_path;
 
 /// A tablespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +90,7 @@ fn elsewhere(
     if !target.is_absolute() {
         return Err(CombineError::RelativeLink(link.to_owned()));
     }
-    let old = canonical(target);
+    let old = canonical_path(target);
     // the last one given counts
     match mappings.iter().rev().find(|mapping| mapping.old == old) {
         Some(mapping) => Ok(Tablespace { oid, place: Place::Elsewhere, old, new: mapping.new.clone() }),
@@ -97,39 +98,9 @@ fn elsewhere(
     }
 }
 
-/// `canonicalize_path`, of an absolute path: without `.`, `..`, empty components and a slash at the end. Without a look
-/// at the disk, so links stay what they are.
-pub fn canonical(path: &Path) -> PathBuf {
-    let mut canonical = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            std::path::Component::Normal(name) => canonical.push(name),
-            std::path::Component::ParentDir => {
-                canonical.pop();
-            }
-            _ => {}
-        }
-    }
-    canonical
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_become_canonical_without_a_look_at_the_disk() {
-        for (path, expected) in [
-            ("/a/b", "/a/b"),
-            ("/a//b/", "/a/b"),
-            ("/a/./b/.", "/a/b"),
-            ("/a/../b", "/b"),
-            ("/../..", "/"),
-            ("/a/b/../../c/", "/c"),
-        ] {
-            assert_eq!(canonical(Path::new(path)), Path::new(expected), "{path}");
-        }
-    }
 
     #[test]
     fn the_last_mapping_counts() {

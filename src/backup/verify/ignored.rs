@@ -1,4 +1,4 @@
-//! What is passed over, and how paths are brought into one spelling.
+//! What is passed over.
 
 use std::collections::HashSet;
 
@@ -32,33 +32,6 @@ impl Ignored {
     }
 }
 
-/// `canonicalize_path` of PostgreSQL's `src/port/path.c`: no empty or `.` components, no slash at the end, and `..`
-/// only where it cannot be resolved without looking.
-pub fn canonical_path(path: &[u8]) -> Vec<u8> {
-    if path.is_empty() {
-        return Vec::new();
-    }
-    let is_absolute = path.first() == Some(&b'/');
-    let mut kept: Vec<&[u8]> = Vec::new();
-    for component in path.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => match kept.last() {
-                Some(&last) if last != b".." => drop(kept.pop()),
-                _ if is_absolute => {}
-                _ => kept.push(component),
-            },
-            _ => kept.push(component),
-        }
-    }
-    let joined = kept.join(&b'/');
-    match (is_absolute, joined.is_empty()) {
-        (true, _) => [b"/", &joined[..]].concat(),
-        (false, true) => b".".to_vec(),
-        (false, false) => joined,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,25 +44,6 @@ mod tests {
         }
         for path in ["base", "base/10", "base/2/1", "x/pg_wal", "pg_walx", "backup_manifest.tmp"] {
             assert!(!ignored.covers(path.as_bytes()), "{path}");
-        }
-    }
-
-    #[test]
-    fn paths_have_one_spelling() {
-        for (path, expected) in [
-            ("", ""),
-            ("a/", "a"),
-            ("./a//b/./c/", "a/b/c"),
-            ("a/../b", "b"),
-            ("../a", "../a"),
-            ("a/../..", ".."),
-            (".", "."),
-            ("a/..", "."),
-            ("/", "/"),
-            ("//a/../..", "/"),
-            ("/a/b/..", "/a"),
-        ] {
-            assert_eq!(canonical_path(path.as_bytes()), expected.as_bytes(), "{path}");
         }
     }
 }

@@ -30,11 +30,11 @@ mod wal_stream;
 
 pub use error::VerifyError;
 pub use findings::{Progress, Stage, VerifyObserver};
-pub use ignored::canonical_path;
 pub use listing::MAX_LISTED_LEN;
 pub(crate) use problem::Shown;
 pub use problem::{ArchiveFault, ControlFileFault, Place, Problem, WalFault};
 pub use tar_index::MAX_ARCHIVED_SEGMENTS;
+pub(super) use tar_index::index_with as index_archive_with;
 pub use verifier::{
     AfterProblem, BackupFormat, ChecksumCheck, VerifyReport, VerifyRequest, WalCheck, verify,
 };

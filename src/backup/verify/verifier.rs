@@ -31,7 +31,7 @@ pub struct VerifyRequest {
     pub format: Option<BackupFormat>,
     /// Paths in the backup that are passed over, with what lies below them; as [`canonical_path`] spells them.
     ///
-    /// [`canonical_path`]: super::canonical_path
+    /// [`canonical_path`]: crate::pg::canonical_path
     pub ignored: Vec<Box<[u8]>>,
     /// Whether files are read.
     pub checksums: ChecksumCheck,

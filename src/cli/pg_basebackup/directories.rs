@@ -7,15 +7,23 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::options::{CleanUp, Destination, Options};
+use super::options::CleanUp;
 use crate::backup::DirectoryModes;
-use crate::backup::confined::remove_contents;
-use crate::cli::pg_tool::connection::plain;
+use crate::backup::confined::{ConfinedDirectory, FileError};
+use crate::cli::pg_tool::connection::{plain, with_causes};
 use crate::cli::pg_tool::{Failed, Invocation};
+
+/// A directory that was empty when the run began. It is held open, so that nothing else is taken away should its name
+/// lead elsewhere by then: root may work where another user can rename.
+#[derive(Debug)]
+pub(super) struct Place {
+    origin: Origin,
+    directory: ConfinedDirectory,
+}
 
 /// What was there, and what was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+enum Origin {
     /// This run made it.
     Created,
     /// It was there, and empty.
@@ -25,8 +33,8 @@ pub(super) enum Origin {
 /// What this run has made, or filled.
 #[derive(Debug)]
 pub(super) struct Made {
-    pub(super) base: Option<Origin>,
-    pub(super) wal: Option<Origin>,
+    pub(super) base: Option<Place>,
+    pub(super) wal: Option<Place>,
     pub(super) has_tablespaces: bool,
     /// The server has found a wrong checksum: everything stays, for somebody to look at.
     pub(super) checksum_failed: bool,
@@ -39,24 +47,20 @@ impl Made {
     }
 
     /// The run has failed.
-    pub(super) fn take_back(&self, tool: &Invocation, options: &Options) {
-        let base = self.base.zip(options.destination.directory());
-        let wal_directory = match &options.destination {
-            Destination::Plain { wal_directory, .. } => wal_directory.as_ref(),
-            _ => None,
-        };
-        let wal = self.wal.zip(wal_directory);
+    pub(super) fn take_back(&self, tool: &Invocation) {
         if self.clean_up == CleanUp::Remove && !self.checksum_failed {
-            for (what, place) in [("data", base), ("WAL", wal)] {
-                let Some((origin, path)) = place else { continue };
-                take_away(tool, what, origin, path);
+            for (what, place) in [("data", &self.base), ("WAL", &self.wal)] {
+                if let Some(place) = place {
+                    place.take_away(tool, what);
+                }
             }
         } else {
-            if let Some((_, path)) = base.filter(|_| !self.checksum_failed) {
-                tool.info(format!("data directory \"{}\" not removed at user's request", path.display()));
-            }
-            if let Some((_, path)) = wal {
-                tool.info(format!("WAL directory \"{}\" not removed at user's request", path.display()));
+            let is_told = |what: &str| what == "WAL" || !self.checksum_failed;
+            for (what, place) in [("data", &self.base), ("WAL", &self.wal)] {
+                if let Some(place) = place.as_ref().filter(|_| is_told(what)) {
+                    let shown = place.directory.path().display();
+                    tool.info(format!("{what} directory \"{shown}\" not removed at user's request"));
+                }
             }
         }
         if self.has_tablespaces && !self.checksum_failed {
@@ -65,21 +69,23 @@ impl Made {
     }
 }
 
-fn take_away(tool: &Invocation, what: &str, origin: Origin, path: &Path) {
-    let shown = path.display();
-    let (removed, failure) = match origin {
-        Origin::Created => {
-            tool.info(format!("removing {what} directory \"{shown}\""));
-            (fs::remove_dir_all(path), format!("failed to remove {what} directory"))
+impl Place {
+    fn take_away(&self, tool: &Invocation, what: &str) {
+        let shown = self.directory.path().display();
+        let (removed, failure) = match self.origin {
+            Origin::Created => {
+                tool.info(format!("removing {what} directory \"{shown}\""));
+                (self.directory.remove(), format!("failed to remove {what} directory"))
+            }
+            Origin::Found => {
+                tool.info(format!("removing contents of {what} directory \"{shown}\""));
+                (self.directory.remove_contents(), format!("failed to remove contents of {what} directory"))
+            }
+        };
+        if let Err(error) = removed {
+            tool.warn(with_causes(&error));
+            let _ = tool.error(failure);
         }
-        Origin::Found => {
-            tool.info(format!("removing contents of {what} directory \"{shown}\""));
-            (remove_contents(path), format!("failed to remove contents of {what} directory"))
-        }
-    };
-    if let Err(error) = removed {
-        tool.warn(format!("could not remove \"{shown}\": {}", plain(&error)));
-        let _ = tool.error(failure);
     }
 }
 
@@ -88,21 +94,26 @@ pub(super) fn check_or_create(
     tool: &Invocation,
     directory: &Path,
     modes: DirectoryModes,
-) -> Result<Origin, Failed> {
+) -> Result<Place, Failed> {
     let shown = directory.display();
-    let entries = fs::read_dir(directory).and_then(|mut entries| entries.next().transpose());
-    match entries {
-        Ok(None) => Ok(Origin::Found),
-        Ok(Some(_)) => Err(tool.error(format!("directory \"{shown}\" exists but is not empty"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    let inaccessible = |error: &FileError| {
+        tool.error(format!("could not access directory \"{shown}\": {}", plain(&error.source)))
+    };
+    let (origin, opened) = match ConfinedDirectory::open(directory, None) {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
             create(directory, modes).map_err(|(path, error)| {
                 let (path, reason) = (path.display(), plain(&error));
                 tool.error(format!("could not create directory \"{path}\": {reason}"))
             })?;
-            Ok(Origin::Created)
+            (Origin::Created, ConfinedDirectory::open_made(directory, None))
         }
-        Err(error) => Err(tool.error(format!("could not access directory \"{shown}\": {}", plain(&error)))),
+        opened => (Origin::Found, opened),
+    };
+    let directory = opened.map_err(|error| inaccessible(&error))?;
+    if !directory.is_empty().map_err(|error| inaccessible(&error))? {
+        return Err(tool.error(format!("directory \"{shown}\" exists but is not empty")));
     }
+    Ok(Place { origin, directory })
 }
 
 /// The path that could not be made comes with the error.

@@ -2,9 +2,10 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cli::pg_tool::mapping::{MappingError, split_mapping};
+use crate::pg::canonical_path;
 
 /// Where tablespaces go that do not go where they are on the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,14 +21,14 @@ impl TablespaceMapping {
         if !new.is_absolute() {
             return Err(MappingError::NewNotAbsolute(new));
         }
-        self.0.push((canonical(old.as_os_str()), canonical(new.as_os_str())));
+        self.0.push((canonical_path(old), canonical_path(new)));
         Ok(())
     }
 
     /// Where a tablespace goes that is at `location` on the server.
     pub(super) fn map(&self, location: &[u8]) -> PathBuf {
         let path = OsStr::from_bytes(location);
-        let wanted = canonical(path);
+        let wanted = canonical_path(path);
         let found = self.0.iter().find(|(old, _)| *old == wanted);
         found.map_or_else(|| PathBuf::from(path), |(_, new)| new.clone())
     }
@@ -40,22 +41,6 @@ fn is_absolute_anywhere(path: &[u8]) -> bool {
         [drive, b':', b'/' | b'\\', ..] => drive.is_ascii_alphabetic(),
         _ => false,
     }
-}
-
-/// Without `.`, `..`, doubled and trailing slashes, as far as that can be said from the name (`canonicalize_path`).
-pub(super) fn canonical(path: &OsStr) -> PathBuf {
-    let mut canonical = PathBuf::new();
-    for component in Path::new(path).components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir if canonical.file_name().is_some() => {
-                canonical.pop();
-            }
-            Component::ParentDir if canonical.has_root() => {}
-            other => canonical.push(other),
-        }
-    }
-    canonical
 }
 
 #[cfg(test)]

@@ -8,6 +8,10 @@
 //! * Files are made durable while others arrive, and a failure to make anything durable fails the backup.
 //! * WAL that streams in is checked, and tells the server how far it is durable only where a slot has to move on.
 //! * `pg_wal.tar` is compressed with every method; the last segment that was streamed is marked as done.
+//!
+//! Not departures: directories above the target that were made for it stay, and the way to the target is believed. Who runs
+//! this as root where another user can rename directories lets that user say where root writes. `standby create`, which is
+//! meant for such places, works from held descriptors; here the files are root's own, and nobody's standby.
 
 mod directories;
 mod help;
@@ -78,7 +82,7 @@ async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
         if let Some(step) = run.blocking.take() {
             let _ = step.await;
         }
-        made.take_back(tool, options);
+        made.take_back(tool);
         if let Some(slot) = &run.created_slot {
             slot::drop_own(tool, &settings, slot).await;
         }

@@ -492,7 +492,7 @@ impl Given {
         if format != Format::Plain {
             return Err(tool.usage_error("WAL directory location can only be specified in plain mode"));
         }
-        let directory = super::mapping::canonical(&directory);
+        let directory = crate::pg::canonical_path(directory);
         if !directory.is_absolute() {
             return Err(tool.usage_error("WAL directory location must be an absolute path"));
         }

@@ -138,7 +138,8 @@ pub(super) fn say_failure(tool: &Invocation, error: &ReceiveError) {
 
 /// Servers before 10 have no temporary slots, and need none.
 fn choose_slot(tool: &Invocation, plan: &SlotPlan, version: ServerVersion) -> Result<SlotChoice, Failed> {
-    let options = if version.has_slot_option_list() { " ( RESERVE_WAL)" } else { " RESERVE_WAL" };
+    // as the original writes them, spaces and all: the command is in its messages
+    let options = if version.has_slot_option_list() { " ( RESERVE_WAL)" } else { "  RESERVE_WAL" };
     Ok(match plan {
         SlotPlan::Temporary if version.has_temporary_slots() => SlotChoice::Temporary,
         SlotPlan::None | SlotPlan::Temporary => SlotChoice::None,

@@ -69,6 +69,9 @@ fn work(tool: &Invocation, options: &Options, interrupted: &AtomicBool) -> Resul
         }
         Err(error) => {
             let failed = tool.error(describe(&error));
+            if error.class() == crate::ErrorClass::Bug {
+                tool.hint("This is a defect of pgwake: please report it, with what stands above.");
+            }
             outputs.remove(&mut |removal| tell_removal(tool, &removal));
             Err(failed)
         }

@@ -4,13 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use crate::backup::SyncMethod;
-use crate::backup::combine::{
-    CombineRequest, CopyMethod, ManifestRequest, RunMode, TablespaceMapping, canonical,
-};
+use crate::backup::combine::{CombineRequest, CopyMethod, ManifestRequest, RunMode, TablespaceMapping};
 use crate::cli::pg_tool::getopt::{LongOption, ShortOption, Value};
 use crate::cli::pg_tool::mapping::{MappingError, split_mapping};
 use crate::cli::pg_tool::{Failed, Invocation};
-use crate::pg::ChecksumAlgorithm;
+use crate::pg::{ChecksumAlgorithm, canonical_path};
 
 /// What was asked for.
 #[derive(Debug)]
@@ -167,5 +165,5 @@ fn parse_mapping(value: &OsStr) -> Result<TablespaceMapping, MappingError> {
     if !new.is_absolute() {
         return Err(MappingError::NewNotAbsolute(new));
     }
-    Ok(TablespaceMapping { old: canonical(&old), new: canonical(&new) })
+    Ok(TablespaceMapping { old: canonical_path(old), new: canonical_path(new) })
 }

@@ -1,14 +1,13 @@
 //! The command line of `pg_verifybackup`: every option of 19, in the order that the original looks at it.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use crate::backup::verify::{
-    AfterProblem, BackupFormat, ChecksumCheck, VerifyRequest, WalCheck, canonical_path,
-};
+use crate::backup::verify::{AfterProblem, BackupFormat, ChecksumCheck, VerifyRequest, WalCheck};
 use crate::cli::pg_tool::getopt::{LongOption, ShortOption, Value};
 use crate::cli::pg_tool::{Failed, Invocation};
+use crate::pg::canonical_path;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -96,7 +95,7 @@ impl Options {
         let operands = tool.options(&SHORT, &LONG, |key, value| given.take(tool, key, &value))?;
         let directory = match &operands[..] {
             [] => return Err(tool.usage_error("no backup directory specified")),
-            [directory] => canonical(directory),
+            [directory] => canonical_path(directory),
             [_, second, ..] => {
                 let text = format!("too many command-line arguments (first is \"{}\")", second.display());
                 return Err(tool.usage_error(text));
@@ -125,13 +124,13 @@ impl Given {
                     }
                 });
             }
-            Key::Ignore => self.ignored.push(canonical_path(value.as_bytes()).into()),
-            Key::ManifestPath => self.manifest = Some(canonical(value)),
+            Key::Ignore => self.ignored.push(canonical_path(value).as_os_str().as_bytes().into()),
+            Key::ManifestPath => self.manifest = Some(canonical_path(value)),
             Key::NoParseWal => self.no_parse_wal = true,
             Key::Progress => self.progress = true,
             Key::Quiet => self.quiet = true,
             Key::SkipChecksums => self.skip_checksums = true,
-            Key::WalPath => self.wal = Some(canonical(value)),
+            Key::WalPath => self.wal = Some(canonical_path(value)),
         }
         Ok(())
     }
@@ -155,8 +154,4 @@ impl Given {
         };
         Options { request, output }
     }
-}
-
-fn canonical(path: &OsStr) -> PathBuf {
-    OsString::from_vec(canonical_path(path.as_bytes())).into()
 }

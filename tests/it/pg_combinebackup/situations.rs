@@ -55,6 +55,11 @@ fn outputs() -> Vec<Case> {
         Case::with("full inc1 -o out", |scene| {
             fs::remove_dir_all(scene.at("inc1/pg_tblspc")).expect("remove a directory");
         }),
+        // the servers' directories are what interrupted backups left
+        Case::with("full inc1 -o out TS1", |scene| {
+            scene.write("full/backup_manifest.tmp", "unfinished");
+            scene.write("inc1/backup_manifest.tmp", "unfinished");
+        }),
     ]
 }
 
