@@ -68,7 +68,7 @@ fn a_connection_cut_takes_everything_back() {
 }
 
 #[test]
-#[ignore = "some minutes"]
+#[ignore = "a hundred backups; run by make torture"]
 fn a_connection_cut_at_a_hundred_places_takes_everything_back() {
     cut_and_look(100);
 }

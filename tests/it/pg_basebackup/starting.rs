@@ -143,7 +143,7 @@ fn backups_under_load_start_and_follow() {
 }
 
 #[test]
-#[ignore = "minutes"]
+#[ignore = "eight rounds; run by make torture"]
 fn many_backups_under_load_start_and_follow() {
     disturb_and_start(8);
 }

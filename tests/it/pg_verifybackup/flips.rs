@@ -98,7 +98,7 @@ fn every_flipped_bit_is_found() {
 }
 
 #[test]
-#[ignore = "a thousand verifications: make torture"]
+#[ignore = "a thousand verifications; run by make torture"]
 fn a_thousand_flipped_bits_are_found() {
     flips(1000);
 }
