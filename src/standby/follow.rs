@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::alter_system::alter_system;
 use super::configuration::{
     ConfigurationError, PASSFILE_NAME, is_passfile_unnameable, render_passfile, unreadable_file,
     write_auto_conf, write_passfile,
@@ -19,17 +20,17 @@ use super::configuration::{
 use super::directories::wanted_owner;
 use super::follow_error::FollowError;
 use super::fork::{self, Diverged};
+use super::needed_wal::NeededWal;
 use super::preflight::ExistingSlot;
 use super::state::{StoppedState, read_control_file, read_major};
 use super::streaming::{self, StreamingEvidence, wait_until_streaming};
 use super::workspace::Owner;
 use crate::backup::standby_files::{Setting, read_to_replace};
 use crate::client::conninfo::{PrimaryConninfoOptions, Settings, SystemEnvironment};
-use crate::client::{Connection, Purpose, ReplicationStart, Sql, SystemIdentity, open};
+use crate::client::{Connection, Purpose, Sql, SystemIdentity, open};
 use crate::inspect::recovery::{Recovery, ReplayPause, is_replay_idle, recovery};
 use crate::pg::{Lsn, SlotName, TimelineHistory, TimelineId};
-use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation, quote_string};
-use crate::wire::replication::ReplicationMessage;
+use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
 
 /// Whom to follow, and how.
@@ -98,9 +99,6 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often is asked.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How long the new primary may take to show that it has the WAL. One that says nothing has none to send yet.
-const WAL_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Points the standby at the new primary.
 pub async fn follow(
@@ -213,10 +211,16 @@ impl Run<'_> {
                 if !found.in_recovery {
                     return Err(FollowError::NotAStandby(self.request.directory.clone()));
                 }
-                if let Some(other) = &mut self.sql
-                    && recovery(other).await.is_ok_and(|other| other.started_at == found.started_at)
-                {
-                    return Err(FollowError::Itself);
+                if let Some(other) = &mut self.sql {
+                    match recovery(other).await {
+                        Ok(other) if other.started_at == found.started_at => return Err(FollowError::Itself),
+                        Ok(_) => {}
+                        // it is not waited for again
+                        Err(error) => {
+                            tracing::debug!("the new primary does not say how it is: {error}");
+                            self.sql = None;
+                        }
+                    }
                 }
                 if found.pause != Some(ReplayPause::None) {
                     return Err(FollowError::Paused(found.replayed_lsn.unwrap_or(Lsn::INVALID)));
@@ -226,30 +230,10 @@ impl Run<'_> {
                 settle(sql, &history, timeline, &mut asked).await?
             }
         };
-        self.probe_wal(end).await?;
-        Ok(end.timeline)
-    }
-
-    /// Asks for the WAL that the standby needs next, on a connection of its own.
-    async fn probe_wal(&mut self, end: Position) -> Result<(), FollowError> {
         let size = self.replication.wal_segment_size().await.map_err(FollowError::Identify)?;
-        let start_lsn = size.segment_at(end.lsn).start_lsn();
-        let settings = self.request.settings.pinned_to(self.replication.host());
-        let mut connection = open(&settings, Purpose::PhysicalReplication).await?;
-        let probe = async {
-            match connection.start_replication(None, start_lsn, end.timeline).await? {
-                ReplicationStart::TimelineEnded(_) => Ok(()),
-                ReplicationStart::Streaming(mut stream) => loop {
-                    if !matches!(stream.next().await?, Some(ReplicationMessage::PrimaryKeepalive(_))) {
-                        return Ok(());
-                    }
-                },
-            }
-        };
-        match tokio::time::timeout(WAL_PROBE_TIMEOUT, probe).await {
-            Ok(Err(error)) => Err(FollowError::NoWal { start_lsn, timeline: end.timeline, source: error }),
-            Ok(Ok(())) | Err(_) => Ok(()),
-        }
+        let needed = NeededWal::after(end.lsn, &history, size);
+        needed.probe(&self.request.settings, &self.replication).await?;
+        Ok(end.timeline)
     }
 
     /// Makes the slot, and says whether it was made.
@@ -298,15 +282,19 @@ impl Run<'_> {
             StandbyAccess::Stopped(_) => {
                 write_auto_conf(directory, &configuration.settings, owner).map_err(FollowError::from)
             }
-            StandbyAccess::Running { sql, .. } => alter_system(sql, &configuration.settings).await,
+            StandbyAccess::Running { sql, .. } => alter_system(sql, directory, &configuration.settings).await,
         };
         if written.is_err() && configuration.passfile.is_some() {
             write_passfile(directory, old_passfile.as_deref(), owner)?;
         }
         written?;
         let names_passfile = |setting: &Setting| setting.value().contains(PASSFILE_NAME);
-        if configuration.passfile.is_none() && !configuration.settings.iter().any(names_passfile) {
-            write_passfile(directory, None, owner)?;
+        if configuration.passfile.is_none()
+            && !configuration.settings.iter().any(names_passfile)
+            && let Err(error) = write_passfile(directory, None, owner)
+        {
+            // the standby is pointed there already, and does not read it
+            tracing::warn!("a password file that nobody needs any more is left: {error}");
         }
         Ok(())
     }
@@ -334,7 +322,7 @@ impl Run<'_> {
     }
 }
 
-/// A place in the log.
+/// How far a standby's WAL goes that is a part of the new primary's history.
 #[derive(Debug, Clone, Copy)]
 struct Position {
     timeline: TimelineId,
@@ -372,7 +360,7 @@ async fn settle(
             return Err(fork::beyond(history, timeline, replayed_lsn, limit).into());
         }
         if received_lsn <= limit || idle_at == Some(replayed_lsn) && replayed_lsn <= limit {
-            return Ok(Position { timeline, lsn: replayed_lsn });
+            return Ok(Position { timeline, lsn: received_lsn.max(replayed_lsn).min(limit) });
         }
         if is_over {
             return Err(fork::beyond(history, timeline, received_lsn, limit).into());
@@ -383,16 +371,6 @@ async fn settle(
         // a standby that is followed may be behind for a moment
         upstream.1 = upstream.0.identify_system().await.map_err(FollowError::Identify)?.flush_lsn;
     }
-}
-
-/// `ALTER SYSTEM` for each, and a reload.
-async fn alter_system(sql: &Sql, settings: &[Setting]) -> Result<(), FollowError> {
-    let failed = FollowError::AlterSystem;
-    for setting in settings {
-        let command = format!("ALTER SYSTEM SET {} = {}", setting.name(), quote_string(setting.value()));
-        sql.execute(&command).await.map_err(failed)?;
-    }
-    sql.execute("SELECT pg_reload_conf()").await.map_err(failed)
 }
 
 impl From<Diverged> for FollowError {

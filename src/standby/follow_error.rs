@@ -70,7 +70,7 @@ pub enum FollowError {
     NoWal {
         /// Where it begins.
         start_lsn: Lsn,
-        /// The standby's timeline.
+        /// The timeline that it is asked for on.
         timeline: TimelineId,
         /// What it said.
         #[source]
@@ -97,6 +97,20 @@ pub enum FollowError {
     /// The configuration was not taken.
     #[error("could not change the standby's configuration")]
     AlterSystem(#[source] ClientError),
+    /// A part of the configuration was taken, and could not be taken back.
+    #[error(
+        "could not change the standby's configuration, and could not put back {name}, which is changed in \
+         postgresql.auto.conf: {restore}"
+    )]
+    HalfAltered {
+        /// The setting.
+        name: String,
+        /// Why it was not put back.
+        restore: Box<ClientError>,
+        /// Why not all of it was changed.
+        #[source]
+        source: ClientError,
+    },
     /// The passfile's path cannot stand in a connection string.
     #[error("the path of the data directory is not valid UTF-8, and the standby needs a password file in it")]
     UnprintablePath,
@@ -137,6 +151,7 @@ impl FollowError {
             Self::Identify(source)
             | Self::CreateSlot { source, .. }
             | Self::AlterSystem(source)
+            | Self::HalfAltered { source, .. }
             | Self::AskWhetherStreaming(source) => source.class(),
             Self::Ask(source) => source.class(),
             Self::State(source) => source.class(),

@@ -4,6 +4,7 @@
 //! for a data directory, and that nothing is left behind.
 
 mod account;
+mod alter_system;
 pub mod configuration;
 pub(crate) mod copy;
 pub mod create;
@@ -13,6 +14,8 @@ pub mod follow;
 pub mod follow_error;
 pub mod fork;
 pub mod journal;
+mod needed_wal;
+pub mod outlook;
 mod places;
 pub mod postmaster;
 pub mod preflight;

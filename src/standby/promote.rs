@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::outlook::SynchronousOutlook;
 use super::upstream::{self, Sighting, Verdict};
 use crate::ErrorClass;
 use crate::client::{ClientError, OpenError, Sql};
@@ -45,6 +46,8 @@ pub struct Promoted {
     pub unreplayed_bytes: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
+    /// Whom commits wait for now, as it was when the promotion began; `None` where that was not told.
+    pub synchronous: Option<SynchronousOutlook>,
 }
 
 /// Why a standby was not promoted.
@@ -164,6 +167,7 @@ pub async fn promote(sql: &Sql, request: PromoteRequest) -> Result<Promoted, Pro
             Objections::Override => tracing::warn!("promoting all the same: {objection}"),
         }
     }
+    let synchronous = outlook(sql).await;
     let found = recovery(sql).await?;
     let started_at = Instant::now();
     let rows = sql.rows("SELECT pg_promote(false)", &[]).await.map_err(PromoteError::Promote)?;
@@ -188,7 +192,24 @@ pub async fn promote(sql: &Sql, request: PromoteRequest) -> Result<Promoted, Pro
         switch_lsn,
         unreplayed_bytes: found.unreplayed_bytes(),
         seconds,
+        synchronous,
     })
+}
+
+/// No reason to refuse: who is named may come only once this is the primary. But a primary whose commits hang looks dead.
+async fn outlook(sql: &Sql) -> Option<SynchronousOutlook> {
+    match SynchronousOutlook::ask(sql).await {
+        Ok(outlook) => {
+            if outlook.stops_commits() {
+                tracing::warn!("once this is the primary, {outlook}");
+            }
+            Some(outlook)
+        }
+        Err(error) => {
+            tracing::debug!("whom commits will wait for is not known: {error}");
+            None
+        }
+    }
 }
 
 /// Everything that speaks against it, the weightiest first.

@@ -84,7 +84,8 @@ pub(super) fn follow(error: &FollowError) -> Option<String> {
                 .to_owned()
         }
         FollowError::NoWal { .. } => {
-            "Restore that WAL from an archive (restore_command), or make a new standby with \"pgwake standby create\"."
+            "If its present upstream lives, let the standby catch up there first. Else restore that WAL from an archive \
+             (restore_command), or make a new standby with \"pgwake standby create\"."
                 .to_owned()
         }
         FollowError::SlotExists(slot) => format!(
@@ -98,6 +99,10 @@ pub(super) fn follow(error: &FollowError) -> Option<String> {
         FollowError::AlterSystem(error) if error.sqlstate() == Some(SqlState::INSUFFICIENT_PRIVILEGE) => {
             "Connect to the standby as a superuser: --standby \"user=postgres\".".to_owned()
         }
+        FollowError::HalfAltered { name, .. } => format!(
+            "The standby has not read it, and will at its next start or reload: as a superuser, set {name} again with ALTER \
+             SYSTEM, or run the same command again."
+        ),
         FollowError::UnknownTimeline => {
             "Connect to the standby as a superuser: --standby \"user=postgres\".".to_owned()
         }

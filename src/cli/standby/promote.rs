@@ -15,13 +15,14 @@ use crate::standby::promote::{Objections, PromoteError, PromoteRequest, Promoted
 ///
 /// Asks every host of the standby's primary_conninfo, from here and as the standby would, whether it lives and takes
 /// writes; looks what was received and not replayed, and whether replay is paused. Refuses, with the reason, where
-/// something speaks against it. Then promotes, and waits until the server takes writes. All WAL that was received is
-/// replayed first.
+/// something speaks against it; warns where synchronous_standby_names will make every commit wait. Then promotes, and waits
+/// until the server takes writes. All WAL that was received is replayed first.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example: pgwake standby promote -D /srv/pg/standby
 
-JSON: timeline, old_timeline, switch_lsn, unreplayed_bytes, seconds.")]
+JSON: timeline, old_timeline, switch_lsn, unreplayed_bytes, seconds,
+synchronous (names, missing, waits).")]
 pub(in crate::cli) struct PromoteArgs {
     #[command(flatten)]
     server: ServerArgs,
@@ -77,6 +78,12 @@ fn finish(promoted: &Promoted, json: bool) -> Exit {
             0 => "\n".to_owned(),
             bytes => format!(", after replaying {} more\n", human::bytes(bytes)),
         };
+    }
+    if let Some(outlook) = &promoted.synchronous {
+        text += &format!("  {outlook}\n");
+        if outlook.stops_commits() {
+            text += "    SQL: ALTER SYSTEM SET synchronous_standby_names = '...'; SELECT pg_reload_conf();\n";
+        }
     }
     text += "  point other standbys here with: pgwake standby follow -D DIR -d CONNINFO\n";
     report::print(&text)

@@ -2,6 +2,7 @@
 
 use super::{follow, json, receiver_is_gone, standby_of, standby_tool, stopped_standby_of, write_and_replay};
 use crate::require_server;
+use crate::support::servers::default_major;
 use crate::support::{Cluster, Stop};
 
 const STREAMING: &str = "SELECT application_name, state FROM pg_stat_replication";
@@ -193,6 +194,72 @@ fn a_role_that_may_not_change_the_standby_leaves_nothing() {
         .complains("--standby \"user=postgres\"");
     assert_eq!(one.psql(slots), "1");
     assert_eq!(configuration(), before);
+}
+
+/// A role may be allowed one setting and not the next, or both and no reload: then nothing is changed.
+#[test]
+fn a_configuration_is_changed_whole_or_not_at_all() {
+    require_server!();
+    if default_major() < 15 {
+        // whoever may change one setting may change all
+        return;
+    }
+    let (_primary, one, _two) = after_a_failover();
+    one.create_role("rose", "REPLICATION", None);
+    let three = stopped_standby_of(&one, &one.conninfo(), "standby3");
+    three.start();
+    one.wait_for(STREAMING, "standby3|streaming");
+    let configuration = || {
+        let content = std::fs::read_to_string(three.data_dir().join("postgresql.auto.conf")).unwrap();
+        let mut lines: Vec<String> = content.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let before = configuration();
+    let rose = || {
+        super::replayed_all(&one, &[&three]);
+        let outcome =
+            follow(&three, &one).args(["--slot", "another", "--standby", "user=rose"]).run().exited(1);
+        let outcome = outcome.complains("could not change the standby's configuration");
+        assert_eq!(configuration(), before);
+        assert_eq!(one.psql("SELECT slot_name FROM pg_replication_slots"), "standby3");
+        outcome
+    };
+    one.psql("GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO rose");
+    rose().complains("permission denied to set parameter \"primary_slot_name\"");
+    one.psql("GRANT ALTER SYSTEM ON PARAMETER primary_slot_name TO rose");
+    rose().complains("permission denied for function pg_reload_conf");
+    one.psql("GRANT EXECUTE ON FUNCTION pg_reload_conf TO rose");
+    super::replayed_all(&one, &[&three]);
+    let allowed = follow(&three, &one).args(["--slot", "another", "--standby", "user=rose"]);
+    allowed.run().succeeded().says("the new primary shows it streaming");
+    assert_ne!(configuration(), before);
+}
+
+/// What a standby has, nobody is asked for: a server that was made after that was written will do.
+#[test]
+fn only_what_comes_next_has_to_be_there() {
+    require_server!();
+    let (_primary, one, two) = after_a_failover();
+    follow(&two, &one).run().succeeded();
+    one.psql("SELECT pg_switch_wal(); INSERT INTO t VALUES (102); SELECT pg_switch_wal()");
+    let three = stopped_standby_of(&one, &one.conninfo(), "standby3");
+    three.start();
+    one.wait_for("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'", "2");
+    super::replayed_all(&one, &[&two, &three]);
+    let oldest = "SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
+    assert!(three.psql(oldest) > two.psql(oldest), "{} {}", three.psql(oldest), two.psql(oldest));
+    let outcome = follow(&two, &three).run().succeeded();
+    outcome.says("on timeline 2").says("the new primary shows it streaming");
+    // stopped, it is read off its files
+    two.stop(Stop::Fast);
+    let outcome = follow(&two, &three).arg("--use-existing-slot").run().succeeded();
+    outcome.says("it does not run");
+    two.start();
+    three.wait_for(STREAMING, "standby2|streaming");
+    one.psql("INSERT INTO t VALUES (103)");
+    super::replayed_all(&one, &[&two]);
+    assert_eq!(two.psql("SELECT count(*) FROM t"), "103");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{json, receiver_is_gone, standby_of, standby_tool, stopped_standby_of, write_and_replay};
 use crate::require_server;
-use crate::support::{Cluster, Stop, Tool};
+use crate::support::{Cluster, Outcome, Stop, Tool};
 
 #[test]
 fn beside_a_primary_that_lives_it_is_refused() {
@@ -41,6 +41,51 @@ fn after_a_primary_that_was_killed_it_takes_over() {
     assert!(outcome.stderr.contains("nothing answers at"), "{outcome}");
     standby.psql("INSERT INTO t VALUES (101)");
     assert_eq!(standby.psql("SELECT count(*) FROM t"), "101");
+}
+
+#[test]
+fn names_that_will_make_commits_wait_are_told_beforehand() {
+    require_server!();
+    let primary = Cluster::builder().setting("synchronous_standby_names", "ANY 1 (standby1, pgwake)").start();
+    let standby = standby_of(&primary, "standby1");
+    write_and_replay(&primary, &[&standby]);
+    primary.kill9();
+    let outcome = standby_tool("promote", &standby).run().succeeded();
+    let waits = "every commit will wait: synchronous_standby_names is \"ANY 1 (standby1, pgwake)\", and 1 more of those \
+                 has to receive from here";
+    let outcome = outcome.complains(&format!("WARN once this is the primary, {waits}")).says(waits);
+    assert!(outcome.stdout.contains("SQL: ALTER SYSTEM SET synchronous_standby_names"), "{outcome}");
+    // and so it is
+    let insert = ["-XAtq", "-d", &standby.conninfo(), "-c", "INSERT INTO t VALUES (101)"];
+    let waiting = Tool::psql().args(insert).spawn();
+    standby.wait_for("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", "1");
+    standby.psql("SET synchronous_commit = local; ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf()");
+    waiting.wait().succeeded();
+}
+
+#[test]
+fn that_nothing_is_synchronous_any_more_is_told() {
+    require_server!();
+    let primary = Cluster::new();
+    let standby = standby_of(&primary, "standby1");
+    let json_of = |outcome: &Outcome| json(outcome)["synchronous"].clone();
+    primary.psql("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (standby1)'; SELECT pg_reload_conf()");
+    write_and_replay(&primary, &[&standby]);
+    primary.kill9();
+    let outcome = standby_tool("promote", &standby).arg("--json").run().succeeded();
+    let expected = serde_json::json!({"names": "", "missing": 0, "waits": true});
+    assert_eq!(json_of(&outcome), expected, "{outcome}");
+    // somebody who follows and is named confirms
+    let next = standby_of(&standby, "standby2");
+    let names = "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (standby3)'; SELECT pg_reload_conf()";
+    let third = stopped_standby_of(&next, &next.conninfo(), "standby3");
+    third.start();
+    next.wait_for("SELECT state FROM pg_stat_replication WHERE flush_lsn IS NOT NULL", "streaming");
+    next.psql(names);
+    standby.kill9();
+    let outcome = standby_tool("promote", &next).run().succeeded();
+    outcome.says("commits wait for standbys: synchronous_standby_names is \"ANY 1 (standby3)\"");
+    next.psql("INSERT INTO t VALUES (101)");
 }
 
 #[test]
