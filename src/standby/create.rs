@@ -311,7 +311,12 @@ impl Run {
         sql: Option<&Sql>,
     ) -> Result<(), CreateError> {
         let slot = self.request.slot.clone();
-        self.workspace.record(|journal| journal.slot = Some(slot.to_string()))?;
+        let system =
+            replication.identify_system().await.map_err(|source| CreateError::Identify { source })?;
+        self.workspace.record(|journal| {
+            journal.slot = Some(slot.to_string());
+            journal.slot_before_lsn = Some(system.flush_lsn.to_string());
+        })?;
         // an interruption may come before the answer: where the slot was seen to be absent, it can only be ours then
         if sql.is_some() || replication.version().has_read_replication_slot() {
             self.slot = SlotOwnership::Unknown;

@@ -22,6 +22,9 @@ pub struct Journal {
     pub system_identifier: String,
     /// The slot that this run creates on the primary.
     pub slot: Option<String>,
+    /// Where the server's WAL ended just before it was asked for that slot: a slot that holds WAL from there or before has
+    /// not been used since.
+    pub slot_before_lsn: Option<String>,
     /// Where that slot held WAL when it had been created: while it is there, nobody else has used it.
     pub slot_restart_lsn: Option<String>,
     /// Directories outside the workspace that did not exist before, outermost first.
@@ -44,6 +47,7 @@ impl Default for Journal {
             nonce: String::new(),
             system_identifier: String::new(),
             slot: None,
+            slot_before_lsn: None,
             slot_restart_lsn: None,
             made_directories: Vec::new(),
             filled_directories: Vec::new(),
@@ -102,6 +106,11 @@ impl Journal {
     /// The slot that this run creates, as a name again.
     pub fn slot_name(&self) -> Option<SlotName> {
         self.slot.as_deref()?.parse().ok()
+    }
+
+    /// Where the server's WAL ended just before that slot was asked for.
+    pub fn slot_before_lsn(&self) -> Option<Lsn> {
+        self.slot_before_lsn.as_deref()?.parse().ok()
     }
 
     /// Where that slot held WAL when it had been created.

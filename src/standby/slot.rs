@@ -27,21 +27,44 @@ pub(super) enum Presence {
     Possible,
 }
 
+/// What can be learnt of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// It is not there.
+    Nothing,
+    /// It is, and holds WAL from there on; `None`: it holds none.
+    Holding(Option<Lsn>),
+    /// Before 15 it takes SQL to see it, which this role may not use.
+    Unseen,
+}
+
+async fn find(
+    replication: &mut Connection,
+    sql: Option<&Sql>,
+    slot: &SlotName,
+) -> Result<Found, ClientError> {
+    if replication.version().has_read_replication_slot() {
+        let state = replication.read_slot(slot).await?;
+        return Ok(state.map_or(Found::Nothing, |state| Found::Holding(state.restart_lsn)));
+    }
+    let Some(sql) = sql else { return Ok(Found::Unseen) };
+    let question = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = $1";
+    match sql.rows(question, &[slot.as_str()]).await?.first() {
+        Some(row) => Ok(Found::Holding(row.get(0)?)),
+        None => Ok(Found::Nothing),
+    }
+}
+
 /// Where a slot holds WAL, as far as it can be learnt.
 pub(super) async fn restart_lsn(
     replication: &mut Connection,
     sql: Option<&Sql>,
     slot: &SlotName,
 ) -> Result<Option<Lsn>, ClientError> {
-    if replication.version().has_read_replication_slot() {
-        return Ok(replication.read_slot(slot).await?.and_then(|state| state.restart_lsn));
-    }
-    let Some(sql) = sql else { return Ok(None) };
-    let question = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = $1";
-    match sql.rows(question, &[slot.as_str()]).await?.first() {
-        Some(row) => row.get(0),
-        None => Ok(None),
-    }
+    Ok(match find(replication, sql, slot).await? {
+        Found::Holding(restart_lsn) => restart_lsn,
+        Found::Nothing | Found::Unseen => None,
+    })
 }
 
 /// Drops the slot of a run that failed, on new connections: the old ones are in the middle of something.
@@ -95,13 +118,10 @@ pub(super) async fn drop_leftover(
         );
         return Ok(());
     }
-    let found = restart_lsn(replication, sql, &slot).await.map_err(failed)?;
-    if let (Some(made_at), Some(found)) = (journal.slot_restart_lsn(), found)
-        && made_at != found
-    {
+    let found = find(replication, sql, &slot).await.map_err(failed)?;
+    if let Err(doubt) = is_unused(journal, found) {
         tracing::warn!(
-            "replication slot \"{slot}\" of the interrupted run has been used since (it was at {made_at}, and is at \
-             {found}): it was left alone; drop it if nobody needs it"
+            "replication slot \"{slot}\" of the interrupted run was left alone: {doubt}; drop it if nobody needs it"
         );
         return Ok(());
     }
@@ -116,5 +136,68 @@ async fn drop_if_there(connection: &mut Connection, slot: &SlotName) -> Result<(
     match connection.drop_slot(slot, DropWhenActive::Wait).await {
         Err(error) if error.sqlstate() == Some(SqlState::UNDEFINED_OBJECT) => Ok(()),
         other => other,
+    }
+}
+
+/// Why a slot of an interrupted run's may be somebody else's by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Doubt {
+    #[error("it has been used since (it was at {made_at}, and is at {found})")]
+    Used { made_at: Lsn, found: Lsn },
+    #[error("it holds WAL from {found} on, and whether that is where the run had made it is not known")]
+    Elsewhere { found: Lsn },
+    #[error("it holds no WAL, and the run had made it so that it did")]
+    Empty,
+    #[error("this role may not see whether it has been used since")]
+    Unseen,
+}
+
+/// Whether the slot is as the interrupted run made it. That run may have ended before it could write down where the slot
+/// was: then it knows only where the server's WAL ended before, and a slot that is used is beyond that.
+fn is_unused(journal: &Journal, found: Found) -> Result<(), Doubt> {
+    match (found, journal.slot_restart_lsn(), journal.slot_before_lsn()) {
+        (Found::Nothing, ..) => Ok(()),
+        (Found::Unseen, ..) => Err(Doubt::Unseen),
+        (Found::Holding(None), ..) => Err(Doubt::Empty),
+        (Found::Holding(Some(found)), Some(made_at), _) if made_at == found => Ok(()),
+        (Found::Holding(Some(found)), Some(made_at), _) => Err(Doubt::Used { made_at, found }),
+        (Found::Holding(Some(found)), None, Some(before)) if found <= before => Ok(()),
+        (Found::Holding(Some(found)), None, _) => Err(Doubt::Elsewhere { found }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_taken_away_only_where_nobody_can_have_used_it() {
+        let lsn = |lsn: u64| Lsn::new(lsn);
+        let journal = |made_at: Option<u64>, before: Option<u64>| Journal {
+            slot_restart_lsn: made_at.map(|at| lsn(at).to_string()),
+            slot_before_lsn: before.map(|at| lsn(at).to_string()),
+            ..Journal::default()
+        };
+        let at = |at: u64| Found::Holding(Some(lsn(at)));
+        for (made_at, before, found, outcome) in [
+            (Some(5), Some(7), at(5), Ok(())),
+            (Some(5), Some(7), at(6), Err(Doubt::Used { made_at: lsn(5), found: lsn(6) })),
+            // moved back is used, too
+            (Some(5), Some(7), at(4), Err(Doubt::Used { made_at: lsn(5), found: lsn(4) })),
+            // ended before it was written down
+            (None, Some(7), at(6), Ok(())),
+            (None, Some(7), at(7), Ok(())),
+            (None, Some(7), at(8), Err(Doubt::Elsewhere { found: lsn(8) })),
+            (None, None, at(8), Err(Doubt::Elsewhere { found: lsn(8) })),
+            (Some(5), Some(7), Found::Holding(None), Err(Doubt::Empty)),
+            (Some(5), Some(7), Found::Unseen, Err(Doubt::Unseen)),
+            (None, None, Found::Nothing, Ok(())),
+        ] {
+            assert_eq!(
+                is_unused(&journal(made_at, before), found),
+                outcome,
+                "{made_at:?} {before:?} {found:?}"
+            );
+        }
     }
 }

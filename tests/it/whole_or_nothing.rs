@@ -272,6 +272,45 @@ fn a_leftover_slot_that_somebody_uses_is_not_dropped() {
     assert_eq!(primary.psql(SLOTS), "1");
 }
 
+/// A run that ended between making its slot and writing down where that is.
+#[test]
+fn a_leftover_slot_of_which_only_the_name_was_written_down_is_looked_at_too() {
+    require_server!();
+    let primary = primary();
+    let directory = primary.dir().join("standby");
+    let interrupted = || {
+        let mut run = sprawling(&primary, &directory, "8M").spawn();
+        run.wait_for_stderr("base backup starts");
+        run.kill9();
+        let _ = run.wait();
+        primary.wait_for("SELECT count(*) FROM pg_stat_replication", "0");
+        let journal = primary.dir().join(".standby.pgwake/journal.json");
+        let content = std::fs::read(&journal).expect("read a journal");
+        let mut content: serde_json::Value = serde_json::from_slice(&content).expect("a journal");
+        assert!(
+            content["slot_restart_lsn"].is_string() && content["slot_before_lsn"].is_string(),
+            "{content}"
+        );
+        content["slot_restart_lsn"] = serde_json::Value::Null;
+        std::fs::write(&journal, content.to_string()).expect("write a journal");
+    };
+    // somebody else's by now
+    interrupted();
+    primary.psql("SELECT pg_drop_replication_slot('standby1')");
+    primary.psql(
+        "SELECT pg_switch_wal(); CHECKPOINT; SELECT pg_create_physical_replication_slot('standby1', true)",
+    );
+    let outcome = sprawling(&primary, &directory, "1024M").run().exited(1);
+    assert!(outcome.stderr.contains("was left alone: it holds WAL from"), "{outcome}");
+    assert_eq!(primary.psql(SLOTS), "1");
+    primary.psql("SELECT pg_drop_replication_slot('standby1')");
+    // still the run's own
+    interrupted();
+    let outcome = sprawling(&primary, &directory, "1024M").run().succeeded();
+    assert!(!outcome.stderr.contains("was left alone"), "{outcome}");
+    assert_eq!(primary.psql(SLOTS), "1");
+}
+
 #[test]
 fn two_runs_do_not_meet_in_one_directory() {
     require_server!();
