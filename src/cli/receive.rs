@@ -24,8 +24,8 @@ use crate::compression::Compression;
 use crate::pg::{Lsn, SlotName};
 use crate::sink::RecordCheck;
 use crate::stream::{
-    Backoff, Progress, ReceiveError, ReceiveOptions, Reconnect, Refusal, ServerConnector, StartChoice,
-    StreamOptions,
+    Backoff, MissingSlot, Progress, ReceiveError, ReceiveOptions, Reconnect, Refusal, ServerConnector,
+    StartChoice, StreamOptions,
 };
 use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
@@ -50,7 +50,9 @@ pub(super) struct ReceiveArgs {
     #[arg(short = 'S', long, value_name = "NAME")]
     slot: Option<SlotName>,
 
-    /// Make the slot if it does not exist
+    /// Make the slot if it does not exist; after a failover on the new primary, too
+    ///
+    /// There it is made only if the server still has the WAL that comes next: receiving goes on without a hole, or ends.
     #[arg(long, requires = "slot")]
     create_slot: bool,
 
@@ -405,6 +407,7 @@ impl ReceiveArgs {
         ReceiveOptions {
             stream: StreamOptions {
                 slot: self.slot.clone(),
+                missing_slot: if self.create_slot { MissingSlot::Create } else { MissingSlot::Refuse },
                 status_interval: Duration::from_secs(self.status_interval.into()),
                 receive_timeout: Duration::from_secs(self.receive_timeout.into()),
                 record_check: if self.no_verify_records { RecordCheck::Off } else { RecordCheck::On },

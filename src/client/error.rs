@@ -114,7 +114,7 @@ impl ClientError {
                 ErrorClass::Transient
             }
             Self::Server(error) => match error.sqlstate {
-                sqlstate if sqlstate.may_pass() => ErrorClass::Transient,
+                sqlstate if sqlstate.may_pass() || error.is_walsender_stopping() => ErrorClass::Transient,
                 SqlState::DATA_CORRUPTED => ErrorClass::Integrity,
                 _ => ErrorClass::Operator,
             },

@@ -186,6 +186,7 @@ async fn receive<C: Connector>(
         clock: Clock::start(),
         system_identifier: Some(request.system_identifier),
         acknowledged_lsn: Lsn::INVALID,
+        slot_used: None,
         streamed: Duration::ZERO,
         made_progress: false,
     };
@@ -201,7 +202,7 @@ async fn receive<C: Connector>(
         wanted: Wanted::Beginning,
         slot: SlotHold::Unknown,
     };
-    session.stream(&mut upstream, server.segment_size, from).await?;
+    session.stream(&mut upstream, &server, from).await?;
     sink.settle().await?;
     Ok(ReceiveOutcome::all_durable(progress))
 }

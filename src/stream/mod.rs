@@ -12,6 +12,7 @@ mod driver;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+mod missing_slot;
 mod observer;
 mod positions;
 mod receive;
@@ -28,6 +29,7 @@ pub use backoff::Backoff;
 pub use connector::ServerConnector;
 pub use driver::{Progress, Until};
 pub use error::{ConnectFailure, ReceiveError, ReceiverError};
+pub use missing_slot::MissingSlot;
 pub use observer::{BatchReceived, LogObserver, Observer};
 pub use positions::Positions;
 pub use receive::{

@@ -161,6 +161,7 @@ async fn receive_until<C: Connector, K: Sink>(
         clock: Clock::start(),
         system_identifier: None,
         acknowledged_lsn: Lsn::INVALID,
+        slot_used: None,
         streamed: Duration::ZERO,
         made_progress: false,
     };

@@ -10,7 +10,7 @@ use super::resume::SlotHold;
 use crate::ErrorClass;
 use crate::client::ClientError;
 use crate::pg::{Lsn, SlotName, TimelineId};
-use crate::wire::server_error::SqlState;
+use crate::wire::server_error::{ServerError, SqlState};
 
 /// Why a server does not stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +74,9 @@ impl Refusal {
     /// What a refusal of the server's says; `None` when it is nothing of this kind.
     pub(super) fn of(source: &ClientError, wal: WalRemoved) -> Option<Refusal> {
         let slot = wal.slot.as_ref();
+        if source.server_error().is_some_and(ServerError::is_walsender_stopping) {
+            return None;
+        }
         match source.sqlstate()? {
             SqlState::UNDEFINED_FILE => Some(Refusal::WalRemoved(wal)),
             SqlState::OBJECT_IN_USE => slot.map(|(slot, _)| Refusal::SlotTaken(slot.clone())),
@@ -100,7 +103,6 @@ impl Refusal {
 mod tests {
     use super::super::resume::SlotPosition;
     use super::*;
-    use crate::wire::server_error::ServerError;
 
     fn refusal(sqlstate: SqlState, slot: Option<SlotHold>, wanted: Wanted) -> Option<Refusal> {
         let source = ClientError::Server(Box::new(ServerError { sqlstate, ..ServerError::default() }));
@@ -122,6 +124,21 @@ mod tests {
         assert_eq!(with(held_from(1)), Some(Refusal::SlotInvalidated("witness".parse().unwrap())));
         assert_eq!(refusal(state, None, Wanted::Continuation), None, "no slot was named");
         assert_eq!(refusal(SqlState::SYNTAX_ERROR, Some(SlotHold::Empty), Wanted::Continuation), None);
+    }
+
+    #[test]
+    fn a_server_that_is_being_stopped_says_nothing_of_the_slot() {
+        let stopping = ServerError {
+            sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            routine: Some("exec_replication_command".into()),
+            ..ServerError::default()
+        };
+        let source = ClientError::Server(Box::new(stopping));
+        let slot = Some(("witness".parse().unwrap(), held_from(1)));
+        let (lsn, timeline, wanted) = (Lsn::new(5 << 20), TimelineId::FIRST, Wanted::Continuation);
+        assert_eq!(Refusal::of(&source, WalRemoved { lsn, timeline, wanted, slot }), None);
+        // it comes back, and is tried again
+        assert_eq!(source.class(), ErrorClass::Transient);
     }
 
     #[test]

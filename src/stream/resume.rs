@@ -36,8 +36,10 @@ pub struct ServerState<'a> {
 /// What is known of the slot that the stream uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotHold {
-    /// There is no slot.
+    /// No slot is used.
     Nothing,
+    /// The server does not have the one that is to be used.
+    Missing,
     /// There is one that holds no WAL: it was never used, or it was invalidated. The server does not say which.
     Empty,
     /// There is one, but this server cannot tell its position (before 15).
@@ -363,7 +365,7 @@ fn start_empty(
         });
     }
     let flush_floor = match server.slot {
-        SlotHold::Nothing | SlotHold::Empty => Lsn::INVALID,
+        SlotHold::Nothing | SlotHold::Missing | SlotHold::Empty => Lsn::INVALID,
         // wherever it is, it is not beyond this
         SlotHold::Unknown => server.flush_lsn,
         SlotHold::From(slot) => slot.restart_lsn,

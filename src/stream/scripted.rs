@@ -84,6 +84,10 @@ impl Upstream for Script {
         Ok(None)
     }
 
+    async fn create_slot(&mut self, _: &SlotName) -> Result<(), ClientError> {
+        Err(ClientError::Closed)
+    }
+
     async fn start_replication(
         &mut self,
         _: Option<&SlotName>,

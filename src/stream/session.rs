@@ -13,10 +13,11 @@ use tokio::sync::watch;
 
 use super::driver::{Clock, Driver, Progress, StreamOutcome, Until, changed};
 use super::error::ReceiveError;
+use super::missing_slot::{MissingSlot, SlotUse};
 use super::observer::Observer;
 use super::receiver::{FlushPolicy, Receiver, ReceiverConfig};
 use super::refusal::{Refusal, WalRemoved, Wanted};
-use super::resume::{self, ServerState, SlotHold, SlotPosition, StartChoice};
+use super::resume::{self, ResumeError, ServerState, SlotHold, SlotPosition, StartChoice};
 use super::upstream::{StreamStart, Upstream};
 use crate::client::{ClientError, NextTimeline, SystemIdentity};
 use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
@@ -28,6 +29,8 @@ use crate::wire::server_error::SqlState;
 pub struct StreamOptions {
     /// The slot that holds WAL back for us.
     pub slot: Option<SlotName>,
+    /// What to do where that slot does not exist.
+    pub missing_slot: MissingSlot,
     /// The longest silence of ours; zero: only answers and progress are sent.
     pub status_interval: Duration,
     /// The longest silence of the server's; zero: any.
@@ -43,6 +46,7 @@ impl Default for StreamOptions {
     fn default() -> Self {
         StreamOptions {
             slot: None,
+            missing_slot: MissingSlot::Refuse,
             status_interval: Duration::from_secs(10),
             receive_timeout: Duration::from_secs(60),
             record_check: RecordCheck::On,
@@ -63,6 +67,8 @@ pub(super) struct Session<'a, K> {
     pub(super) system_identifier: Option<SystemIdentifier>,
     /// The last flush position reported.
     pub(super) acknowledged_lsn: Lsn,
+    /// Where the slot was used last.
+    pub(super) slot_used: Option<SlotUse>,
     /// How long the server streamed since this was last cleared, however little came.
     pub(super) streamed: Duration,
     /// Whether WAL came since this was last cleared.
@@ -119,7 +125,7 @@ impl<K: Sink> Session<'_, K> {
         });
         let Some(prepared) = prepared.await else { return Ok(()) };
         let (server, from) = prepared?;
-        self.stream(upstream, server.segment_size, from).await
+        self.stream(upstream, &server, from).await
     }
 
     /// Learns which cluster this is, and makes sure that the directory is that cluster's.
@@ -148,9 +154,17 @@ impl<K: Sink> Session<'_, K> {
             segment_size: server.segment_size,
             history: &history,
             flush_lsn: server.identity.flush_lsn,
-            slot: self.read_slot(upstream).await?,
+            slot: self.read_slot(upstream, current).await?,
         };
-        let point = resume::find_start(&server.entries, &state, choice)?;
+        let point = resume::find_start(&server.entries, &state, choice);
+        let begins = match &point {
+            Ok(point) => point.wanted == Wanted::Beginning,
+            Err(error) => *error == ResumeError::NoStart,
+        };
+        if let (SlotHold::Missing, true, Some(slot)) = (state.slot, begins, &self.options.slot) {
+            return Err(ReceiveError::NoSlot(slot.clone()));
+        }
+        let point = point?;
         for stray in &point.strays {
             self.observer.stray_found(stray);
         }
@@ -166,7 +180,11 @@ impl<K: Sink> Session<'_, K> {
         Ok(StreamFrom { timeline, start_lsn, flush_floor, wanted, slot: state.slot })
     }
 
-    async fn read_slot<U: Upstream>(&self, upstream: &mut U) -> Result<SlotHold, ReceiveError> {
+    async fn read_slot<U: Upstream>(
+        &self,
+        upstream: &mut U,
+        current: TimelineId,
+    ) -> Result<SlotHold, ReceiveError> {
         let Some(slot) = &self.options.slot else { return Ok(SlotHold::Nothing) };
         if !upstream.can_read_slot() {
             return Ok(SlotHold::Unknown);
@@ -181,7 +199,12 @@ impl<K: Sink> Session<'_, K> {
             }
             _ => error,
         })?;
-        let state = state.ok_or_else(|| ReceiveError::NoSlot(slot.clone()))?;
+        let Some(state) = state else {
+            return match self.may_replace_slot(upstream, current) {
+                true => Ok(SlotHold::Missing),
+                false => Err(ReceiveError::NoSlot(slot.clone())),
+            };
+        };
         let position = state.restart_lsn.zip(state.restart_timeline);
         Ok(position.map_or(SlotHold::Empty, |(restart_lsn, timeline)| {
             SlotHold::From(SlotPosition { restart_lsn, timeline })
@@ -227,26 +250,38 @@ impl<K: Sink> Session<'_, K> {
     pub(super) async fn stream<U: Upstream>(
         &mut self,
         upstream: &mut U,
-        segment_size: WalSegmentSize,
+        server: &Server,
         mut from: StreamFrom,
     ) -> Result<(), ReceiveError> {
+        let segment_size = server.segment_size;
         loop {
             let StreamFrom { timeline, start_lsn, .. } = from;
+            if let (SlotHold::Missing, Some(slot)) = (from.slot, self.options.slot.clone()) {
+                let mut until = self.until.clone();
+                let replaced = unless_stopped(&mut until, self.replace_slot(upstream, &slot, &mut from));
+                let Some(replaced) = replaced.await else { return Ok(()) };
+                replaced?;
+            }
+            let place = upstream.place();
+            // before 15 only a refusal shows that there is none
+            let may_replace = (from.slot, from.wanted) == (SlotHold::Unknown, Wanted::Continuation)
+                && self.may_replace_slot(upstream, server.identity.timeline);
             self.observer.stream_starting(timeline, start_lsn);
             let mut until = self.until.clone();
             let started = unless_stopped(&mut until, async {
                 self.sink.begin(timeline, segment_size, start_lsn).await?;
-                let start = upstream.start_replication(self.options.slot.as_ref(), start_lsn, timeline);
-                self.in_time("start streaming", start).await?.map_err(|source| ReceiveError::Start {
-                    start_lsn,
-                    timeline,
-                    source,
-                })
+                self.start(upstream, self.options.slot.as_ref(), &from).await
             });
             let Some(started) = started.await else { return Ok(()) };
-            let (next, received_lsn) = match started.map_err(|error| self.explain(error, &from, start_lsn))? {
+            let started = started.map_err(|error| self.explain(error, &from, start_lsn));
+            if matches!(started, Err(ReceiveError::NoSlot(_))) && may_replace {
+                from.slot = SlotHold::Missing;
+                continue;
+            }
+            let (next, received_lsn) = match started? {
                 StreamStart::TimelineEnded(next) => (next, start_lsn),
                 StreamStart::Streaming(stream) => {
+                    self.slot_used = Some(SlotUse { place: place.clone(), timeline });
                     self.observer.stream_started();
                     let config = ReceiverConfig {
                         timeline,
@@ -295,8 +330,21 @@ impl<K: Sink> Session<'_, K> {
         }
     }
 
+    /// `START_REPLICATION`.
+    pub(super) async fn start<'u, U: Upstream>(
+        &self,
+        upstream: &'u mut U,
+        slot: Option<&SlotName>,
+        from: &StreamFrom,
+    ) -> Result<StreamStart<U::Stream<'u>>, ReceiveError> {
+        let StreamFrom { timeline, start_lsn, .. } = *from;
+        let start = upstream.start_replication(slot, start_lsn, timeline);
+        let started = self.in_time("start streaming", start).await?;
+        started.map_err(|source| ReceiveError::Start { start_lsn, timeline, source })
+    }
+
     /// What a refusal means, where that is known. `lsn` is how far the directory goes.
-    fn explain(&self, error: ReceiveError, from: &StreamFrom, lsn: Lsn) -> ReceiveError {
+    pub(super) fn explain(&self, error: ReceiveError, from: &StreamFrom, lsn: Lsn) -> ReceiveError {
         let source = match &error {
             ReceiveError::Start { source, .. } | ReceiveError::Client { source, .. } => source,
             _ => return error,
@@ -319,7 +367,7 @@ impl<K: Sink> Session<'_, K> {
     }
 
     /// The answer to a command, or what was being done when there was none.
-    async fn answer<T>(
+    pub(super) async fn answer<T>(
         &self,
         during: &'static str,
         answer: impl Future<Output = Result<T, ClientError>>,

@@ -8,6 +8,7 @@ use crate::client::{
     TimelineHistoryFile, WalStream,
 };
 use crate::pg::{Lsn, SlotName, TimelineId, WalSegmentSize};
+use crate::wire::command::{SlotPersistence, WalReservation};
 use crate::wire::replication::{ReplicationMessage, StandbyStatusUpdate};
 
 /// Opens connections to the server that is followed.
@@ -29,6 +30,10 @@ pub trait Upstream {
     where
         Self: 'a;
 
+    /// Which server it leads to, by its place; `None` where there is only one.
+    fn place(&self) -> Option<String> {
+        None
+    }
     /// `IDENTIFY_SYSTEM`.
     fn identify_system(&mut self) -> impl Future<Output = Result<SystemIdentity, ClientError>>;
     /// `SHOW wal_segment_size`.
@@ -42,6 +47,8 @@ pub trait Upstream {
     fn can_read_slot(&self) -> bool;
     /// `READ_REPLICATION_SLOT`.
     fn read_slot(&mut self, slot: &SlotName) -> impl Future<Output = Result<Option<SlotState>, ClientError>>;
+    /// `CREATE_REPLICATION_SLOT`, with WAL reserved at once.
+    fn create_slot(&mut self, slot: &SlotName) -> impl Future<Output = Result<(), ClientError>>;
     /// `START_REPLICATION`.
     fn start_replication(
         &mut self,
@@ -75,6 +82,10 @@ pub trait ReplicationStream {
 impl Upstream for Connection {
     type Stream<'a> = WalStream<'a>;
 
+    fn place(&self) -> Option<String> {
+        Some(self.host().place())
+    }
+
     async fn identify_system(&mut self) -> Result<SystemIdentity, ClientError> {
         Connection::identify_system(self).await
     }
@@ -93,6 +104,11 @@ impl Upstream for Connection {
 
     async fn read_slot(&mut self, slot: &SlotName) -> Result<Option<SlotState>, ClientError> {
         Connection::read_slot(self, slot).await
+    }
+
+    async fn create_slot(&mut self, slot: &SlotName) -> Result<(), ClientError> {
+        let (persistence, reservation) = (SlotPersistence::Permanent, WalReservation::Immediate);
+        self.create_physical_slot(slot, persistence, reservation).await
     }
 
     async fn start_replication(

@@ -21,6 +21,8 @@ pub struct ServerError {
     pub detail: Option<String>,
     /// What to do (`H`).
     pub hint: Option<String>,
+    /// The function of the server's that says so (`R`): tells apart what has the same SQLSTATE, in every language.
+    pub routine: Option<Box<str>>,
 }
 
 /// A SQLSTATE: how a program tells one error from another.
@@ -110,6 +112,7 @@ impl ServerError {
                 b'M' => error.message = read_text(&mut reader)?,
                 b'D' => error.detail = Some(read_text(&mut reader)?),
                 b'H' => error.hint = Some(read_text(&mut reader)?),
+                b'R' => error.routine = Some(read_text(&mut reader)?.into()),
                 _ => drop(reader.c_string_bytes()?),
             }
         }
@@ -131,7 +134,15 @@ impl ServerError {
             message: text(message),
             detail: detail.map(text),
             hint: hint.map(text),
+            routine: None,
         }
+    }
+
+    /// Whether it is a walsender's that takes no more commands, because its server is being stopped. The SQLSTATE is that of
+    /// a slot which was invalidated.
+    pub fn is_walsender_stopping(&self) -> bool {
+        self.sqlstate == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            && self.routine.as_deref() == Some("exec_replication_command")
     }
 
     /// Whether the server closes the connection with this error.
@@ -185,6 +196,17 @@ mod tests {
             "ERROR:  replication slot \"a\" already exists\nDETAIL:  Some detail.\nHINT:  Do this."
         );
         assert!(!error.is_fatal());
+    }
+
+    #[test]
+    fn a_walsender_that_stops_is_told_from_a_slot_that_was_invalidated() {
+        let of = |routine: &str, code: &str| {
+            let body = format!("SFEHLER\0VERROR\0C{code}\0MText\0Fwalsender.c\0L1\0R{routine}\0\0");
+            ServerError::parse(Bytes::from(body)).unwrap().is_walsender_stopping()
+        };
+        assert!(of("exec_replication_command", "55000"));
+        assert!(!of("ReplicationSlotAcquire", "55000"));
+        assert!(!of("exec_replication_command", "42601"));
     }
 
     #[test]

@@ -102,7 +102,8 @@ fn slots_are_told_apart() {
     assert_refused(create(&primary, &directory).run(), "already exists", "--use-existing-slot");
     let receiving = primary.dir().subdir("socket_wal", 0o700);
     let receiver = Tool::pgwake()
-        .args(["receive", "-d", &primary.conninfo(), "--slot", "standby1", "-D"])
+        // a server before 15 does not say where its slot begins
+        .args(["receive", "-d", &primary.conninfo(), "--slot", "standby1", "--start", "current", "-D"])
         .arg(&receiving)
         .by_server_user()
         .spawn();

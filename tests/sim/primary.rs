@@ -270,6 +270,10 @@ impl Upstream for SimUpstream {
         Ok(Some(SlotState { restart_lsn: Some(restart_lsn), restart_timeline: Some(timeline) }))
     }
 
+    async fn create_slot(&mut self, _: &SlotName) -> Result<(), ClientError> {
+        unreachable!("the slot is always there")
+    }
+
     async fn start_replication(
         &mut self,
         _: Option<&SlotName>,

@@ -17,7 +17,7 @@ use crate::client::conninfo::Settings;
 use crate::pg::ServerVersion;
 use crate::sink::{Layout, RealDisk, RecordCheck};
 use crate::stream::{
-    ConnectFailure, Connector, FlushPolicy, Progress, ReceiveError, ReceiveOptions, Reconnect,
+    ConnectFailure, Connector, FlushPolicy, MissingSlot, Progress, ReceiveError, ReceiveOptions, Reconnect,
     ServerConnector, StartChoice, StreamOptions, open_sink, receive_observed,
 };
 
@@ -110,6 +110,7 @@ fn receive_options(
     Ok(ReceiveOptions {
         stream: StreamOptions {
             slot,
+            missing_slot: MissingSlot::Refuse,
             status_interval: receive.status_interval,
             receive_timeout: RECEIVE_TIMEOUT,
             record_check: if version.is_supported() { RecordCheck::On } else { RecordCheck::Off },

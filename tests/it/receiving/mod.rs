@@ -4,6 +4,7 @@ mod archiving;
 mod bytes;
 mod crashing;
 mod enduring;
+mod failing_over;
 mod harness;
 mod refusing;
 mod resuming;
