@@ -22,6 +22,7 @@ mod slot_command;
 mod speaking;
 mod support;
 mod support_selftest;
+mod troubles;
 mod wal_verify;
 mod watching;
 mod whole_or_nothing;

@@ -269,18 +269,20 @@ async fn drop_slot(args: &DropArgs) -> Result<(), SlotError> {
 /// A replication connection, and the settings that lead to the same server again.
 async fn connect(args: &ConnectionArgs) -> Result<(Connection, Settings), SlotError> {
     let mut settings = args.settings("pgwake slot")?;
+    settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
     args.ask_password_if_told(&mut settings).await?;
     let mut replication = args.connect(&mut settings, Purpose::PhysicalReplication).await?;
-    replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
+    replication.set_answer_timeout(settings.connect_timeout);
     Ok((replication, settings))
 }
 
 /// A connection for SQL to the same server, where the role may have one.
 async fn sql(settings: &Settings, replication: &Connection) -> Option<Sql> {
     let settings = settings.pinned_to(replication.host());
-    let opened = tokio::time::timeout(ANSWER_TIMEOUT, open_sql(&settings)).await;
+    let silence = settings.connect_timeout.unwrap_or(ANSWER_TIMEOUT);
+    let opened = tokio::time::timeout(silence, open_sql(&settings)).await;
     let mut sql = opened.ok()?.ok()?;
-    sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+    sql.set_answer_timeout(Some(silence));
     Some(sql)
 }
 

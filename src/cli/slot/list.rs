@@ -63,9 +63,10 @@ pub(in crate::cli) fn run(args: &ListArgs) -> Exit {
 
 async fn list(args: &ListArgs) -> Result<Slots, ListError> {
     let mut settings = args.connection.settings("pgwake slot")?;
+    settings.connect_timeout = settings.connect_timeout.or(Some(super::change::ANSWER_TIMEOUT));
     args.connection.ask_password_if_told(&mut settings).await?;
     let mut sql = args.connection.connect_sql(&mut settings).await?;
-    sql.set_answer_timeout(Some(super::change::ANSWER_TIMEOUT));
+    sql.set_answer_timeout(settings.connect_timeout);
     let found = slots_and_server(&sql).await?;
     sql.close().await;
     Ok(found)

@@ -166,7 +166,7 @@ async fn drive(args: FollowArgs) -> Result<Done, RunError> {
         .connect(&mut settings, Purpose::PhysicalReplication)
         .await
         .map_err(ServerError::from)?;
-    replication.set_answer_timeout(Some(ANSWER_TIMEOUT));
+    replication.set_answer_timeout(settings.connect_timeout);
     let sql = ordinary(&settings.pinned_to(replication.host())).await;
     let old_name = before.primary_conninfo.as_ref().and_then(application_name);
     let request = FollowRequest {
@@ -217,7 +217,7 @@ fn application_name(primary_conninfo: &Secret) -> Option<String> {
 async fn ordinary(settings: &Settings) -> Option<Sql> {
     match open_sql(&mut settings.clone()).await {
         Ok(mut sql) => {
-            sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+            sql.set_answer_timeout(settings.connect_timeout);
             Some(sql)
         }
         Err(error) => {

@@ -60,8 +60,11 @@ impl ServerError {
     }
 }
 
-/// How long the server may be silent while a connection is made, or an answer awaited.
+/// How long the server may be silent while a connection is made, or an answer awaited, where `connect_timeout` does not say.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// However soon a server has to let us in: a server that waits for an LSN is silent for a while.
+const LEAST_SILENCE: Duration = Duration::from_secs(3);
 
 impl ServerArgs {
     /// Where to connect. `None` when a directory was named and no server runs on it.
@@ -75,9 +78,16 @@ impl ServerArgs {
 
     /// An ordinary connection to the server, which must run.
     pub(super) async fn connect(&self) -> Result<Sql, ServerError> {
-        let settings = self.settings()?;
+        self.connect_within(None).await
+    }
+
+    /// The same, with a server that may be silent for no longer than that, if it is less than [`ANSWER_TIMEOUT`].
+    pub(super) async fn connect_within(&self, silence: Option<Duration>) -> Result<Sql, ServerError> {
         let not_running = || ServerError::NotRunning(self.pgdata.clone().unwrap_or_default());
-        self.connect_with(settings.ok_or_else(not_running)?).await
+        let mut settings = self.settings()?.ok_or_else(not_running)?;
+        let told = settings.connect_timeout.unwrap_or(ANSWER_TIMEOUT);
+        settings.connect_timeout = Some(silence.map_or(told, |silence| silence.min(told)));
+        self.connect_with(settings).await
     }
 
     /// The same, by settings that are known.
@@ -121,9 +131,10 @@ pub(super) fn lead_to(
 
 /// Connects for SQL; to a database that is nearly always there, where none was named and the role has none.
 pub(super) async fn connect_sql(args: &ConnectionArgs, mut settings: Settings) -> Result<Sql, ServerError> {
-    settings.connect_timeout = settings.connect_timeout.or(Some(ANSWER_TIMEOUT));
+    let silence = settings.connect_timeout.unwrap_or(ANSWER_TIMEOUT);
+    settings.connect_timeout = Some(silence);
     let mut sql = args.connect_sql(&mut settings).await?;
-    sql.set_answer_timeout(Some(ANSWER_TIMEOUT));
+    sql.set_answer_timeout(Some(silence.max(LEAST_SILENCE)));
     Ok(sql)
 }
 

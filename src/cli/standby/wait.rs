@@ -38,6 +38,9 @@ pub(in crate::cli) struct WaitArgs {
     json: bool,
 }
 
+/// How much longer than the wait itself the server may be silent: who waits for 2 seconds wants to know within 3.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Why there is no waiting any more.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted by {signal} while waiting for {lsn}")]
@@ -68,7 +71,7 @@ pub(in crate::cli) fn run(args: &WaitArgs) -> Exit {
 }
 
 async fn connect_and_wait(args: &WaitArgs) -> Result<Result<Reached, WaitError>, ServerError> {
-    let sql = args.server.connect().await?;
+    let sql = args.server.connect_within(args.timeout.map(|timeout| timeout + GRACE)).await?;
     let reached = wait(&sql, args.lsn, args.timeout).await;
     if reached.is_ok() {
         sql.close().await;

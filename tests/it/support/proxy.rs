@@ -65,6 +65,7 @@ struct State {
 struct Lane {
     forwarded: u64,
     stalled: bool,
+    stall_after: Option<u64>,
     delay: Duration,
     largest_piece: Option<usize>,
     cut: Option<(u64, Ending)>,
@@ -128,6 +129,11 @@ impl Proxy {
     /// Forwards nothing that way, and closes nothing: a half-open connection, or a peer that hangs.
     pub(crate) fn stall(&self, direction: Direction) {
         self.shared.lock().lane(direction).stalled = true;
+    }
+
+    /// Lets so many more bytes through each connection that comes, and then no more of that connection's, that way.
+    pub(crate) fn stall_after(&self, direction: Direction, count: u64) {
+        self.shared.lock().lane(direction).stall_after = Some(count);
     }
 
     pub(crate) fn resume(&self, direction: Direction) {
@@ -244,7 +250,8 @@ fn connect(client: TcpStream, target: &Target, generation: u64, shared: &Arc<Sha
         (Direction::ToServer, client.clone(), server.clone()),
         (Direction::ToClient, server.clone(), client.clone()),
     ] {
-        let pump = Pump { direction, from: from?, to: to?, generation, shared: Arc::clone(shared) };
+        let pump =
+            Pump { direction, from: from?, to: to?, generation, shared: Arc::clone(shared), forwarded: 0 };
         thread::spawn(move || pump.run());
     }
     Ok(())
@@ -257,6 +264,8 @@ struct Pump {
     to: Side,
     generation: u64,
     shared: Arc<Shared>,
+    /// How many bytes have gone here.
+    forwarded: u64,
 }
 
 /// What to do with the bytes at hand.
@@ -301,6 +310,7 @@ impl Pump {
                     thread::sleep(delay);
                     let (piece, rest) = bytes.split_at(count);
                     self.to.write_all(piece).map_err(|_| Ending::Close)?;
+                    self.forwarded += count as u64;
                     bytes = rest;
                 }
             }
@@ -325,7 +335,11 @@ impl Pump {
         if lane.stalled {
             return Order::Wait;
         }
-        let before_cut = lane.cut.map_or(u64::MAX, |(at, _)| at - lane.forwarded);
+        let before_stall = lane.stall_after.map_or(u64::MAX, |at| at.saturating_sub(self.forwarded));
+        if before_stall == 0 {
+            return Order::Wait;
+        }
+        let before_cut = lane.cut.map_or(u64::MAX, |(at, _)| at - lane.forwarded).min(before_stall);
         let count = available.min(lane.largest_piece.unwrap_or(usize::MAX));
         let count = count.min(usize::try_from(before_cut).unwrap_or(usize::MAX));
         lane.forwarded += count as u64;
