@@ -39,12 +39,23 @@ fn paragraph(finding: &Finding) -> String {
     let mut text = wrapped(&found, "");
     text.push_str(&wrapped(&finding.why, INDENT));
     for fix in &finding.fixes {
-        text.push_str(&format!("{INDENT}{}\n", fix_line(fix)));
+        let (line, needs) = fix_parts(fix);
+        let len = INDENT.len() + line.chars().count() + needs.chars().count();
+        // a line is to be copied, and what is to be done then stands below one that is long
+        let apart = if len > WIDTH && !needs.is_empty() { format!("\n{INDENT}") } else { String::new() };
+        let needs = if apart.is_empty() { needs } else { needs.trim_start() };
+        text.push_str(&format!("{INDENT}{line}{apart}{needs}\n"));
     }
     text
 }
 
 fn fix_line(fix: &Fix) -> String {
+    let (line, needs) = fix_parts(fix);
+    line + needs
+}
+
+/// What to type, and what it takes to count.
+fn fix_parts(fix: &Fix) -> (String, &'static str) {
     let verb = match fix.offer {
         Offer::Consider if fix.place == FixPlace::Sql => "perhaps: ",
         _ => "mend: ",
@@ -54,7 +65,7 @@ fn fix_line(fix: &Fix) -> String {
         Needs::Reload => "  (then reload)",
         Needs::Restart => "  (then restart)",
     };
-    format!("{verb}{}{}{needs}", where_to(fix), fix.line)
+    (format!("{verb}{}{}", where_to(fix), fix.line), needs)
 }
 
 /// Where a line is typed, when it is not SQL.

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod fixtures;
+mod frame;
 mod hosts;
 mod json;
 mod picture;
@@ -158,7 +159,7 @@ fn nobody(samples: Vec<Sample>) -> StatusError {
 fn print(picture: &Picture, json: bool, more: bool) -> io::Result<()> {
     let mut text = match json {
         true => report::json_line(&json::PictureJson::new(picture)),
-        false => screen::text(picture, width::of_output()),
+        false => screen::show(picture, width::of_output()).text(),
     };
     if more && !json {
         text.push('\n');

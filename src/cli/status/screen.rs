@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::grid::{Grid, cut, wrap};
+use super::super::grid::{Grid, wrap};
 use super::super::human::{bytes, duration, printable};
 use super::super::slot::view;
 use super::super::table::Column;
@@ -18,8 +18,25 @@ const MAX_NAME_LEN: usize = 63;
 /// The longest reason why a host was not seen.
 const MAX_REASON_LEN: usize = 300;
 
+/// The picture as text: what is there, and what is to be said of it.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Servers, who receives from them, slots, base backups.
+    pub(super) tables: String,
+    /// Warnings, then notes.
+    pub(super) remarks: String,
+}
+
+impl Shown {
+    /// Both, below each other.
+    pub(super) fn text(&self) -> String {
+        let gap = if self.remarks.is_empty() { "" } else { "\n" };
+        [&self.tables, gap, &self.remarks].concat()
+    }
+}
+
 /// The whole picture; no line is longer than `width`, where one is given.
-pub(super) fn text(picture: &Picture, width: Option<usize>) -> String {
+pub(super) fn show(picture: &Picture, width: Option<usize>) -> Shown {
     let places = picture.places();
     let order = in_tree_order(&places);
     let mut text = servers(picture, &places, &order).render(width);
@@ -32,12 +49,9 @@ pub(super) fn text(picture: &Picture, width: Option<usize>) -> String {
         text.push('\n');
         text.push_str(&grid.render(width));
     }
-    let remarks = remarks(picture, &places, &order);
-    if !remarks.is_empty() {
-        text.push('\n');
-    }
-    remarks.iter().for_each(|remark| text.push_str(&wrap(remark, width)));
-    text
+    let mut remarks = remarks(picture, &places, &order);
+    remarks.sort_by_key(|remark| !remark.starts_with("warning"));
+    Shown { tables: text, remarks: remarks.iter().map(|remark| wrap(remark, width)).collect() }
 }
 
 /// `host:port`, as far as it can be printed.
@@ -103,8 +117,13 @@ fn servers(picture: &Picture, places: &[Place], order: &[(usize, usize)]) -> Gri
             (None, false) => "primary".to_owned(),
         };
         let replay = server.replay.as_ref();
-        let paused = replay.is_some_and(|replay| replay.paused).then(|| " (paused)".to_owned());
-        let delay = replay.and_then(|replay| replay.delay_seconds).map(span).unwrap_or_default();
+        let paused = replay.is_some_and(|replay| replay.paused);
+        let delay = replay.and_then(|replay| replay.delay_seconds).map(span);
+        let delay = match (delay, paused) {
+            (Some(delay), true) => format!("{delay} (paused)"),
+            (None, true) => "paused".to_owned(),
+            (delay, false) => delay.unwrap_or_default(),
+        };
         grid.row([
             name,
             role,
@@ -112,7 +131,7 @@ fn servers(picture: &Picture, places: &[Place], order: &[(usize, usize)]) -> Gri
             server.timeline.map(|timeline| timeline.to_string()).unwrap_or_default(),
             server.lsn.map(|lsn| lsn.to_string()).unwrap_or_default(),
             sighting.wal_rate.map(|rate| bytes(rate as u64) + "/s").unwrap_or_default(),
-            delay + &paused.unwrap_or_default(),
+            delay,
             follows(picture, sighting, place),
             String::new(),
         ]);
@@ -291,11 +310,11 @@ fn remarks(picture: &Picture, places: &[Place], order: &[(usize, usize)]) -> Vec
     for (_, host, sighting) in seen(picture, places, order) {
         let on = if several { format!("{}: ", label(&host.endpoint)) } else { String::new() };
         let (survey, server) = (&sighting.survey, &sighting.survey.server);
-        let warnings = survey.slots.iter().filter_map(|slot| view::warning(slot, server));
-        remarks.extend(warnings.map(|warning| format!("warning: {on}{warning}")));
         if let Some(warning) = commits_wait(survey) {
             remarks.push(format!("warning: {on}{warning}"));
         }
+        let warnings = survey.slots.iter().filter_map(|slot| view::warning(slot, server));
+        remarks.extend(warnings.map(|warning| format!("warning: {on}{warning}")));
         if survey.downstreams.is_empty() && !server.in_recovery {
             remarks.push(format!("note: {on}no standby and no receiver is connected"));
         }
@@ -336,24 +355,6 @@ pub(super) fn hidden(sighting: &Sighting) -> Option<String> {
 
 fn span(seconds: f64) -> String {
     Duration::try_from_secs_f64(seconds).map(duration).unwrap_or_default()
-}
-
-/// As many lines as fit, with a last line that says how to leave.
-pub(super) fn frame(text: &str, footer: &str, width: usize, height: usize) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    let room = height.saturating_sub(1);
-    let hidden = lines.len().saturating_sub(room);
-    let shown = if hidden == 0 { lines.len() } else { room.saturating_sub(1) };
-    let more = format!("… {} more lines: make the terminal taller", lines.len() - shown);
-    let more = (hidden > 0 && room > 0).then_some(more.as_str());
-    let mut frame = String::from("\x1b[H");
-    // cleared before it is written: behind a full line that would take its last character
-    for line in lines[..shown].iter().copied().chain(more) {
-        frame.push_str(&format!("\x1b[2K{}\r\n", cut(line, width)));
-    }
-    frame.push_str("\x1b[J");
-    frame.push_str(&cut(footer, width));
-    frame
 }
 
 #[cfg(test)]

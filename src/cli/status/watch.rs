@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::super::exit::Exit;
 use super::super::signals::Signals;
 use super::super::{report, width};
+use super::frame::frame;
 use super::hosts::{Host, Sample};
 use super::picture::Picture;
 use super::terminal::Terminal;
@@ -99,7 +100,7 @@ async fn show(
             () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                 draw_at = None;
                 let (width, height) = size();
-                terminal.show(&screen::frame(&screen::text(picture, Some(width)), &footer, width, height))?;
+                terminal.show(&frame(&screen::show(picture, Some(width)), &footer, width, height))?;
             }
             sample = samples.recv() => {
                 let Some((index, sample)) = sample else { return Ok(()) };

@@ -13,6 +13,10 @@ fn picture(hosts: Vec<(&str, Result<Survey, HostError>)>) -> Picture {
     picture
 }
 
+fn text(picture: &Picture, width: Option<usize>) -> String {
+    show(picture, width).text()
+}
+
 fn cascade() -> Picture {
     let mut middle = standby_of("db1", 5432, "standby1");
     middle.downstreams = primary(&["standby2"]).downstreams;
@@ -141,20 +145,6 @@ fn trends_are_shown_once_there_are_two_looks() {
     watched.add(0, Ok(Sighting { version: ServerVersion::new(15, 18), survey: later, wal_rate: None }));
     let shown = text(&watched, Some(80));
     assert!(shown.contains("TREND") && shown.contains("█▁"), "{shown}");
-}
-
-#[test]
-fn a_frame_fits_the_terminal() {
-    let text = "one\ntwo\nthree is long\nfour\n";
-    assert_eq!(
-        frame(text, "q quits", 8, 6),
-        "\x1b[H\x1b[2Kone\r\n\x1b[2Ktwo\r\n\x1b[2Kthree i…\r\n\x1b[2Kfour\r\n\x1b[Jq quits"
-    );
-    assert_eq!(
-        frame(text, "q quits", 40, 4),
-        "\x1b[H\x1b[2Kone\r\n\x1b[2Ktwo\r\n\x1b[2K… 2 more lines: make the terminal taller\r\n\x1b[Jq quits"
-    );
-    assert_eq!(frame(text, "q quits", 40, 1), "\x1b[H\x1b[Jq quits");
 }
 
 #[test]
