@@ -1,5 +1,6 @@
 //! A failover by hand: looked at, promoted, followed, and what was written read elsewhere.
 
+mod day;
 mod following;
 mod looking;
 mod promoting;

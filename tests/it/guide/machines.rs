@@ -18,7 +18,7 @@ pub(super) fn missing() -> Option<&'static str> {
     if !is_root() {
         return Some("root");
     }
-    let programs = ["bash", "ip", "nsenter", "setpriv", "unshare"];
+    let programs = ["bash", "curl", "ip", "nsenter", "setpriv", "unshare"];
     if let Some(program) = programs.into_iter().find(|program| find_program(program).is_none()) {
         return Some(program);
     }

@@ -2,7 +2,7 @@
 //! what is shown.
 //!
 //! `PGWAKE_GUIDE_RECORD=1` writes what came into the documents instead. Outputs are compared on the major version that they
-//! are shown of; on others it has to succeed or fail as shown.
+//! are shown of; on others a command has to succeed or fail as shown, and `psql` to answer the same.
 
 mod document;
 mod machines;
@@ -31,8 +31,8 @@ macro_rules! require_machines {
     };
 }
 
+/// Half a minute, on four machines.
 #[test]
-#[ignore = "half a minute on four machines: make torture"]
 fn the_guide_is_what_happens() {
     require_server!();
     require_machines!();
@@ -155,8 +155,8 @@ fn is_as_shown(ran: &Ran, step: &Step) -> bool {
     let failed = ran.code != 0;
     // lines that mend something are printed of a server that is not fit
     let unfit = step.command.ends_with("--fix-sql") && !step.shown.is_empty();
-    failed == (unfit || shows_failure(&step.shown))
-        && (default_major() != SHOWN_MAJOR || is_shown(&ran.output, &step.shown))
+    let compared = default_major() == SHOWN_MAJOR || step.command.starts_with("psql -c");
+    failed == (unfit || shows_failure(&step.shown)) && (!compared || is_shown(&ran.output, &step.shown))
 }
 
 /// Whether a command changes nothing, so that it can be run again.
@@ -166,6 +166,8 @@ fn is_look(command: &str) -> bool {
         "pgwake status",
         "pgwake slot list",
         "pgwake standby status",
+        "curl -s",
+        "sed -n",
         "psql -c \"SELECT",
         "ls",
     ];
