@@ -11,6 +11,7 @@
 //! * after one failed write or fsync nothing is acknowledged any more.
 
 mod begun_segment;
+mod completed_segment;
 mod compressed_segment;
 mod continuation;
 mod direct;

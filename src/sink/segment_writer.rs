@@ -80,6 +80,8 @@ pub struct SegmentWriter<D: Disk> {
     pub(super) directory_dirty: bool,
     /// What was there before may not be durable: a run that synced nothing has left it, or somebody has copied it here.
     earlier_dirty: bool,
+    /// A process before this one may have left complete segments without their final names.
+    completed_unnamed: bool,
     poisoned: bool,
     comparison: Vec<u8>,
     record_check: RecordCheck,
@@ -166,6 +168,7 @@ impl<D: Disk> SegmentWriter<D> {
             unverified: None,
             directory_dirty: true,
             earlier_dirty: layout.is_archive(),
+            completed_unnamed: layout.is_archive(),
             poisoned: false,
             comparison: Vec::new(),
             record_check: RecordCheck::Off,
@@ -209,8 +212,14 @@ impl<D: Disk> SegmentWriter<D> {
         self.position = None;
         self.system_identifier = Some(stamp.system_identifier);
         let entries = self.list(stamp.segment_size)?;
-        if self.layout.is_archive() {
-            self.check_stamp(stamp)?;
+        if !self.layout.is_archive() {
+            return Ok(entries);
+        }
+        self.check_stamp(stamp)?;
+        // what an earlier process left; this one names what it completes
+        let is_first = std::mem::take(&mut self.completed_unnamed);
+        if is_first && self.name_completed(&entries, stamp.segment_size)? {
+            return self.list(stamp.segment_size);
         }
         Ok(entries)
     }

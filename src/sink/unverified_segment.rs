@@ -4,7 +4,7 @@
 //! takes as long as decompressing it, and nobody who waits for an acknowledgement should wait for it: what is acknowledged is
 //! durable under the unfinished name. So it is done in small steps, whenever the sink has nothing else to do, and between its
 //! batches when it always has. The next segment's end waits for it, so that final names come in order. A crash meanwhile
-//! leaves two unfinished segments, and the earlier one is where the next stream begins.
+//! leaves two unfinished segments, the first of them complete: [`super::completed_segment`].
 
 use std::io::Read as _;
 

@@ -277,3 +277,72 @@ fn a_disk_that_cannot_be_read_is_not_taken_for_the_end_of_a_file() {
         assert!(disk.read(&partial_name(NAME, method)).unwrap() == before, "{method}");
     }
 }
+
+#[test]
+fn what_was_complete_before_a_crash_gets_its_name_after_it() {
+    let wal = wal();
+    for method in COMPRESSED {
+        let disk = MemoryDisk::default();
+        let mut writer = begin(&disk, method);
+        stream(&mut writer, &wal, MIB as usize);
+        writer.seal().unwrap();
+        writer.write(Lsn::new(2 * MIB), &[Bytes::copy_from_slice(&wal[MIB as usize..])]).unwrap();
+        writer.flush().unwrap();
+        drop(writer);
+        let partial = partial_name(NAME, method);
+        let next = partial_name("000000010000000000000002", method);
+        assert_eq!(
+            wal_names(&disk),
+            [&partial[..], &next[..]],
+            "the crash comes before the segment was read back"
+        );
+        disk.put(&partial_name(NAME, CompressionMethod::None), b"begun by another tool");
+        disk.steps.borrow_mut().clear();
+
+        let mut writer = SegmentWriter::open(disk.clone(), Layout::Archive).unwrap();
+        let entries = writer.prepare(stamp()).unwrap();
+        let finished = format!("{NAME}{}", method.suffix());
+        assert!(entries.iter().any(|entry| entry.name == finished && entry.len == Some(MIB)), "{entries:?}");
+        assert_eq!(wal_names(&disk), [&finished[..], &next[..]]);
+        assert!(content(&disk, &finished, method) == wal[..MIB as usize]);
+        let steps = disk.steps.borrow();
+        let at = |wanted: &str| steps.iter().position(|step| step.starts_with(wanted));
+        let written = at(&format!("write {partial}")).expect("it is written once more");
+        let synced = at(&format!("sync {partial}")).expect("and synced");
+        let renamed = at(&format!("rename {partial}")).expect("and renamed");
+        assert!(written < synced && synced < renamed, "{steps:?}");
+    }
+}
+
+#[test]
+fn what_is_not_complete_or_not_right_keeps_its_name() {
+    let wal = wal();
+    for method in COMPRESSED {
+        let partial = partial_name(NAME, method);
+        // with the format's end, but not a segment long
+        let short = MemoryDisk::default();
+        let mut writer = begin(&short, method);
+        stream(&mut writer, &wal, MIB as usize - 8);
+        writer.settle().unwrap();
+        // a segment long, but without the format's end, which LZ4's every flush writes
+        let open = MemoryDisk::default();
+        let flushed_len = if method == CompressionMethod::Lz4 { MIB - 8 } else { MIB };
+        stream(&mut begin(&open, method), &wal, flushed_len as usize);
+        // complete, but not WAL
+        let foreign = MemoryDisk::default();
+        let mut writer = SegmentWriter::open(foreign.clone(), Layout::Archive)
+            .unwrap()
+            .with_compression(Compression { method, level: None });
+        writer.prepare(stamp()).unwrap();
+        writer.begin(ONE, size(), Lsn::new(MIB)).unwrap();
+        stream(&mut writer, &vec![7; MIB as usize], MIB as usize);
+        writer.seal().unwrap();
+        drop(writer);
+        for (disk, what) in [(short, "short"), (open, "without an end"), (foreign, "not WAL")] {
+            let writer = SegmentWriter::open(disk.clone(), Layout::Archive).unwrap();
+            let mut writer = writer.with_record_check(RecordCheck::On);
+            writer.prepare(stamp()).unwrap();
+            assert_eq!(wal_names(&disk), [&partial[..]], "{method}, {what}");
+        }
+    }
+}
