@@ -45,6 +45,19 @@ pub enum ReceiverError {
         /// The bound.
         after: Duration,
     },
+    /// The server shuts down and waits for the disk, which hangs.
+    #[error(
+        "server is shutting down and has waited for {} s: WAL is received up to {received_lsn}, but durable only up to {flush_lsn}",
+        .after.as_secs_f32()
+    )]
+    ShutdownHeldUp {
+        /// What is durable.
+        flush_lsn: Lsn,
+        /// What the server waits for.
+        received_lsn: Lsn,
+        /// The bound.
+        after: Duration,
+    },
     /// The sink says that it made durable what it was never given.
     #[error("position {flush_lsn} was reported durable, but only {received_lsn} was received")]
     FlushedBeyondReceived {
@@ -202,7 +215,7 @@ impl ReceiveError {
             ReceiveError::Refused { refusal, .. } => refusal.class(),
             ReceiveError::Silent { .. } => ErrorClass::Transient,
             ReceiveError::Stream { source, .. } => match source {
-                ReceiverError::Timeout { .. } => ErrorClass::Transient,
+                ReceiverError::Timeout { .. } | ReceiverError::ShutdownHeldUp { .. } => ErrorClass::Transient,
                 ReceiverError::FlushedBeyondReceived { .. } => ErrorClass::Bug,
                 _ => ErrorClass::Integrity,
             },

@@ -22,6 +22,7 @@ pub mod resume;
 #[cfg(test)]
 mod scripted;
 mod session;
+mod shutdown;
 mod upstream;
 
 pub use background::{BackgroundReceive, BackgroundRequest, WalAcknowledgement, WalDurability};

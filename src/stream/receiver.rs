@@ -26,6 +26,7 @@ use bytes::Bytes;
 
 use super::error::ReceiverError;
 use super::positions::Positions;
+use super::shutdown::{self, ShutdownWatch};
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 use crate::sink::{ArchivedLsn, FlushedLsn};
 use crate::wire::replication::{
@@ -150,6 +151,7 @@ pub struct Receiver {
     heard_at: Duration,
     ping_sent: bool,
     reading_paused: bool,
+    shutdown: ShutdownWatch,
     server_wal_end_lsn: Lsn,
     server_sent_at: Option<PgTimestamp>,
 }
@@ -182,6 +184,7 @@ impl Receiver {
             heard_at: now.elapsed,
             ping_sent: false,
             reading_paused: false,
+            shutdown: ShutdownWatch::default(),
             server_wal_end_lsn: Lsn::INVALID,
             server_sent_at: None,
         }
@@ -304,7 +307,7 @@ impl Receiver {
             self.step_ends_at = None;
             self.report_progress();
         }
-        if due(self.status_deadline()) {
+        if due(self.status_deadline()) || due(self.lazy_flush_deadline()) {
             self.ask_flush_if_due();
         }
         if due(self.status_deadline()) || due(self.ping_deadline()) || due(self.answer_at) {
@@ -385,6 +388,7 @@ impl Receiver {
             self.silence_deadline(),
             self.answer_at,
             self.step_ends_at,
+            self.lazy_flush_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -437,7 +441,12 @@ impl Receiver {
         }
         self.server_wal_end_lsn = self.server_wal_end_lsn.max(keepalive.wal_end_lsn);
         if keepalive.reply_requested {
-            // a server that shuts down pings until flush has caught up: let it
+            // a server that shuts down pings until flush has caught up: let it, within bounds
+            let flush_lsn = self.positions.flush_lsn().max(self.config.start_lsn);
+            if flush_lsn < received_lsn && self.shutdown.has_waited(self.now.elapsed, flush_lsn) {
+                let after = shutdown::LONGEST_WAIT;
+                return self.break_off(ReceiverError::ShutdownHeldUp { flush_lsn, received_lsn, after });
+            }
             self.ask_flush();
             self.answer_ping();
         }
@@ -518,6 +527,13 @@ impl Receiver {
             (false, interval) => interval,
         };
         Some(last.at.saturating_add(interval))
+    }
+
+    /// Of what has come, and is not flushed because nobody waits for it.
+    fn lazy_flush_deadline(&self) -> Option<Duration> {
+        let lazy = self.config.flush_policy != FlushPolicy::Prompt;
+        let waits = lazy && self.flush_asked_lsn < self.positions.received_lsn();
+        waits.then(|| self.flush_asked_at.saturating_add(LAZY_FLUSH_INTERVAL))
     }
 
     fn ping_deadline(&self) -> Option<Duration> {

@@ -23,6 +23,10 @@ pub(super) fn receive(error: &ReceiveError) -> Option<String> {
         ReceiveError::Silent { .. } | ReceiveError::Stream { source: ReceiverError::Timeout { .. }, .. } => {
             "The server hangs, or something between here and there dropped the connection without a word."
         }
+        ReceiveError::Stream { source: ReceiverError::ShutdownHeldUp { .. }, .. } => {
+            "The disk hangs: look at it, with dmesg say. The server shuts down without us, and keeps what is not durable here \
+             as long as a slot holds it."
+        }
         ReceiveError::TimelineOrder { .. }
         | ReceiveError::TimelineGap { .. }
         | ReceiveError::HistoryMismatch { .. }

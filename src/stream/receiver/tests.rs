@@ -235,6 +235,90 @@ fn pings_that_come_as_fast_as_they_are_answered_are_slowed_down_while_a_flush_ru
     assert_eq!(story.status(), (MIB + 10, MIB + 10, false), "the flush is the answer");
 }
 
+/// Answers every ping of a server that shuts down, from `story.elapsed` on, until that says otherwise.
+fn shut_down(
+    story: &mut Story,
+    at_most: Duration,
+    mut progress: impl FnMut(&mut Story),
+) -> Result<(), ReceiverError> {
+    let began = story.elapsed;
+    while story.elapsed - began < at_most {
+        story.keepalive(story.receiver.positions().received_lsn().as_u64(), true)?;
+        progress(story);
+        story.elapsed += PING_ANSWER_INTERVAL;
+        story.receiver.handle_timeout(story.now()).unwrap();
+        story.act();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_shuts_down_does_not_wait_for_a_disk_that_hangs() {
+    let hour = Duration::from_secs(3600);
+    let mut story = Story::started(|_| {});
+    story.wal(MIB, 10).unwrap();
+    let error = shut_down(&mut story, hour, |_| {}).unwrap_err();
+    let expected = ReceiverError::ShutdownHeldUp {
+        flush_lsn: START,
+        received_lsn: START + 10,
+        after: Duration::from_secs(60),
+    };
+    assert_eq!(error, expected);
+    assert!(
+        (Duration::from_secs(60)..Duration::from_secs(61)).contains(&story.elapsed),
+        "{:?}",
+        story.elapsed
+    );
+    assert_eq!(story.act(), []);
+}
+
+#[test]
+fn a_slow_disk_or_a_server_that_only_asks_ends_no_stream() {
+    let hour = Duration::from_secs(3600);
+    // slow, but it comes along
+    let mut story = Story::started(|_| {});
+    let mut end = MIB;
+    let mut next_at = Duration::ZERO;
+    let slow = |story: &mut Story| {
+        if story.elapsed >= next_at {
+            story.act();
+            story.flush();
+            story.wal(end, 10).unwrap();
+            end += 10;
+            next_at = story.elapsed + Duration::from_secs(50);
+        }
+    };
+    shut_down(&mut story, hour, slow).unwrap();
+    // a disk that hangs, and a server with the shortest of timeouts
+    let mut story = Story::started(|_| {});
+    story.wal(MIB, 10).unwrap();
+    for _ in 0..1000 {
+        story.keepalive(MIB + 10, true).unwrap();
+        story.act();
+        story.elapsed += Duration::from_millis(700);
+        story.receiver.handle_timeout(story.now()).unwrap();
+        story.act();
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_is_flushed_on_an_idle_stream_too() {
+    for status_interval in [Duration::ZERO, Duration::from_secs(10)] {
+        let mut story = Story::started(|config| {
+            config.flush_policy = FlushPolicy::Lazy;
+            config.status_interval = status_interval;
+            config.receive_timeout = Duration::ZERO;
+        });
+        story.wal(MIB, 10).unwrap();
+        story.receiver.handle_batch_end(story.now());
+        assert!(!story.act().contains(&Action::Flush));
+        story.elapsed = story.receiver.poll_timeout().expect("a flush is due");
+        assert_eq!(story.elapsed, LAZY_FLUSH_INTERVAL);
+        story.receiver.handle_timeout(story.now()).unwrap();
+        assert!(story.act().contains(&Action::Flush));
+    }
+}
+
 #[test]
 fn the_status_interval_bounds_our_silence() {
     let mut story = Story::started(|config| config.receive_timeout = Duration::ZERO);
