@@ -6,7 +6,7 @@ use super::harness::{
     Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
     recover, streaming,
 };
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, Stop};
 use crate::support::faults::{SmallDisk, attached};
 use crate::support::{Running, Tool, wait_until};
 use crate::{require_program, require_root, require_server};
@@ -80,6 +80,36 @@ fn through_slow_fsyncs(seconds: &[u64]) {
     receiver.terminate();
     let outcome = receiver.wait().succeeded();
     assert!(!outcome.stderr.contains("disconnected"), "{outcome}");
+    assert_same_as(&[&primary], &received);
+}
+
+#[test]
+#[ignore = "a shutdown waits for a minute; run by make torture"]
+fn a_disk_that_hangs_does_not_hold_up_a_shutdown_for_ever() {
+    require_server!();
+    require_root!();
+    require_program!("strace");
+    let primary = waited_for();
+    let received = directory(&primary);
+    let tool = receive(&primary.conninfo(), &received).timeout(Duration::from_secs(600));
+    let receiver = streaming(&tool);
+    caught_up(&primary);
+    let hung = attached(&receiver, "fdatasync:delay_exit=600000000:when=1");
+    let waiting = commit(&primary, "on");
+    primary.wait_for(WAITING, "1");
+    let began = Instant::now();
+    primary.stop(Stop::Fast);
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(50), "the server did not wait for the disk: {took:?}");
+    assert!(took < Duration::from_secs(90), "{took:?}");
+    waiting.wait();
+    hung.interrupt();
+    hung.wait();
+    primary.start();
+    caught_up(&primary);
+    receiver.terminate();
+    let outcome = receiver.wait().succeeded();
+    assert!(outcome.stderr.contains("server is shutting down and has waited for 60 s"), "{outcome}");
     assert_same_as(&[&primary], &received);
 }
 

@@ -280,7 +280,7 @@ impl Cluster {
             Stop::Fast => "fast",
             Stop::Immediate => "immediate",
         };
-        self.pg_ctl(&["stop", "-w", "-m", mode]).succeeded();
+        self.pg_ctl(&["stop", "-w", "-t", "150", "-m", mode]).succeeded();
     }
 
     #[track_caller]
@@ -428,7 +428,8 @@ impl Cluster {
 
     #[track_caller]
     fn pg_ctl(&self, args: &[&str]) -> Outcome {
-        self.server_tool("pg_ctl").arg("-D").arg(&self.data_dir).args(args).run()
+        let tool = self.server_tool("pg_ctl").arg("-D").arg(&self.data_dir).args(args);
+        tool.timeout(std::time::Duration::from_secs(160)).run()
     }
 
     fn set_up_tls(&mut self) -> &'static str {
