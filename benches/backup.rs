@@ -1,19 +1,22 @@
 //! `pg_basebackup` beside the original: the same argv, the same cluster, the same machine, turn and turn about.
 //!
-//! Each run writes into a directory of its own, and nothing is deleted before the end, because ext4 is slower where files
-//! have just been deleted. What is measured: wall time, CPU time of the client (children of the original included), the
-//! largest resident memory of its process. What goes to standard output goes to `/dev/null`.
+//! Each run writes into a directory of its own, and nothing is deleted before a comparison ends, because ext4 is slower
+//! where files have just been deleted. What is measured: wall time, CPU time of the client (children of the original
+//! included), the largest resident memory of its process. What goes to standard output goes to `/dev/null`.
 //!
 //! `cargo bench --bench backup` (PGWAKE_BENCH_MB, 3072 unless set; PGWAKE_BENCH_TABLES, 20000; PGWAKE_BENCH_ROUNDS, 3;
-//! PGWAKE_BENCH_CASES, words of the titles, all unless set; PGWAKE_TEST_MAJORS, 15).
+//! PGWAKE_BENCH_CASES, titles with semicolons between them, or their beginnings and a star, all unless set;
+//! PGWAKE_BENCH_KEEP, a directory where the clusters stay for the next run; PGWAKE_BENCH_PROGRAM, another `pgwake`;
+//! PGWAKE_TEST_MAJORS, 15).
 
 mod side_by_side;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
+use std::path::Path;
 use std::time::Duration;
 
-use side_by_side::{Cost, measure, report, setting};
+use side_by_side::{Cost, Source, clear, measure, pgwake, report, setting};
 use support::{Cluster, Tool};
 
 /// Which cluster a case is about.
@@ -35,12 +38,13 @@ const fn case(title: &'static str, data: Data, args: &'static str) -> Case {
     Case { title, data, args, tls: false }
 }
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 14] = [
     case("discard", Data::Large, "-D - -Ft -X none"),
     Case { title: "discard, TLS", data: Data::Large, args: "-D - -Ft -X none", tls: true },
     case("plain, not synced", Data::Large, "-D DIR -N"),
     case("plain, synced", Data::Large, "-D DIR"),
     case("tar, not synced", Data::Large, "-D DIR -Ft -N"),
+    case("tar, synced", Data::Large, "-D DIR -Ft"),
     case("client gzip 1", Data::Large, "-D - -Ft -X none -Z gzip:1"),
     case("client lz4", Data::Large, "-D - -Ft -X none -Z lz4"),
     case("client zstd 1", Data::Large, "-D - -Ft -X none -Z zstd:1"),
@@ -61,46 +65,45 @@ fn main() {
     let rounds = setting("PGWAKE_BENCH_ROUNDS", 3).max(1);
     let wanted = std::env::var("PGWAKE_BENCH_CASES").unwrap_or_default();
     let words: Vec<&str> = wanted.split(';').filter(|word| !word.is_empty()).collect();
-    let chosen = |case: &&Case| words.is_empty() || words.iter().any(|word| case.title.contains(word));
+    let is_meant = |title: &str, word: &str| match word.strip_suffix('*') {
+        Some(beginning) => title.starts_with(beginning),
+        None => title == word,
+    };
+    let chosen = |case: &&Case| words.is_empty() || words.iter().any(|word| is_meant(case.title, word));
     let cases: Vec<&Case> = CASES.iter().filter(chosen).collect();
+    assert!(!cases.is_empty(), "PGWAKE_BENCH_CASES names none of {:?}", CASES.map(|case| case.title));
     for data in [Data::Large, Data::ManyTables] {
         let cases: Vec<_> = cases.iter().filter(|case| case.data == data).collect();
         if cases.is_empty() {
             continue;
         }
-        let cluster = Cluster::builder().tls().setting("max_wal_size", "8GB").setting("autovacuum", "off");
-        let cluster = cluster.setting("max_locks_per_transaction", "1024").start();
-        match data {
-            Data::Large => fill(&cluster, size_mb),
-            Data::ManyTables => make_tables(&cluster, tables),
-        }
-        let what = if data == Data::Large { format!("{size_mb} MB") } else { format!("{tables} tables") };
+        let builder = Cluster::builder().tls().setting("max_wal_size", "8GB").setting("autovacuum", "off");
+        let builder = builder.setting("max_locks_per_transaction", "1024");
+        let (what, name) = match data {
+            Data::Large => (format!("{size_mb} MB"), format!("large-{size_mb}")),
+            Data::ManyTables => (format!("{tables} tables"), format!("tables-{tables}")),
+        };
+        let source = Source::open(builder, &name, |cluster| match data {
+            Data::Large => side_by_side::fill(cluster, size_mb),
+            Data::ManyTables => make_tables(cluster, tables),
+        });
+        let cluster = source.cluster();
         println!("PostgreSQL {}, {what}, {rounds} rounds, medians", cluster.psql("SHOW server_version"));
         for case in cases {
-            let mut runs = [Vec::new(), Vec::new()];
+            let (mut runs, mut made) = ([Vec::new(), Vec::new()], Vec::new());
             for round in 0..rounds {
                 // the one that goes first changes every round
                 for contender in [round % 2, (round + 1) % 2] {
-                    runs[contender].push(run(&cluster, case, contender, round));
+                    let directory = cluster.dir().join(&format!("out-{contender}-{round}"));
+                    runs[contender].push(run(cluster, case, contender, &directory));
+                    made.push(directory);
                 }
             }
+            clear(&made);
             let [peer, ours] = runs;
             report(case.title, &[("pg_basebackup", peer), ("pgwake pg_basebackup", ours)]);
         }
     }
-}
-
-/// Tables of some 13 MB and more, incompressible enough, and nothing that changes afterwards.
-fn fill(cluster: &Cluster, size_mb: usize) {
-    let rows_per_mb = 8_000;
-    for (table, share) in [(1, 0.5), (2, 0.25), (3, 0.15), (4, 0.1)] {
-        let rows = (size_mb as f64 * share) as usize * rows_per_mb;
-        cluster.psql(&format!(
-            "CREATE UNLOGGED TABLE t{table} AS SELECT i, md5(i::text) a, md5((i * 7)::text) b FROM generate_series(1, {rows}) i; \
-             ALTER TABLE t{table} SET LOGGED"
-        ));
-    }
-    cluster.psql("VACUUM; CHECKPOINT");
 }
 
 /// Each with a row, an index and a TOAST table: four files and more.
@@ -116,12 +119,10 @@ fn make_tables(cluster: &Cluster, count: usize) {
     cluster.psql("CHECKPOINT");
 }
 
-fn run(cluster: &Cluster, case: &Case, contender: usize, round: usize) -> Cost {
-    let name = case.title.replace([' ', ','], "-");
-    let directory = cluster.dir().join(&format!("{name}-{contender}-{round}"));
+fn run(cluster: &Cluster, case: &Case, contender: usize, directory: &Path) -> Cost {
     let tool = match contender {
         0 => Tool::client(cluster.major(), "pg_basebackup"),
-        _ => Tool::pgwake().arg("pg_basebackup"),
+        _ => pgwake().arg("pg_basebackup"),
     };
     let conninfo = match case.tls {
         true => format!("{} sslmode=require", cluster.tcp_conninfo()),

@@ -6,7 +6,8 @@
 //! files have just been deleted. What is measured: wall time, CPU time, largest resident memory. The results are compared
 //! byte for byte.
 //!
-//! `cargo bench --bench combine` (PGWAKE_BENCH_MB, 1536 unless set; PGWAKE_BENCH_ROUNDS, 5; PGWAKE_TEST_MAJORS, 18).
+//! `cargo bench --bench combine` (PGWAKE_BENCH_MB, 1536 unless set; PGWAKE_BENCH_ROUNDS, 5; PGWAKE_BENCH_PROGRAM,
+//! another `pgwake`; PGWAKE_TEST_MAJORS, 18).
 
 mod side_by_side;
 #[path = "../tests/it/support/mod.rs"]
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use side_by_side::{Cost, measure, report, setting};
+use side_by_side::{Cost, clear, measure, pgwake, report, setting};
 use support::{Cluster, Tool, servers};
 
 /// The original has `--link` since this major.
@@ -39,7 +40,7 @@ fn main() {
     let original = servers::program(major, "pg_combinebackup").expect("the original's program");
     let cluster = back_up(major, size_mb);
     let link = cluster.dir().join("pg_combinebackup");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pgwake"), &link).expect("link the program");
+    std::os::unix::fs::symlink(pgwake().program(), &link).expect("link the program");
     println!("PostgreSQL {}, {size_mb} MB, {rounds} rounds, medians", cluster.psql("SHOW server_version"));
     for (title, options) in COMPARED {
         let mut runs = [Vec::new(), Vec::new()];
@@ -56,7 +57,7 @@ fn main() {
             }
         }
         compare(&outputs);
-        made.iter().for_each(|output| std::fs::remove_dir_all(output).expect("remove a result"));
+        clear(&made);
         let [peer, ours] = runs;
         report(title, &[("pg_combinebackup", peer), ("pgwake as pg_combinebackup", ours)]);
     }

@@ -4,13 +4,14 @@
 //! file and at the WAL. What is measured: wall time, CPU time (children of the original included), the largest resident
 //! memory of the process.
 //!
-//! `cargo bench --bench verify` (PGWAKE_BENCH_MB, 2048 unless set; PGWAKE_BENCH_ROUNDS, 7; PGWAKE_TEST_MAJORS, 15).
+//! `cargo bench --bench verify` (PGWAKE_BENCH_MB, 2048 unless set; PGWAKE_BENCH_ROUNDS, 7; PGWAKE_BENCH_KEEP, a directory where
+//! the cluster stays for the next run; PGWAKE_BENCH_PROGRAM, another `pgwake`; PGWAKE_TEST_MAJORS, 15).
 
 mod side_by_side;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
-use side_by_side::{measure, report, setting};
+use side_by_side::{Source, clear, measure, pgwake, report, setting};
 use support::{Cluster, Tool};
 
 fn main() {
@@ -20,8 +21,10 @@ fn main() {
     }
     let size_mb = setting("PGWAKE_BENCH_MB", 2048);
     let rounds = setting("PGWAKE_BENCH_ROUNDS", 7).max(1);
-    let cluster = Cluster::builder().setting("max_wal_size", "4GB").start();
-    side_by_side::fill(&cluster, size_mb);
+    let builder = Cluster::builder().setting("max_wal_size", "8GB").setting("autovacuum", "off");
+    let fill = |cluster: &Cluster| side_by_side::fill(cluster, size_mb);
+    let source = Source::open(builder, &format!("verified-{size_mb}"), fill);
+    let cluster = source.cluster();
     println!("PostgreSQL {}, {size_mb} MB, {rounds} rounds, medians", cluster.psql("SHOW server_version"));
     let mut ways = vec![
         ("plain, CRC32C", vec!["--manifest-checksums=CRC32C"]),
@@ -43,7 +46,7 @@ fn main() {
             .succeeded();
         let contenders = [
             ("pg_verifybackup", Tool::client(cluster.major(), "pg_verifybackup").arg(&backup)),
-            ("pgwake pg_verifybackup", Tool::pgwake().arg("pg_verifybackup").arg(&backup)),
+            ("pgwake pg_verifybackup", pgwake().arg("pg_verifybackup").arg(&backup)),
         ];
         let mut runs = [Vec::new(), Vec::new()];
         // the first round only brings the backup into the page cache
@@ -58,6 +61,6 @@ fn main() {
         }
         let [peer, ours] = runs;
         report(name, &[(contenders[0].0, peer), (contenders[1].0, ours)]);
-        std::fs::remove_dir_all(&backup).expect("remove the backup");
+        clear(&[backup]);
     }
 }

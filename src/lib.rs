@@ -17,6 +17,7 @@ pub mod backup;
 pub mod cli;
 pub mod client;
 pub mod compression;
+mod direct;
 mod error;
 pub mod inspect;
 pub mod measure;

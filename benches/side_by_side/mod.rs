@@ -1,8 +1,9 @@
 //! What the whole-program benchmarks share: how a run is measured, and how contenders are shown side by side.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::support::{Cluster, Tool};
+use crate::support::{Builder, Cluster, Stop, Tool};
 
 /// What a run cost.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +31,68 @@ const ROWS: [(&str, Measure); 4] = [
 /// A number from the environment.
 pub(crate) fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// The `pgwake` to measure: the one that was built, or another one that `PGWAKE_BENCH_PROGRAM` names.
+#[allow(dead_code, reason = "each benchmark uses a part")]
+pub(crate) fn pgwake() -> Tool {
+    std::env::var_os("PGWAKE_BENCH_PROGRAM").map_or_else(Tool::pgwake, Tool::new)
+}
+
+/// A cluster to copy from. With `PGWAKE_BENCH_KEEP` naming a directory it is made there under `name` once, and found there
+/// by later runs.
+#[allow(dead_code, reason = "each benchmark uses a part")]
+pub(crate) struct Source {
+    cluster: Cluster,
+    is_kept: bool,
+}
+
+#[allow(dead_code, reason = "each benchmark uses a part")]
+impl Source {
+    pub(crate) fn open(builder: Builder, name: &str, fill: impl Fn(&Cluster)) -> Source {
+        let cluster = builder.create();
+        let Some(keep) = std::env::var_os("PGWAKE_BENCH_KEEP") else {
+            cluster.start();
+            fill(&cluster);
+            return Source { cluster, is_kept: false };
+        };
+        let kept = PathBuf::from(keep).join(format!("{name}-{}", cluster.major()));
+        if !kept.exists() {
+            cluster.start();
+            fill(&cluster);
+            cluster.stop(Stop::Fast);
+            std::fs::rename(cluster.data_dir(), &kept)
+                .expect("PGWAKE_BENCH_KEEP is a directory, on the file system of temporary ones");
+        }
+        let cluster = cluster.adopt(kept);
+        cluster.start();
+        Source { cluster, is_kept: true }
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Drop for Source {
+    /// What is kept is not swept away with everything else, so its server has to be stopped.
+    fn drop(&mut self) {
+        if self.is_kept && self.cluster.is_running() {
+            self.cluster.stop(Stop::Fast);
+        }
+    }
+}
+
+/// Removes what a comparison has made, and waits until that is over.
+#[allow(dead_code, reason = "each benchmark uses a part")]
+pub(crate) fn clear(directories: &[PathBuf]) {
+    for directory in directories {
+        match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+    }
+    rustix::fs::sync();
 }
 
 /// Runs `tool`, which has to succeed, on a machine that has nothing left to write.

@@ -6,22 +6,30 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
+use super::bulk::BulkWriter;
 use super::checksum::ChecksumAlgorithm;
 use super::confined::FileError;
-use super::open_file::{OpenFile, Writeback};
+use super::open_file::{OpenFile, Writeback, WrittenContent};
 use crate::compression::ArchiveCompression;
 use crate::compression::archive::ArchiveEncoder;
 
-/// How many pieces may wait for the compressor.
-const QUEUE_LEN: usize = 64;
+/// How many bytes are gathered before the compressor is told: each time it may have to be woken.
+const BATCH_LEN: usize = 512 << 10;
+
+/// How many pieces are gathered, for each of them keeps a receive buffer from being used again.
+const BATCH_COUNT: usize = 256;
+
+/// How many batches may wait for the compressor.
+const QUEUE_LEN: usize = 2;
 
 /// The longest piece, in bytes: with it what waits is bounded too.
-const MAX_PIECE_LEN: usize = 64 << 10;
+const MAX_PIECE_LEN: usize = 256 << 10;
 
 /// How many compressed bytes are gathered for one write.
 const GATHER_LEN: usize = 256 << 10;
@@ -30,6 +38,8 @@ const GATHER_LEN: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) enum ArchiveOutput {
     Plain(OpenFile),
+    /// A long one, and what writes it.
+    Bulk(OpenFile, BulkWriter),
     Compressed(CompressedOutput),
 }
 
@@ -43,7 +53,9 @@ pub(super) struct WrittenArchive {
 /// The receiving end's half.
 #[derive(Debug)]
 pub(super) struct CompressedOutput {
-    pieces: Option<SyncSender<Bytes>>,
+    batches: Option<SyncSender<Vec<Bytes>>>,
+    batch: Vec<Bytes>,
+    batch_len: usize,
     thread: Option<JoinHandle<Result<WrittenArchive, FileError>>>,
 }
 
@@ -66,53 +78,87 @@ impl ArchiveOutput {
         }
     }
 
+    /// Writes an archive to `file`, as it is, and past the page cache where that is possible.
+    pub(super) fn bulk(file: File, path: PathBuf, writeback: Writeback) -> Result<Self, FileError> {
+        let (writer, checksum) = (BulkWriter::start(None)?, ChecksumAlgorithm::None.start());
+        Ok(match writer.queue() {
+            Some(queue) => {
+                ArchiveOutput::Bulk(OpenFile::long(file, path, checksum, writeback, queue), writer)
+            }
+            None => ArchiveOutput::Plain(OpenFile::new(file, path, checksum, writeback)),
+        })
+    }
+
     pub(super) fn write(&mut self, data: Bytes) -> Result<(), FileError> {
         match self {
-            ArchiveOutput::Plain(file) => file.write(data),
+            ArchiveOutput::Plain(file) | ArchiveOutput::Bulk(file, _) => file.write(data),
             ArchiveOutput::Compressed(output) => output.write(data),
         }
     }
 
     pub(super) fn finish(self) -> Result<WrittenArchive, FileError> {
-        match self {
-            ArchiveOutput::Plain(file) => {
-                let written = file.finish()?;
-                Ok(WrittenArchive { file: written.file, path: written.path })
-            }
-            ArchiveOutput::Compressed(output) => output.finish(),
-        }
+        let (file, writer) = match self {
+            ArchiveOutput::Plain(file) => (file, None),
+            ArchiveOutput::Bulk(file, writer) => (file, Some(writer)),
+            ArchiveOutput::Compressed(output) => return output.finish(),
+        };
+        let content = file.finish()?.content;
+        let (content, queued) = match content {
+            WrittenContent::Written { file, path } => (Some((file, path)), None),
+            // the queue goes here, and with it the thread ends
+            WrittenContent::Queued { file, .. } => (None, Some(file)),
+        };
+        writer.map_or(Ok(()), BulkWriter::finish)?;
+        let content = content.or_else(|| Some(Arc::into_inner(queued?)?.into_parts()));
+        let (file, path) = content.ok_or_else(|| {
+            FileError::new("write", "archive", io::Error::other("somebody still writes it"))
+        })?;
+        Ok(WrittenArchive { file, path })
     }
 }
 
 impl CompressedOutput {
     fn start(file: File, path: PathBuf, compression: ArchiveCompression) -> Result<Self, FileError> {
-        let (pieces, queue) = sync_channel(QUEUE_LEN);
+        let (batches, queue) = sync_channel(QUEUE_LEN);
         let for_thread = path.clone();
         let thread = std::thread::Builder::new()
             .name("compress".to_owned())
             .spawn(move || compress(&queue, file, for_thread, compression));
         let thread = thread.map_err(|source| FileError::new("start thread", path, source))?;
-        Ok(CompressedOutput { pieces: Some(pieces), thread: Some(thread) })
+        Ok(CompressedOutput { batches: Some(batches), batch: Vec::new(), batch_len: 0, thread: Some(thread) })
     }
 
     fn write(&mut self, mut data: Bytes) -> Result<(), FileError> {
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(MAX_PIECE_LEN));
-            let sent = self.pieces.as_ref().is_some_and(|pieces| pieces.send(piece).is_ok());
-            if !sent {
-                // it ends before its input does only when it fails
-                return self.join().map(drop);
+            self.batch_len += piece.len();
+            self.batch.push(piece);
+            if self.batch_len >= BATCH_LEN || self.batch.len() >= BATCH_COUNT {
+                self.send()?;
             }
         }
         Ok(())
     }
 
+    fn send(&mut self) -> Result<(), FileError> {
+        self.batch_len = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if self.batches.as_ref().is_some_and(|batches| batches.send(batch).is_ok()) {
+            return Ok(());
+        }
+        // it ends before its input does only when it fails
+        self.join().map(drop)
+    }
+
     fn finish(mut self) -> Result<WrittenArchive, FileError> {
+        if !self.batch.is_empty() {
+            self.send()?;
+        }
         self.join()
     }
 
     fn join(&mut self) -> Result<WrittenArchive, FileError> {
-        self.pieces = None;
+        self.batches = None;
         let gone = || FileError::new("compress", "archive", io::Error::other("the compressor has ended"));
         let thread = self.thread.take().ok_or_else(gone)?;
         match thread.join() {
@@ -125,7 +171,7 @@ impl CompressedOutput {
 impl Drop for CompressedOutput {
     /// Of an abandoned archive nothing may still be written when its file is removed.
     fn drop(&mut self) {
-        self.pieces = None;
+        self.batches = None;
         if let Some(thread) = self.thread.take() {
             // a panic has been printed
             let _ = thread.join();
@@ -134,7 +180,7 @@ impl Drop for CompressedOutput {
 }
 
 fn compress(
-    queue: &Receiver<Bytes>,
+    queue: &Receiver<Vec<Bytes>>,
     file: File,
     path: PathBuf,
     compression: ArchiveCompression,
@@ -142,8 +188,10 @@ fn compress(
     let result = (|| {
         let out = io::BufWriter::with_capacity(GATHER_LEN, file);
         let mut encoder = ArchiveEncoder::new(compression, out)?;
-        while let Ok(piece) = queue.recv() {
-            encoder.write(&piece)?;
+        while let Ok(batch) = queue.recv() {
+            for piece in batch {
+                encoder.write(&piece)?;
+            }
         }
         let mut out = encoder.finish()?;
         out.flush()?;

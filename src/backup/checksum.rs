@@ -1,11 +1,13 @@
 //! Checksums of files, as backup manifests carry them.
 //!
 //! Answers to `pg_checksum_*` in PostgreSQL's `src/common/checksum_helper.c`. CRC-32C is kept as its four bytes in
-//! the machine's order, because that is what the server prints.
+//! the machine's order, because that is what the server prints. It is computed with the widest carry-less multiplication
+//! that the processor has, which takes a third of the time of its instructions for CRC-32C: those wait for each other.
 
 use std::fmt;
 
-use sha2::Digest;
+use crc_fast::CrcAlgorithm;
+use sha2::Digest as _;
 
 pub use crate::pg::{ChecksumAlgorithm, ParseChecksumAlgorithmError};
 
@@ -17,7 +19,7 @@ impl ChecksumAlgorithm {
     pub fn start(self) -> RunningChecksum {
         RunningChecksum(match self {
             Self::None => Running::None,
-            Self::Crc32c => Running::Crc32c(0),
+            Self::Crc32c => Running::Crc32c(Box::new(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi))),
             Self::Sha224 => Running::Sha224(Box::default()),
             Self::Sha256 => Running::Sha256(Box::default()),
             Self::Sha384 => Running::Sha384(Box::default()),
@@ -27,17 +29,23 @@ impl ChecksumAlgorithm {
 }
 
 /// A checksum being computed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RunningChecksum(Running);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Running {
     None,
-    Crc32c(u32),
+    Crc32c(Box<crc_fast::Digest>),
     Sha224(Box<sha2::Sha224>),
     Sha256(Box<sha2::Sha256>),
     Sha384(Box<sha2::Sha384>),
     Sha512(Box<sha2::Sha512>),
+}
+
+impl fmt::Debug for RunningChecksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningChecksum").finish_non_exhaustive()
+    }
 }
 
 impl RunningChecksum {
@@ -45,7 +53,7 @@ impl RunningChecksum {
     pub fn update(&mut self, data: &[u8]) {
         match &mut self.0 {
             Running::None => {}
-            Running::Crc32c(crc) => *crc = crc32c::crc32c_append(*crc, data),
+            Running::Crc32c(crc) => crc.update(data),
             Running::Sha224(sha) => sha.update(data),
             Running::Sha256(sha) => sha.update(data),
             Running::Sha384(sha) => sha.update(data),
@@ -57,7 +65,8 @@ impl RunningChecksum {
     pub fn finish(self) -> Checksum {
         match self.0 {
             Running::None => Checksum::new(&[]),
-            Running::Crc32c(crc) => Checksum::new(&crc.to_ne_bytes()),
+            // the upper half of what it returns is for longer ones
+            Running::Crc32c(crc) => Checksum::new(&(crc.finalize() as u32).to_ne_bytes()),
             Running::Sha224(sha) => Checksum::new(&sha.finalize()),
             Running::Sha256(sha) => Checksum::new(&sha.finalize()),
             Running::Sha384(sha) => Checksum::new(&sha.finalize()),
@@ -114,6 +123,16 @@ mod tests {
         assert!(hex(A::Sha256, b"abc").starts_with("ba7816bf") && hex(A::Sha256, b"abc").len() == 64);
         assert!(hex(A::Sha384, b"abc").starts_with("cb00753f") && hex(A::Sha384, b"abc").len() == 96);
         assert!(hex(A::Sha512, b"abc").starts_with("ddaf35a1") && hex(A::Sha512, b"abc").len() == 128);
+    }
+
+    #[test]
+    fn crc32c_is_the_same_however_it_is_computed() {
+        let data: Vec<u8> = (0..70_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        for len in [0, 1, 7, 8, 63, 64, 255, 256, 257, 1023, 4096, 8192, 32_768, 69_999] {
+            let mut running = ChecksumAlgorithm::Crc32c.start();
+            data[..len].chunks(4099).for_each(|piece| running.update(piece));
+            assert_eq!(running.finish().as_bytes(), crc32c::crc32c(&data[..len]).to_ne_bytes(), "{len}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Answers to the decompressing streamers in PostgreSQL's `src/fe_utils`. Departure: a compressed archive must end where
 //! its format ends; what comes behind that is an error.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,51 +17,65 @@ use super::archive_stream::ArchiveEvent;
 use super::error::BackupError;
 use super::writer::{BackupWriter, WholeBackup};
 use crate::compression::{CompressionMethod, Decoder};
+use crate::direct::BLOCK_LEN;
 
-/// How many events may wait.
-const QUEUE_LEN: usize = 64;
+/// How many bytes are gathered before the thread is told: each time it may have to be woken.
+const BATCH_LEN: usize = 256 << 10;
+
+/// How many events are gathered, for each of them keeps a receive buffer from being used again.
+const BATCH_COUNT: usize = 128;
+
+/// How many batches may wait.
+const QUEUE_LEN: usize = 4;
 
 /// The longest piece of an archive that waits, in bytes: with it what waits is bounded too.
 const MAX_PIECE_LEN: usize = 64 << 10;
 
 /// How many bytes come out of a decompressor at a time.
-const PLAIN_LEN: usize = 128 << 10;
+const PLAIN_LEN: usize = 256 << 10;
+
+/// How many buffers for them are kept: what may wait to be written, and a bit.
+const MAX_BUFFERS: usize = 32;
 
 /// A [`BackupWriter`] on a thread of its own, behind a decompressor.
 #[derive(Debug)]
 pub struct Extraction {
-    events: Option<SyncSender<Message>>,
+    batches: Option<SyncSender<Batch>>,
+    batch: Vec<ArchiveEvent>,
+    batch_len: usize,
     thread: Option<JoinHandle<Result<Option<WholeBackup>, BackupError>>>,
     current_file: Arc<Mutex<Option<PathBuf>>>,
 }
 
 /// What the thread is told. Without an end the backup was abandoned.
 #[derive(Debug)]
-enum Message {
-    Event(ArchiveEvent),
-    End,
+struct Batch {
+    events: Vec<ArchiveEvent>,
+    ending: Ending,
 }
 
-/// What the thread knows of the end.
+/// Whether there is more to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    Abandoned,
+    /// Yes, or the backup was abandoned.
+    Open,
     Complete,
 }
 
 impl Extraction {
     /// Starts the thread.
     pub fn start(writer: BackupWriter) -> Result<Self, BackupError> {
-        let (events, queue) = sync_channel(QUEUE_LEN);
+        let (batches, queue) = sync_channel(QUEUE_LEN);
         let current_file = Arc::default();
         let shared = Arc::clone(&current_file);
         let thread = std::thread::Builder::new().name("extract".to_owned()).spawn(move || {
-            let mut source = Source { queue, held: None, ending: Ending::Abandoned };
+            let mut source = Source { queue, batch: VecDeque::new(), held: None, ending: Ending::Open };
             extract(writer, &mut source, &shared)
         });
         let thread =
             thread.map_err(|source| super::confined::FileError::new("start thread", "extract", source))?;
-        Ok(Extraction { events: Some(events), thread: Some(thread), current_file })
+        let (batches, thread) = (Some(batches), Some(thread));
+        Ok(Extraction { batches, batch: Vec::new(), batch_len: 0, thread, current_file })
     }
 
     /// Hands an event over. Waits while too many are queued; fails when an earlier one failed.
@@ -69,11 +84,12 @@ impl Extraction {
             ArchiveEvent::ArchiveData(mut data) => {
                 while !data.is_empty() {
                     let piece = data.split_to(data.len().min(MAX_PIECE_LEN));
-                    self.send(Message::Event(ArchiveEvent::ArchiveData(piece)))?;
+                    self.batch_len += piece.len();
+                    self.push(ArchiveEvent::ArchiveData(piece))?;
                 }
                 Ok(())
             }
-            event => self.send(Message::Event(event)),
+            event => self.push(event),
         }
     }
 
@@ -84,12 +100,22 @@ impl Extraction {
 
     /// Everything has been received: waits until it is written and found whole.
     pub fn complete(mut self) -> Result<WholeBackup, BackupError> {
-        self.send(Message::End)?;
+        self.send(Ending::Complete)?;
         self.join()?.ok_or(BackupError::FailedBefore)
     }
 
-    fn send(&mut self, message: Message) -> Result<(), BackupError> {
-        match self.events.as_ref().map(|events| events.send(message)) {
+    fn push(&mut self, event: ArchiveEvent) -> Result<(), BackupError> {
+        self.batch.push(event);
+        if self.batch_len >= BATCH_LEN || self.batch.len() >= BATCH_COUNT {
+            self.send(Ending::Open)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, ending: Ending) -> Result<(), BackupError> {
+        self.batch_len = 0;
+        let batch = Batch { events: std::mem::take(&mut self.batch), ending };
+        match self.batches.as_ref().map(|batches| batches.send(batch)) {
             Some(Ok(())) => Ok(()),
             // it ends before its input does only when it fails
             Some(Err(_)) => self.join().and(Err(BackupError::FailedBefore)),
@@ -98,7 +124,7 @@ impl Extraction {
     }
 
     fn join(&mut self) -> Result<Option<WholeBackup>, BackupError> {
-        self.events = None;
+        self.batches = None;
         let thread = self.thread.take().ok_or(BackupError::FailedBefore)?;
         match thread.join() {
             Ok(result) => result,
@@ -110,7 +136,7 @@ impl Extraction {
 impl Drop for Extraction {
     /// Nothing may still be written when an abandoned backup is removed.
     fn drop(&mut self) {
-        self.events = None;
+        self.batches = None;
         if let Some(thread) = self.thread.take() {
             // a panic has been printed
             let _ = thread.join();
@@ -120,7 +146,8 @@ impl Drop for Extraction {
 
 /// The events, one of which may have been looked at already.
 struct Source {
-    queue: Receiver<Message>,
+    queue: Receiver<Batch>,
+    batch: VecDeque<ArchiveEvent>,
     held: Option<ArchiveEvent>,
     ending: Ending,
 }
@@ -130,14 +157,11 @@ impl Source {
         if let Some(event) = self.held.take() {
             return Some(event);
         }
-        match self.queue.recv() {
-            Ok(Message::Event(event)) => Some(event),
-            Ok(Message::End) => {
-                self.ending = Ending::Complete;
-                None
-            }
-            Err(_) => None,
+        while self.batch.is_empty() && self.ending == Ending::Open {
+            let batch = self.queue.recv().ok()?;
+            (self.batch, self.ending) = (batch.events.into(), batch.ending);
         }
+        self.batch.pop_front()
     }
 }
 
@@ -161,14 +185,13 @@ fn extract(
         let failed = |source| BackupError::Decompress { archive: name.clone(), source };
         let mut reader = ArchiveReader { source, rest: Bytes::new() };
         let mut decoder = Decoder::new(method, &mut reader).map_err(failed)?;
+        let mut buffers = PlainBuffers::default();
         loop {
-            let mut plain = BytesMut::zeroed(PLAIN_LEN);
-            let len = decoder.read(&mut plain).map_err(failed)?;
-            if len == 0 {
+            let plain = buffers.fill(writer.content_offset(), &mut decoder).map_err(failed)?;
+            if plain.is_empty() {
                 break;
             }
-            plain.truncate(len);
-            writer.handle(ArchiveEvent::ArchiveData(plain.freeze()))?;
+            writer.handle(ArchiveEvent::ArchiveData(plain))?;
             let path = writer.current_file().map(PathBuf::from);
             *current_file.lock().unwrap_or_else(PoisonError::into_inner) = path;
         }
@@ -179,7 +202,48 @@ fn extract(
     }
     match source.ending {
         Ending::Complete => Ok(Some(writer.complete()?)),
-        Ending::Abandoned => Ok(None),
+        Ending::Open => Ok(None),
+    }
+}
+
+/// Memory to decompress into, used again when nobody has it any more.
+#[derive(Debug, Default)]
+struct PlainBuffers {
+    used: VecDeque<Bytes>,
+}
+
+impl PlainBuffers {
+    /// Reads as much as fits, or is left. What goes to `offset` of a file lies where a device can take it from: as far into a
+    /// block of memory as it goes into one of the file.
+    fn fill(&mut self, offset: u64, source: &mut impl Read) -> io::Result<Bytes> {
+        let mut buffer = self.take();
+        let skew = (offset % BLOCK_LEN) as usize;
+        let start = buffer.as_ptr().align_offset(BLOCK_LEN as usize) + skew;
+        let (mut end, most) = (start, start + PLAIN_LEN - skew);
+        while end < most {
+            match source.read(&mut buffer[end..most]) {
+                Ok(0) => break,
+                Ok(len) => end += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let buffer = buffer.freeze();
+        let filled = buffer.slice(start..end);
+        self.used.push_back(buffer);
+        Ok(filled)
+    }
+
+    /// The oldest buffer, or a new one.
+    fn take(&mut self) -> BytesMut {
+        let fresh = || BytesMut::zeroed(PLAIN_LEN + 2 * BLOCK_LEN as usize);
+        let Some(oldest) = self.used.pop_front() else { return fresh() };
+        oldest.try_into_mut().unwrap_or_else(|oldest| {
+            if self.used.len() < MAX_BUFFERS {
+                self.used.push_front(oldest);
+            }
+            fresh()
+        })
     }
 }
 

@@ -10,11 +10,13 @@
 mod archive_output;
 pub mod archive_stream;
 pub mod backup_label;
+mod bulk;
 pub mod checksum;
 pub mod combine;
 pub mod confined;
 mod error;
 mod extraction;
+mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod manifest;

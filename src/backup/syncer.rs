@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,21 +17,29 @@ use std::thread::JoinHandle;
 use rustix::fs::Advice;
 
 use super::confined::FileError;
+use super::failure::Failure;
 
 /// How many complete files may wait; then receiving waits. Each holds a descriptor, and 1024 is the usual limit.
-pub const QUEUE_LEN: usize = 256;
+pub const QUEUE_LEN: usize = 384;
 
 /// How many files a thread takes at once.
 pub const BATCH_LEN: usize = 128;
 
 /// How many threads sync.
-pub const THREAD_COUNT: usize = 2;
+pub const THREAD_COUNT: usize = 4;
 
 /// Threads that sync files.
 #[derive(Debug)]
 pub struct Syncer {
-    queue: Option<SyncSender<Job>>,
+    queue: Option<SyncQueue>,
     threads: Vec<JoinHandle<()>>,
+    failure: Arc<Failure>,
+}
+
+/// What gives them something to do. They end when all of them are gone.
+#[derive(Debug, Clone)]
+pub(super) struct SyncQueue {
+    jobs: SyncSender<Job>,
     failure: Arc<Failure>,
 }
 
@@ -40,12 +47,6 @@ pub struct Syncer {
 struct Job {
     file: File,
     path: PathBuf,
-}
-
-#[derive(Debug, Default)]
-struct Failure {
-    happened: AtomicBool,
-    first: Mutex<Option<FileError>>,
 }
 
 impl Syncer {
@@ -61,24 +62,21 @@ impl Syncer {
                 std::thread::Builder::new().name("fsync".to_owned()).spawn(move || run(&jobs, &failure));
             threads.push(thread.map_err(|source| FileError::new("start thread", "fsync", source))?);
         }
+        let queue = SyncQueue { jobs: queue, failure: Arc::clone(&failure) };
         Ok(Syncer { queue: Some(queue), threads, failure })
     }
 
     /// Hands over a complete file. Waits while too many are queued; fails when an earlier one failed.
     pub fn sync(&self, file: File, path: PathBuf) -> Result<(), FileError> {
-        self.failure.check()?;
-        let Some(queue) = &self.queue else { return Ok(()) };
-        match queue.send(Job { file, path }) {
-            Ok(()) => Ok(()),
-            Err(unsent) => {
-                self.failure.check()?;
-                let source = std::io::Error::other("no thread is left to sync it");
-                Err(FileError::new("fsync file", unsent.0.path, source))
-            }
-        }
+        self.queue.as_ref().map_or(Ok(()), |queue| queue.sync(file, path))
     }
 
-    /// Waits until every file handed over is durable.
+    /// For a thread that has files of its own to hand over.
+    pub(super) fn queue(&self) -> Option<SyncQueue> {
+        self.queue.clone()
+    }
+
+    /// Waits until every file handed over is durable. Every [`SyncQueue`] must be gone.
     pub fn finish(mut self) -> Result<(), FileError> {
         self.queue = None;
         for thread in self.threads.drain(..) {
@@ -90,32 +88,30 @@ impl Syncer {
     }
 }
 
+impl SyncQueue {
+    /// As [`Syncer::sync`].
+    pub(super) fn sync(&self, file: File, path: PathBuf) -> Result<(), FileError> {
+        self.failure.check()?;
+        match self.jobs.send(Job { file, path }) {
+            Ok(()) => Ok(()),
+            Err(unsent) => {
+                self.failure.check()?;
+                let source = std::io::Error::other("no thread is left to sync it");
+                Err(FileError::new("fsync file", unsent.0.path, source))
+            }
+        }
+    }
+}
+
 impl Drop for Syncer {
     /// An abandoned backup needs no durability: what is queued is closed unsynced.
     fn drop(&mut self) {
-        self.failure.happened.store(true, Ordering::Relaxed);
+        self.failure.abandon();
         self.queue = None;
         for thread in self.threads.drain(..) {
             // A panic has been printed, and a panic while dropping would abort.
             let _ = thread.join();
         }
-    }
-}
-
-impl Failure {
-    fn check(&self) -> Result<(), FileError> {
-        if !self.happened.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Err(first.unwrap_or_else(|| {
-            FileError::new("fsync", "backup", std::io::Error::other("an earlier file could not be synced"))
-        }))
-    }
-
-    fn report(&self, error: FileError) {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.happened.store(true, Ordering::Release);
     }
 }
 
@@ -129,7 +125,7 @@ fn run(jobs: &Mutex<Receiver<Job>>, failure: &Failure) {
             batch.extend(jobs.try_iter().take(BATCH_LEN - 1));
         }
         // After a failure the queue is drained, so that nobody waits for room in it.
-        if !failure.happened.load(Ordering::Acquire) {
+        if !failure.has_happened() {
             batch.iter().for_each(|job| start_writeback(&job.file, 0, None));
             for job in &batch {
                 if let Err(source) = job.file.sync_all() {

@@ -240,18 +240,23 @@ impl TarBackupWriter {
         };
         let compression = self.target.compression;
         file_name.push_str(compression.map_or("", |compression| compression.method.suffix()));
-        let (file, path, writeback) = match &mut self.place {
+        let (output, path) = match &mut self.place {
             Place::Stream(file) => {
                 let file = file.take().ok_or_else(|| BackupError::SecondArchive(file_name.clone()))?;
-                (file, PathBuf::from("-"), Writeback::Lazy)
+                let path = PathBuf::from("-");
+                (ArchiveOutput::new(file, path.clone(), compression, Writeback::Lazy)?, path)
             }
             Place::Directory(_) => {
                 let (file, path) = self.create_file(&file_name)?;
                 let lazy = self.target.sync == SyncMethod::None;
-                (file, path, if lazy { Writeback::Lazy } else { Writeback::From(0) })
+                let writeback = if lazy { Writeback::Lazy } else { Writeback::From(0) };
+                let output = match compression {
+                    None => ArchiveOutput::bulk(file, path.clone(), writeback)?,
+                    Some(_) => ArchiveOutput::new(file, path.clone(), compression, writeback)?,
+                };
+                (output, path)
             }
         };
-        let output = ArchiveOutput::new(file, path.clone(), compression, writeback)?;
         Ok(Phase::Archive(Box::new(Archive { name: file_name, path, filter, output })))
     }
 

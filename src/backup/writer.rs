@@ -10,11 +10,12 @@ use bytes::Bytes;
 
 use super::archive_stream::{ArchiveEvent, ArchiveName};
 use super::backup_label::{BackupLabel, BackupLabelError};
+use super::bulk::{self, BulkQueue, BulkWriter};
 use super::checksum::ChecksumAlgorithm;
 use super::confined::FileError;
 use super::error::BackupError;
 use super::manifest::{Comparison, Ledger, ManifestParser, ManifestSummary};
-use super::open_file::{OpenFile, Writeback, WrittenFile};
+use super::open_file::{OpenFile, Writeback, WrittenContent, WrittenFile};
 use super::path::MemberPath;
 use super::syncer::Syncer;
 use super::tar_header::{MemberKind, TarMember};
@@ -33,6 +34,8 @@ pub struct BackupWriter {
     tree: Tree,
     phase: Phase,
     ledger: Option<Ledger>,
+    /// From the first long file on. It goes before the syncer, to which it hands files.
+    bulk: Option<BulkWriter>,
     syncer: Option<Syncer>,
     sync: SyncMethod,
     manifest: ManifestPolicy,
@@ -117,6 +120,7 @@ impl BackupWriter {
             ledger: Some(Ledger::new(algorithm)),
             tree,
             phase: Phase::Start,
+            bulk: None,
             syncer,
             sync: target.sync,
             manifest: target.manifest,
@@ -183,6 +187,14 @@ impl BackupWriter {
         self.ledger.as_ref().map_or(0, Ledger::file_count)
     }
 
+    /// Where in its file the next byte of content goes; 0 where none is under way.
+    pub(super) fn content_offset(&self) -> u64 {
+        match &self.phase {
+            Phase::Archive(archive) => archive.file.as_ref().map_or(0, |(_, file)| file.len()),
+            Phase::Start | Phase::Manifest(_) | Phase::Failed => 0,
+        }
+    }
+
     /// The file that is being written, or was last.
     pub fn current_file(&self) -> Option<&Path> {
         match &self.phase {
@@ -214,6 +226,9 @@ impl BackupWriter {
             }
             Phase::Manifest(manifest) => Some(manifest),
         };
+        if let Some(bulk) = self.bulk.take() {
+            bulk.finish()?;
+        }
         self.tree.check_complete()?;
         let backup_label = self.backup_label.take().ok_or(BackupError::MissingFile(BACKUP_LABEL))?;
         if self.pg_control == Received::NotYet || self.base_archive == Received::NotYet {
@@ -274,10 +289,19 @@ impl BackupWriter {
     }
 
     fn sync_file(&self, written: WrittenFile) -> Result<(), BackupError> {
-        match &self.syncer {
-            Some(syncer) => Ok(syncer.sync(written.file, written.path)?),
-            None => Ok(()),
+        match (written.content, &self.syncer) {
+            (WrittenContent::Written { file, path }, Some(syncer)) => Ok(syncer.sync(file, path)?),
+            (WrittenContent::Written { .. }, None) => Ok(()),
+            (WrittenContent::Queued { file, queue }, _) => Ok(queue.end(file)?),
         }
+    }
+
+    /// Where long files go.
+    fn bulk_queue(&mut self) -> Result<Option<BulkQueue>, FileError> {
+        if self.bulk.is_none() {
+            self.bulk = Some(BulkWriter::start(self.syncer.as_ref().and_then(Syncer::queue))?);
+        }
+        Ok(self.bulk.as_ref().and_then(BulkWriter::queue))
     }
 
     fn archive_data(&mut self, archive: &mut Archive, data: Bytes) -> Result<(), BackupError> {
@@ -322,7 +346,11 @@ impl BackupWriter {
         };
         let writeback = if self.sync == SyncMethod::None { Writeback::Lazy } else { Writeback::From(0) };
         archive.last_file = Some(path.clone());
-        let mut file = OpenFile::new(file, path, algorithm.start(), writeback);
+        let queue = if len >= bulk::MIN_FILE_LEN { self.bulk_queue()? } else { None };
+        let mut file = match queue {
+            Some(queue) => OpenFile::long(file, path, algorithm.start(), writeback, queue),
+            None => OpenFile::new(file, path, algorithm.start(), writeback),
+        };
         if is(archive, &member.path, BACKUP_LABEL) && len <= BackupLabel::MAX_LEN as u64 {
             file.capture();
         }
@@ -411,9 +439,8 @@ impl Manifest {
         let summary = self.parser.finish()?;
         self.comparison.finish()??;
         let written = self.file.finish()?;
-        if sync != SyncMethod::None {
-            let synced = written.file.sync_all();
-            synced.map_err(|source| FileError::new("fsync file", written.path, source))?;
+        if let (WrittenContent::Written { file, path }, true) = (written.content, sync != SyncMethod::None) {
+            file.sync_all().map_err(|source| FileError::new("fsync file", path, source))?;
         }
         Ok(summary)
     }

@@ -13,6 +13,7 @@ use crate::pg::version::BaseBackupSyntax;
 use crate::pg::{Lsn, TimelineId};
 use crate::wire::backend::{BackendMessage, DataRow};
 use crate::wire::command::BaseBackup;
+use crate::wire::frame::Placement;
 
 const NAME: &str = "BASE_BACKUP";
 
@@ -183,6 +184,12 @@ impl BaseBackupStream<'_> {
     /// The tablespaces, the data directory last.
     pub fn tablespaces(&self) -> &[Tablespace] {
         &self.tablespaces
+    }
+
+    /// Receives large pieces of files to where a device can take them from. Worth it only for who writes them as they are.
+    pub fn place_content(&mut self) {
+        let has_tags = self.connection.version().base_backup_syntax() == BaseBackupSyntax::Options;
+        self.connection.place(Placement::archive(usize::from(has_tags)));
     }
 
     /// How far the answer has come.

@@ -19,7 +19,7 @@ use super::conninfo::HostSpec;
 use crate::pg::ServerVersion;
 use crate::wire::auth::AuthMethod;
 use crate::wire::backend::BackendMessage;
-use crate::wire::frame::FrameDecoder;
+use crate::wire::frame::{FrameDecoder, Placement};
 use crate::wire::frontend;
 use crate::wire::server_error::ServerError;
 
@@ -192,6 +192,11 @@ impl Connection {
     /// What is to be sent with the next wait.
     pub(super) fn outgoing(&mut self) -> &mut BytesMut {
         &mut self.outgoing
+    }
+
+    /// Says what the next large messages will hold.
+    pub(super) fn place(&mut self, placement: Placement) {
+        self.decoder.place(placement);
     }
 
     /// Whether a received message can be taken without waiting.

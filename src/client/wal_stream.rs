@@ -3,6 +3,7 @@
 use super::{ClientError, Connection};
 use crate::pg::{Lsn, SlotName, TimelineId};
 use crate::wire::backend::{BackendMessage, DataRow};
+use crate::wire::frame::Placement;
 use crate::wire::replication::{ReplicationMessage, StandbyStatusUpdate};
 use crate::wire::{command, frontend};
 
@@ -51,6 +52,7 @@ impl Connection {
         start_lsn: Lsn,
         timeline: TimelineId,
     ) -> Result<ReplicationStart<'_>, ClientError> {
+        self.place(Placement::WAL);
         self.start_query(&command::start_replication(slot, start_lsn, timeline)).await?;
         match self.next_message().await? {
             BackendMessage::CopyBothResponse => {

@@ -14,7 +14,6 @@ mod begun_segment;
 mod completed_segment;
 mod compressed_segment;
 mod continuation;
-mod direct;
 mod disk;
 mod error;
 mod flushed;

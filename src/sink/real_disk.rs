@@ -14,13 +14,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::FileOwner;
+use crate::direct::DirectWriter;
 
-use super::direct::{DirectWriter, Pieces};
 use super::disk::{Disk, DiskFile, OpenMode};
 use super::sync_observer::{SyncObserver, SyncTimer, Synced};
-
-/// How many pieces one `pwritev` takes; the kernel's limit is 1024.
-const MAX_IO_SLICES: usize = 256;
 
 /// A directory of the operating system.
 #[derive(Debug)]
@@ -188,15 +185,7 @@ impl Disk for RealDisk {
     }
 
     fn write_at(&mut self, file: &mut RealFile, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
-        let file = &*file.file;
-        let mut pieces = Pieces::new(chunks);
-        let end = offset + pieces.len();
-        if let Some(head_len) = self.direct.head_len(offset, pieces.len()) {
-            write_through_cache(file, offset, head_len, &mut pieces)?;
-            self.direct.write(file, offset + head_len, &mut pieces)?;
-        }
-        let rest = pieces.len();
-        write_through_cache(file, end - rest, rest, &mut pieces)
+        self.direct.write_at(&file.file, offset, chunks)
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
@@ -240,23 +229,6 @@ impl Disk for RealDisk {
             Err(errno) => Err(errno.into()),
         }
     }
-}
-
-/// Writes the next `len` bytes of `pieces`.
-fn write_through_cache(file: &File, mut offset: u64, len: u64, pieces: &mut Pieces<'_>) -> io::Result<()> {
-    let end = offset + len;
-    while offset < end {
-        let written = match rustix::io::pwritev(file, &pieces.io_slices(end - offset, MAX_IO_SLICES), offset)
-        {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => written as u64,
-            Err(Errno::INTR) => continue,
-            Err(errno) => return Err(errno.into()),
-        };
-        pieces.advance(written);
-        offset += written;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

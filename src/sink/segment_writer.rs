@@ -149,7 +149,7 @@ impl<F: DiskFile> PendingFlush<F> {
 }
 
 /// What is longer is left to whoever has time to wait for the device.
-const MAX_AT_ONCE_LEN: usize = super::direct::MIN_LEN as usize;
+const MAX_AT_ONCE_LEN: usize = crate::direct::MIN_LEN as usize;
 
 pub(super) const PARTIAL_SUFFIX: &str = ".partial";
 /// The directory itself is locked: the lock leaves nothing behind.

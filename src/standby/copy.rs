@@ -66,6 +66,7 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
     };
     let wal_directory = request.wal_directory.clone().unwrap_or_else(|| workspace.data().join("pg_wal"));
     let mut writer = BackupWriter::create(&target)?;
+    stream.place_content();
     let wal_request = BackgroundRequest {
         stream: StreamOptions {
             slot: Some(request.slot.clone()),

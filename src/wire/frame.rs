@@ -48,27 +48,49 @@ pub enum FrameError {
 /// Tag and length.
 const HEADER_LEN: usize = 5;
 
-/// Where a body's payload begins that is worth an aligned place in memory, in bytes from the frame's start: WAL, behind
-/// tag, length and what `XLogData` says of it.
-const PLACED_AT: usize = HEADER_LEN + super::replication::WAL_DATA_AT;
+/// Which frames are received to where their payload begins on a page of memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    /// Where the payload begins, in bytes from the frame's start.
+    at: usize,
+    /// A frame at least this long, in bytes, gets a place of its own.
+    min_len: usize,
+    /// A frame longer than this, in bytes, does not: more than a walsender sends.
+    max_len: usize,
+}
 
-/// A frame at least this long, in bytes, gets a place of its own.
-const MIN_PLACED_LEN: usize = 64 << 10;
+impl Placement {
+    /// WAL, behind tag, length and what `XLogData` says of it.
+    pub const WAL: Placement = Placement {
+        at: HEADER_LEN + super::replication::WAL_DATA_AT,
+        min_len: 64 << 10,
+        max_len: HEADER_LEN + super::replication::WAL_DATA_AT + super::replication::MAX_WAL_DATA_LEN,
+    };
 
-/// A frame longer than this, in bytes, does not: more than a walsender sends.
-const MAX_PLACED_LEN: usize = PLACED_AT + super::replication::MAX_WAL_DATA_LEN;
+    /// The content of a backup's archives, `payload_at` bytes into a CopyData message. A message is as long as the server's
+    /// buffer (`SINK_BUFFER_LENGTH`), 32 KiB or a block, and begins with a file's content or goes on with it.
+    pub const fn archive(payload_at: usize) -> Placement {
+        let at = HEADER_LEN + payload_at;
+        Placement { at, min_len: 32 << 10, max_len: at + (64 << 10) }
+    }
+
+    fn covers(self, frame_len: usize) -> bool {
+        (self.min_len..=self.max_len).contains(&frame_len)
+    }
+}
 
 /// Cuts a stream of bytes into [`Frame`]s, however it was split on its way.
 ///
 /// Bytes are received into [`FrameDecoder::room`]; bodies are handed out as slices of the same memory. While frames are
-/// large, which is when WAL is caught up with, each is received by itself, and to where its WAL begins on a page of
-/// memory: so it can go to a device without being copied once more. No byte is moved for that, because the room ends
-/// where the next frame begins, or probably does.
+/// large, which is when WAL is caught up with or a file is copied, each is received by itself, and to where its
+/// [payload](Placement) begins on a page of memory: so it can go to a device without being copied once more. No byte is moved
+/// for that, because the room ends where the next frame begins, or probably does.
 #[derive(Debug)]
 pub struct FrameDecoder {
     buffer: BytesMut,
     buffers: ReceiveBuffers,
     max_body_len: usize,
+    placement: Placement,
     /// How long the last frame was, if it was one to be placed; the next one is likely to be as long.
     placed_len: Option<usize>,
 }
@@ -79,6 +101,7 @@ impl Default for FrameDecoder {
             buffer: BytesMut::new(),
             buffers: ReceiveBuffers::default(),
             max_body_len: MAX_BODY_LEN,
+            placement: Placement::WAL,
             placed_len: None,
         }
     }
@@ -101,6 +124,12 @@ impl FrameDecoder {
         self.max_body_len = MAX_BODY_LEN;
     }
 
+    /// Says what will come in large frames, from now on.
+    pub fn place(&mut self, placement: Placement) {
+        self.placement = placement;
+        self.placed_len = None;
+    }
+
     /// Where received bytes are appended, by whoever has them already.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
         &mut self.buffer
@@ -109,13 +138,13 @@ impl FrameDecoder {
     /// Where to receive, and how much at the most.
     pub fn room(&mut self) -> Limit<&mut BytesMut> {
         let len = match (self.front_len(), self.placed_len) {
-            (Some(frame_len), _) if is_placed(frame_len) && frame_len > self.buffer.len() => {
+            (Some(frame_len), _) if self.placement.covers(frame_len) && frame_len > self.buffer.len() => {
                 let missing_len = frame_len - self.buffer.len();
-                self.buffers.make_room(&mut self.buffer, missing_len, frame_len, PLACED_AT);
+                self.buffers.make_room(&mut self.buffer, missing_len, frame_len, self.placement.at);
                 missing_len
             }
             (None, Some(frame_len)) => {
-                self.buffers.place(&mut self.buffer, frame_len, PLACED_AT);
+                self.buffers.place(&mut self.buffer, frame_len, self.placement.at);
                 frame_len - self.buffer.len()
             }
             _ => {
@@ -163,14 +192,10 @@ impl FrameDecoder {
             return Ok(None);
         }
         let frame_len = HEADER_LEN + body_len;
-        self.placed_len = is_placed(frame_len).then_some(frame_len);
+        self.placed_len = self.placement.covers(frame_len).then_some(frame_len);
         self.buffer.advance(HEADER_LEN);
         Ok(Some(Frame { tag, body: self.buffer.split_to(body_len).freeze() }))
     }
-}
-
-fn is_placed(frame_len: usize) -> bool {
-    (MIN_PLACED_LEN..=MAX_PLACED_LEN).contains(&frame_len)
 }
 
 #[cfg(test)]
@@ -239,6 +264,30 @@ mod tests {
             assert!(held == frames, "with {most} at a time");
             // all but the first, and those behind one of another length
             assert!(aligned >= 4, "{aligned} are aligned with {most} at a time");
+        }
+    }
+
+    #[test]
+    fn what_archives_hold_begins_on_pages_of_memory() {
+        // a member's header, its content, the rest of that, its padding
+        let bodies = [[513, 32_769, 32_769, 32_769, 32_769, 9001, 201]; 3].concat();
+        let frames: Vec<_> = bodies.iter().map(|len| (b'd', vec![*len as u8; *len])).collect();
+        let bytes = encode(&frames);
+        for most in [usize::MAX, 8192, 1] {
+            let mut decoder = FrameDecoder::new();
+            decoder.place(Placement::archive(1));
+            let (mut rest, mut aligned, mut held) = (&bytes[..], 0, Vec::new());
+            while !rest.is_empty() {
+                receive(&mut decoder, &mut rest, most);
+                while let Some(frame) = decoder.next_frame().unwrap() {
+                    let at = frame.body.as_ptr() as usize + 1;
+                    aligned += usize::from(frame.body.len() > 32_768 && at.is_multiple_of(PAGE_LEN));
+                    held.push((frame.tag, frame.body.to_vec()));
+                }
+            }
+            assert!(held == frames, "with {most} at a time");
+            // with all that there is at a time, the beginning of each file comes with what is before it
+            assert!(aligned >= if most == usize::MAX { 3 } else { 9 }, "{aligned} with {most} at a time");
         }
     }
 

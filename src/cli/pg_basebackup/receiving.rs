@@ -85,7 +85,7 @@ impl Session<'_> {
             self.say(&format!("write-ahead log start point: {lsn} on timeline {timeline}"));
         }
         let stream = opening.tablespaces().await;
-        let stream = stream.map_err(|error| self.failed("could not get backup header", &error))?;
+        let mut stream = stream.map_err(|error| self.failed("could not get backup header", &error))?;
         let count = stream.tablespaces().len();
         let sizes = stream.tablespaces().iter().filter_map(|tablespace| tablespace.size_kb);
         progress.expect(count, sizes.fold(0, u64::saturating_add));
@@ -95,6 +95,9 @@ impl Session<'_> {
             return Err(tool.error(text));
         }
         let sink = BackupSink::open(options, beginning).map_err(|error| self.backup_error(&error))?;
+        if matches!(sink, BackupSink::Plain(_)) {
+            stream.place_content();
+        }
         let mut wal = None;
         if let WalMethod::Stream(plan) = &options.wal {
             self.say("starting background WAL receiver");

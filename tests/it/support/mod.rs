@@ -17,7 +17,7 @@ pub(crate) mod servers;
 pub(crate) mod tls;
 pub(crate) mod tool;
 
-pub(crate) use cluster::{Cluster, Stop};
+pub(crate) use cluster::{Builder, Cluster, Stop};
 pub(crate) use dir::TestDir;
 pub(crate) use proxy::{Direction, Ending, Proxy};
 pub(crate) use servers::Port;

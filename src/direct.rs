@@ -1,34 +1,38 @@
 //! Large writes past the page cache.
 //!
-//! A receiver that catches up writes more than anybody will soon read. Through the page cache every byte costs a page to
-//! find, a copy into it, and its writing back later: several times what receiving it costs, and memory that others on
-//! the machine could use. So the bulk of a large write goes to the device directly (`O_DIRECT`), in whole blocks: from
-//! where it was received, when that is aligned as the device wants it, which is how the wire lays large messages out, and
-//! from an aligned buffer otherwise. What is left over at its ends, and all that is small, goes through the page cache.
-//! The kernel keeps the two coherent, and both are durable only after `fdatasync`.
+//! A receiver that catches up, and a base backup, write more than anybody will soon read. Through the page cache every
+//! byte costs a page to find, a copy into it, and its writing back later: several times what receiving it costs, and
+//! memory that others on the machine could use. So the bulk of a large write goes to the device directly (`O_DIRECT`),
+//! in whole blocks: from where it was received, when that is aligned as the device wants it, which is how the wire lays
+//! large messages out, and from an aligned buffer otherwise. What is left over at its ends, and all that is small, goes
+//! through the page cache. The kernel keeps the two coherent, and both are durable only after `fdatasync`.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd as _;
 
 use bytes::Bytes;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 /// A multiple of the logical block of every device.
-pub(super) const BLOCK_LEN: u64 = 4096;
+pub(crate) const BLOCK_LEN: u64 = 4096;
 
 /// How much goes to the device at once. A write waits for the device, so small ones leave it idle most of the time.
 const BUFFER_LEN: usize = 2 << 20;
 
 /// What is shorter goes through the page cache.
-pub(super) const MIN_LEN: u64 = 128 << 10;
+pub(crate) const MIN_LEN: u64 = 128 << 10;
 
 /// How many pieces go to the device at once from where they are.
 const MAX_SLICES: usize = 64;
 
+/// How many pieces go to the page cache at once; the kernel's limit is 1024.
+const MAX_CACHED_SLICES: usize = 256;
+
 /// The way past the page cache, for files whose file system has one.
 #[derive(Debug)]
-pub(super) struct DirectWriter {
+pub(crate) struct DirectWriter {
     /// For what is not aligned: [`BUFFER_LEN`] bytes, and one block more to find an aligned start in; empty before the
     /// first use.
     buffer: Vec<u8>,
@@ -36,30 +40,58 @@ pub(super) struct DirectWriter {
 }
 
 impl DirectWriter {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         DirectWriter { buffer: Vec::new(), supported: true }
+    }
+
+    /// Writes all of `chunks` to `offset`. Meanwhile nobody else may write with this descriptor.
+    pub(crate) fn write_at(&mut self, file: &File, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+        self.write(file, offset, chunks, |writer, offset, pieces| {
+            let flags = fcntl_getfl(file)?;
+            if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+                writer.supported = false;
+                return Ok(());
+            }
+            let written = writer.write_blocks(file, offset, pieces);
+            fcntl_setfl(file, flags)?;
+            written
+        })
+    }
+
+    /// Writes all of `chunks` to `offset` of a file that has a descriptor of its own for this.
+    pub(crate) fn write_twin_at(&mut self, file: &TwinFile, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+        let direct = &file.direct;
+        self.write(&file.cached, offset, chunks, |writer, offset, pieces| {
+            writer.write_blocks(direct, offset, pieces)
+        })
+    }
+
+    fn write(
+        &mut self,
+        cached: &File,
+        offset: u64,
+        chunks: &[Bytes],
+        directly: impl FnOnce(&mut Self, u64, &mut Pieces<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut pieces = Pieces::new(chunks);
+        let end = offset + pieces.len();
+        if let Some(head_len) = self.head_len(offset, pieces.len()) {
+            write_through_cache(cached, offset, head_len, &mut pieces)?;
+            directly(self, offset + head_len, &mut pieces)?;
+        }
+        let rest = pieces.len();
+        write_through_cache(cached, end - rest, rest, &mut pieces)
     }
 
     /// How much of `len` bytes for `offset` is to go through the page cache first, so that the rest begins with a whole
     /// block and is worth going directly; `None` when it is not.
-    pub(super) fn head_len(&self, offset: u64, len: u64) -> Option<u64> {
+    fn head_len(&self, offset: u64, len: u64) -> Option<u64> {
         let head_len = offset.next_multiple_of(BLOCK_LEN) - offset;
         (self.supported && len >= head_len + MIN_LEN).then_some(head_len)
     }
 
     /// Takes whole blocks from `pieces` and writes them to `offset`, the start of one, as far as they go and the file
     /// system lets it.
-    pub(super) fn write(&mut self, file: &File, offset: u64, pieces: &mut Pieces<'_>) -> io::Result<()> {
-        let flags = fcntl_getfl(file)?;
-        if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
-            self.supported = false;
-            return Ok(());
-        }
-        let written = self.write_blocks(file, offset, pieces);
-        fcntl_setfl(file, flags)?;
-        written
-    }
-
     fn write_blocks(&mut self, file: &File, mut offset: u64, pieces: &mut Pieces<'_>) -> io::Result<()> {
         while pieces.len() >= BLOCK_LEN {
             let slices = pieces.aligned_slices(MAX_SLICES);
@@ -99,9 +131,58 @@ impl DirectWriter {
     }
 }
 
+/// A file with two descriptors: what one writes goes through the page cache, what the other writes goes past it.
+#[derive(Debug)]
+pub(crate) struct TwinFile {
+    cached: File,
+    direct: File,
+}
+
+impl TwinFile {
+    /// Opens the second descriptor; gives the file back when there is none to have.
+    pub(crate) fn open(cached: File) -> Result<Self, File> {
+        // by its name it might be another file by now
+        let path = format!("/proc/self/fd/{}", cached.as_raw_fd());
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(direct) => Ok(TwinFile { cached, direct: File::from(direct) }),
+            Err(_) => Err(cached),
+        }
+    }
+
+    /// Writes all of `chunks` to `offset` through the page cache.
+    pub(crate) fn write_cached_at(&self, offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+        let mut pieces = Pieces::new(chunks);
+        let len = pieces.len();
+        write_through_cache(&self.cached, offset, len, &mut pieces)
+    }
+
+    /// The first descriptor; the second one is closed.
+    pub(crate) fn into_file(self) -> File {
+        self.cached
+    }
+}
+
+/// Writes the next `len` bytes of `pieces`.
+fn write_through_cache(file: &File, mut offset: u64, len: u64, pieces: &mut Pieces<'_>) -> io::Result<()> {
+    let end = offset + len;
+    while offset < end {
+        let slices = pieces.io_slices(end - offset, MAX_CACHED_SLICES);
+        let written = match rustix::io::pwritev(file, &slices, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => written as u64,
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        pieces.advance(written);
+        offset += written;
+    }
+    Ok(())
+}
+
 /// What of some chunks is still to be written.
 #[derive(Debug, Clone)]
-pub(super) struct Pieces<'a> {
+struct Pieces<'a> {
     chunks: &'a [Bytes],
     /// How much of the first chunk is done.
     done: usize,
@@ -109,12 +190,12 @@ pub(super) struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    pub(super) fn new(chunks: &'a [Bytes]) -> Self {
+    fn new(chunks: &'a [Bytes]) -> Self {
         Pieces { chunks, done: 0, len: chunks.iter().map(|chunk| chunk.len() as u64).sum() }
     }
 
     /// The bytes left.
-    pub(super) fn len(&self) -> u64 {
+    fn len(&self) -> u64 {
         self.len
     }
 
@@ -131,7 +212,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// At most `count` slices of the next `len` bytes, or of what is left if that is less.
-    pub(super) fn io_slices(&self, len: u64, count: usize) -> Vec<IoSlice<'a>> {
+    fn io_slices(&self, len: u64, count: usize) -> Vec<IoSlice<'a>> {
         self.slices(len).take(count).map(IoSlice::new).collect()
     }
 
@@ -170,7 +251,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// `len` bytes were written.
-    pub(super) fn advance(&mut self, len: u64) {
+    fn advance(&mut self, len: u64) {
         self.len -= len;
         let mut done = self.done as u64 + len;
         while let Some(first) = self.chunks.first().filter(|first| first.len() as u64 <= done) {
