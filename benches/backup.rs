@@ -79,16 +79,17 @@ fn main() {
         }
         let builder = Cluster::builder().tls().setting("max_wal_size", "8GB").setting("autovacuum", "off");
         let builder = builder.setting("max_locks_per_transaction", "1024");
-        let (what, name) = match data {
-            Data::Large => (format!("{size_mb} MB"), format!("large-{size_mb}")),
-            Data::ManyTables => (format!("{tables} tables"), format!("tables-{tables}")),
+        let name = match data {
+            Data::Large => format!("large-{size_mb}"),
+            Data::ManyTables => format!("tables-{tables}"),
         };
         let source = Source::open(builder, &name, |cluster| match data {
             Data::Large => side_by_side::fill(cluster, size_mb),
             Data::ManyTables => make_tables(cluster, tables),
         });
         let cluster = source.cluster();
-        println!("PostgreSQL {}, {what}, {rounds} rounds, medians", cluster.psql("SHOW server_version"));
+        let (version, size) = (cluster.psql("SHOW server_version"), side_by_side::size_of(cluster));
+        println!("PostgreSQL {version}, {name}, {size}, {rounds} rounds, medians");
         for case in cases {
             let (mut runs, mut made) = ([Vec::new(), Vec::new()], Vec::new());
             for round in 0..rounds {

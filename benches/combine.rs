@@ -41,7 +41,8 @@ fn main() {
     let cluster = back_up(major, size_mb);
     let link = cluster.dir().join("pg_combinebackup");
     std::os::unix::fs::symlink(pgwake().program(), &link).expect("link the program");
-    println!("PostgreSQL {}, {size_mb} MB, {rounds} rounds, medians", cluster.psql("SHOW server_version"));
+    let (version, size) = (cluster.psql("SHOW server_version"), side_by_side::size_of(&cluster));
+    println!("PostgreSQL {version}, {size}, {rounds} rounds, medians");
     for (title, options) in COMPARED {
         let mut runs = [Vec::new(), Vec::new()];
         let mut outputs: [PathBuf; 2] = Default::default();
@@ -72,20 +73,11 @@ fn back_up(major: u32, size_mb: usize) -> Cluster {
         .setting("wal_keep_size", "2GB")
         .setting("autovacuum", "off")
         .start();
-    let rows_per_mb = 8_000;
-    let tables = [(1, 0.5), (2, 0.25), (3, 0.15), (4, 0.1)];
-    for (table, share) in tables {
-        let rows = (size_mb as f64 * share) as usize * rows_per_mb;
-        cluster.psql(&format!(
-            "CREATE UNLOGGED TABLE t{table} AS SELECT i, md5(i::text) a, md5((i * 7)::text) b FROM generate_series(1, {rows}) i; \
-             ALTER TABLE t{table} SET LOGGED"
-        ));
-    }
-    cluster.psql("VACUUM; CHECKPOINT");
+    side_by_side::fill(&cluster, size_mb);
     for (number, name) in ["full", "inc1", "inc2"].into_iter().enumerate() {
         if number > 0 {
             // rows of one block in a hundred or so, here and there
-            for (table, _) in tables {
+            for table in 1..=4 {
                 cluster.psql(&format!("UPDATE t{table} SET a = 'changed' WHERE i % 9973 = {number}"));
             }
         }

@@ -25,7 +25,8 @@ fn main() {
     let fill = |cluster: &Cluster| side_by_side::fill(cluster, size_mb);
     let source = Source::open(builder, &format!("verified-{size_mb}"), fill);
     let cluster = source.cluster();
-    println!("PostgreSQL {}, {size_mb} MB, {rounds} rounds, medians", cluster.psql("SHOW server_version"));
+    let (version, size) = (cluster.psql("SHOW server_version"), side_by_side::size_of(cluster));
+    println!("PostgreSQL {version}, {size}, {rounds} rounds, medians");
     let mut ways = vec![
         ("plain, CRC32C", vec!["--manifest-checksums=CRC32C"]),
         ("plain, SHA256", vec!["--manifest-checksums=SHA256"]),

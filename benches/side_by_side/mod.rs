@@ -152,7 +152,7 @@ pub(crate) fn report(title: &str, contenders: &[(&str, Vec<Cost>)]) {
 /// Tables of some 13 MB to 100 MB, incompressible enough, and nothing that changes afterwards.
 #[allow(dead_code, reason = "each benchmark uses a part")]
 pub(crate) fn fill(cluster: &Cluster, size_mb: usize) {
-    let rows_per_mb = 8_000;
+    let rows_per_mb = 10_000;
     for (table, share) in [(1, 0.5), (2, 0.25), (3, 0.15), (4, 0.1)] {
         let rows = (size_mb as f64 * share) as usize * rows_per_mb;
         cluster.psql(&format!(
@@ -161,4 +161,10 @@ pub(crate) fn fill(cluster: &Cluster, size_mb: usize) {
         ));
     }
     cluster.psql("VACUUM; CHECKPOINT");
+}
+
+/// How much there is to copy.
+#[allow(dead_code, reason = "each benchmark uses a part")]
+pub(crate) fn size_of(cluster: &Cluster) -> String {
+    cluster.psql("SELECT sum(pg_database_size(oid)) / 1000000 || ' MB' FROM pg_database")
 }

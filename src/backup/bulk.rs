@@ -22,13 +22,13 @@ use crate::direct::{DirectWriter, TwinFile};
 pub(super) const MIN_FILE_LEN: u64 = 1 << 20;
 
 /// How many bytes are gathered for one write: what keeps a device busy.
-pub(super) const GATHER_LEN: usize = 1 << 20;
+pub(super) const GATHER_LEN: usize = 512 << 10;
 
 /// How many pieces are gathered for one write, for each of them keeps a receive buffer from being used again.
 pub(super) const GATHER_COUNT: usize = 256;
 
 /// How many writes may wait.
-const QUEUE_LEN: usize = 3;
+const QUEUE_LEN: usize = 4;
 
 /// The thread that writes.
 #[derive(Debug)]
