@@ -53,6 +53,14 @@ fn chains_of_every_depth_start_with_every_row() {
     }
 }
 
+#[test]
+#[ignore = "a gigabyte of zeros; run by make torture"]
+fn the_largest_file_is_made() {
+    let major = majors()[0];
+    require_server!(major);
+    strictness::the_largest_file_is_made(&Chain::make(major));
+}
+
 /// On one major: what is tried is ours alone.
 #[test]
 fn what_fails_or_cannot_be_right_leaves_nothing() {

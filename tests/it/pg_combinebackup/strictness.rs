@@ -55,8 +55,6 @@ pub(super) fn what_cannot_be_right_is_refused(chain: &Chain) {
     ] {
         with_file(content).exited(1).complains(complaint);
     }
-    // as large as a header can make it
-    with_file(incremental(131_072, &[], 0)).exited(0);
     let linked = run(chain, &dir, "full inc1 -o out TS1 -N", |scene| {
         let path = whole_name(&scene.incremental_file("inc1")).replace("inc1", "full");
         let away = scene.dir.join("away");
@@ -73,4 +71,16 @@ pub(super) fn what_cannot_be_right_is_refused(chain: &Chain) {
         fs::create_dir(scene.at(&path)).expect("make a directory");
     });
     directory.exited(1).complains("is not a regular file");
+}
+
+/// As large as a header can make it, all of it zeros.
+pub(super) fn the_largest_file_is_made(chain: &Chain) {
+    let dir = TestDir::new();
+    let scene = Scene::set(chain);
+    let path = scene.incremental_file("inc1");
+    scene.write(&path, incremental(131_072, &[], 0));
+    ours(&dir).args(scene.words("full inc1 -o out TS1 -N")).dir(&scene.dir).run().succeeded();
+    let made = scene.dir.join(whole_name(&path).replacen("inc1", "out", 1));
+    assert_eq!(fs::metadata(made).expect("stat the file").len(), 1 << 30);
+    scene.clear();
 }
