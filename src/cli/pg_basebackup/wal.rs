@@ -252,8 +252,9 @@ impl SlotConnector {
         created.map_err(|source| {
             let command =
                 command::create_physical_slot(connection.version(), &name, persistence, reservation);
-            // as the original spells it
-            StartFailure::Slot { command: command.replace(" (RESERVE", " ( RESERVE"), source }
+            // as the original spells it, blanks and all
+            let command = command.replace(" (RESERVE", " ( RESERVE").replace("L RESERVE", "L  RESERVE");
+            StartFailure::Slot { command, source }
         })?;
         self.created = Some(name);
         Ok(connection)

@@ -69,6 +69,71 @@ fn tablespaces_are_mapped_alike() {
     copy.stop(crate::support::Stop::Immediate);
 }
 
+/// Both connections, so that whoever looks at the server knows whose they are.
+#[test]
+fn the_application_is_named_alike() {
+    let cluster = Cluster::builder().setting("autovacuum", "off").start();
+    cluster.psql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 100000) i; CHECKPOINT");
+    let dir = TestDir::new();
+    let (host, port) = (cluster.socket_dir().display().to_string(), cluster.port());
+    let conninfo = format!("host={host} port={port} user=postgres application_name=given");
+    let ways: [(&[&str], Option<&str>, &str); 3] = [
+        (&[], None, "pg_basebackup"),
+        (&[], Some("mine"), "mine"),
+        (&["-d", &conninfo], Some("mine"), "given"),
+    ];
+    for (args, environment, expected) in ways {
+        // ours first: the stream of an original that is told to stop lives on
+        for (name, tool) in both(&cluster, &dir).into_iter().rev() {
+            let tool = environment.iter().fold(tool, |tool, name| tool.env("PGAPPNAME", name));
+            let directory = dir.join(&format!("{name}-{expected}"));
+            let running = tool.args(["-c", "fast", "-N", "-r", "8M", "-D"]).arg(directory).args(args).spawn();
+            let states = format!(
+                "SELECT string_agg(state, ' ' ORDER BY state) FROM pg_stat_replication WHERE application_name = '{expected}'"
+            );
+            cluster.wait_for(&states, "backup streaming");
+            running.terminate();
+            running.wait();
+        }
+    }
+}
+
+/// Everything that can be said behind `-Z` and a colon, on either side; what comes is whole.
+#[test]
+fn every_detail_of_compression_is_understood() {
+    let cluster = Cluster::builder().setting("autovacuum", "off").wal_segsize(1).start();
+    let dir = TestDir::new();
+    let mut taken = 0;
+    for method in [
+        "gzip:level=3",
+        "lz4:9",
+        "zstd:19",
+        "zstd:level=3,workers=2",
+        "zstd:long",
+        "zstd:workers=2,long=yes",
+        "zstd:level=1,long=0",
+        "zstd:-5",
+        "client-zstd:1",
+        "server-gzip:9",
+        "server-lz4:level=5",
+        "server-zstd:workers=2",
+        "server-zstd:level=2,long=1",
+    ] {
+        let has_long = cluster.major() >= 16 || !method.contains("long");
+        let has_method = cluster.major() != 16 || method.contains("gzip");
+        if method.starts_with("server") && !(cluster.major() >= 15 && has_long && has_method) {
+            continue;
+        }
+        let directory = dir.join("backup");
+        let tool = leading_to(ours(&dir), &cluster).args(["-c", "fast", "-N", "-F", "t", "-Z", method, "-D"]);
+        tool.arg(&directory).run().succeeded();
+        Tool::pgwake().args(["pg_verifybackup", "-q"]).arg(&directory).run().succeeded();
+        fs::remove_dir_all(&directory).expect("remove a backup");
+        taken += 1;
+    }
+    assert!(taken >= 9, "only {taken} were taken");
+}
+
 #[test]
 fn group_access_is_kept_alike() {
     let cluster = Cluster::builder().setting("autovacuum", "off").group_access().start();
