@@ -180,7 +180,7 @@ fn is_comparable(cluster: &Cluster, line: &str) -> bool {
 }
 
 fn compare(cluster: &Cluster, lines: &[&str]) -> Vec<String> {
-    let dir = TestDir::new();
+    let dir = TestDir::in_memory();
     let tools = [("original", original(cluster)), ("ours", ours(&dir))];
     let mut different = Vec::new();
     for (number, line) in lines.iter().enumerate().filter(|(_, line)| is_comparable(cluster, line)) {
@@ -227,7 +227,7 @@ fn assert_none(different: &[String], count: usize) {
 #[test]
 fn mistakes_are_told_alike() {
     assert!(WITHOUT_SERVER.len() + REFUSED.len() + BACKUPS.len() >= 120);
-    let cluster = Cluster::new();
+    let cluster = Cluster::builder().in_memory().start();
     assert_none(&compare(&cluster, WITHOUT_SERVER), WITHOUT_SERVER.len());
 }
 
@@ -240,6 +240,7 @@ fn refusals_are_told_alike() {
 #[test]
 fn backups_are_alike() {
     let cluster = Cluster::builder()
+        .in_memory()
         .setting("autovacuum", "off")
         .setting("wal_keep_size", "1GB")
         .wal_segsize(1)

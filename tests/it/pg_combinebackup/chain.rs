@@ -65,6 +65,7 @@ impl Chain {
     pub(super) fn make(major: u32) -> Chain {
         let cluster = Cluster::builder()
             .major(major)
+            .in_memory()
             .data_checksums()
             .setting("summarize_wal", "on")
             .setting("wal_keep_size", "512MB")

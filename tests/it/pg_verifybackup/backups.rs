@@ -30,7 +30,7 @@ impl Backups {
     /// A small cluster with a tablespace, backed up in every form, and stopped.
     pub(super) fn new(major: u32) -> Backups {
         let cluster = Cluster::builder().major(major).wal_segsize(1).start();
-        let dir = TestDir::new();
+        let dir = TestDir::in_memory();
         let tablespace = dir.subdir("tablespace", 0o700);
         cluster.psql(&format!("CREATE TABLESPACE ts LOCATION '{}'", tablespace.display()));
         cluster.psql(

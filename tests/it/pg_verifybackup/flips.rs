@@ -106,7 +106,7 @@ fn a_thousand_flipped_bits_are_found() {
 fn flips(count: u64) {
     let major = default_major();
     require_server!(major);
-    let dir = TestDir::new();
+    let dir = TestDir::in_memory();
     let backup = small_backup(&Backups::new(major), &dir, Form::Plain);
     assert!(!is_damaged(&backup), "the backup is whole");
     let files = listed_files(&backup);
@@ -162,7 +162,7 @@ fn flips(count: u64) {
 fn flipped_bits_in_archives_are_found() {
     let major = default_major();
     require_server!(major);
-    let dir = TestDir::new();
+    let dir = TestDir::in_memory();
     let backups = Backups::new(major);
     for (form, archives) in [(Form::Tar, &["base.tar", "pg_wal.tar"][..]), (Form::Gzip, &["base.tar.gz"])] {
         let backup = dir.join(&format!("{form:?}"));

@@ -19,7 +19,7 @@ fn verify(dir: &TestDir, backup: &std::path::Path) -> Outcome {
 fn hostile_backups_do_no_harm() {
     let major = default_major();
     require_server!(major);
-    let dir = TestDir::new();
+    let dir = TestDir::in_memory();
     let backups = Backups::new(major);
     // links out of the backup
     let backup = damaged(&backups, Form::Plain, &dir, |b| {
@@ -76,7 +76,7 @@ fn hostile_backups_do_no_harm() {
 fn hostile_archives_do_no_harm() {
     let major = default_major();
     require_server!(major);
-    let dir = TestDir::new();
+    let dir = TestDir::in_memory();
     let backups = Backups::new(major);
     let with_base = |change: &dyn Fn(&mut Vec<u8>)| {
         damaged(&backups, Form::Tar, &dir, |b| edit(&b.join("base.tar"), |bytes| change(bytes)))

@@ -61,7 +61,7 @@ fn essence(outcome: &Outcome, program: &str, order: Order) -> String {
 
 /// Runs every case that both understand; each on a copy of the backup that its damage is done to.
 fn compare(major: u32, tool: &Tool, tool_major: u32, backups: &Backups, cases: &[Case]) -> usize {
-    let dir = TestDir::new();
+    let dir = TestDir::in_memory();
     let ours = ours(&dir);
     let (its_program, our_program) = (tool.to_string(), ours.to_string());
     let (mut different, mut count) = (Vec::new(), 0);

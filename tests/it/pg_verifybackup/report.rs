@@ -12,7 +12,7 @@ use crate::support::{TestDir, Tool};
 fn a_report_says_what_is_wrong_and_what_to_do() {
     let major = default_major();
     require_server!(major);
-    let dir = TestDir::new();
+    let dir = TestDir::in_memory();
     let backups = Backups::new(major);
     let verify = |backup: &std::path::Path| Tool::pgwake().arg("verify").arg(backup);
     for form in [Form::Plain, Form::Tar, Form::Gzip, Form::Fetch] {

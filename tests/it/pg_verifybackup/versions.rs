@@ -21,7 +21,7 @@ fn what_the_originals_make_is_whole() {
         require_server!(major);
         let cluster = Cluster::builder().major(major).wal_segsize(1).start();
         cluster.psql("CREATE TABLE t AS SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g");
-        let dir = TestDir::new();
+        let dir = TestDir::in_memory();
         let pg_basebackup = basebackup(&cluster, &[]);
         let mut ways: Vec<Vec<&str>> = vec![
             vec!["-X", "none"],
@@ -82,7 +82,7 @@ fn backups_that_span_timelines_are_whole() {
         };
         let first = standby(&primary, "first");
         let second = standby(&first, "second");
-        let dir = TestDir::new();
+        let dir = TestDir::in_memory();
         let mut running = Vec::new();
         for (number, args) in [&["-X", "stream"][..], &["-X", "stream", "-Ft", "-z"], &["-X", "fetch", "-Ft"]]
             .iter()

@@ -49,6 +49,7 @@ pub(crate) struct Builder {
     initdb: Vec<String>,
     checksums: bool,
     fsync: bool,
+    in_memory: bool,
     tls: bool,
     settings: String,
     hba: String,
@@ -90,6 +91,12 @@ impl Builder {
         self
     }
 
+    /// Puts it, and what is made in its directory, into memory: see [`TestDir::in_memory`].
+    pub(crate) fn in_memory(mut self) -> Builder {
+        self.in_memory = true;
+        self
+    }
+
     /// A line for `postgresql.conf`; the value is quoted here.
     pub(crate) fn setting(mut self, name: &str, value: &str) -> Builder {
         let _ = writeln!(self.settings, "{name} = '{}'", value.replace('\'', "''"));
@@ -120,7 +127,7 @@ impl Builder {
     /// Makes the cluster but leaves it stopped.
     #[track_caller]
     pub(crate) fn create(self) -> Cluster {
-        let dir = Arc::new(TestDir::new());
+        let dir = Arc::new(if self.in_memory { TestDir::in_memory() } else { TestDir::new() });
         let mut cluster = Cluster {
             major: self.major,
             data_dir: dir.join("data"),
@@ -165,6 +172,7 @@ impl Cluster {
             initdb: Vec::new(),
             checksums: false,
             fsync: false,
+            in_memory: false,
             tls: false,
             settings: String::new(),
             hba: String::new(),

@@ -25,8 +25,18 @@ pub(crate) struct TestDir {
 
 impl TestDir {
     pub(crate) fn new() -> TestDir {
+        TestDir::at(fresh_path(std::env::temp_dir()))
+    }
+
+    /// In memory, where there is plenty of it: for tests that make and remove many files, and are not about a disk.
+    pub(crate) fn in_memory() -> TestDir {
+        let memory = PathBuf::from("/dev/shm");
+        let room = rustix::fs::statvfs(&memory).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        TestDir::at(fresh_path(if room >= PLENTY { memory } else { std::env::temp_dir() }))
+    }
+
+    fn at(path: PathBuf) -> TestDir {
         adopt_orphans();
-        let path = fresh_path();
         fs::create_dir(&path).expect("create a test directory");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("open the test directory");
         own(&path);
@@ -86,9 +96,11 @@ pub(crate) fn own(path: &Path) {
     }
 }
 
+/// More than all tests that run at once take, several times.
+const PLENTY: u64 = 8 << 30;
+
 /// Short, for a Unix socket's path has to fit 107 bytes.
-fn fresh_path() -> PathBuf {
-    let mut base = std::env::temp_dir();
+fn fresh_path(mut base: PathBuf) -> PathBuf {
     if base.as_os_str().len() > 40 {
         base = PathBuf::from("/tmp");
     }
