@@ -21,6 +21,8 @@ mod problem;
 mod retry;
 pub mod store;
 pub mod store_url;
+#[cfg(test)]
+mod testing;
 mod timelines;
 pub mod uploader;
 mod verify;

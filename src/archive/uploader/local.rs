@@ -60,6 +60,24 @@ impl LocalWal {
         &self.segments[start..end]
     }
 
+    /// Up to where it has WAL of a timeline that nothing more comes for, without a gap behind `from`.
+    pub(super) fn end_of(
+        &self,
+        directory: &Path,
+        timeline: TimelineId,
+        from: Lsn,
+    ) -> Result<Lsn, ArchiveError> {
+        let mut end = from;
+        for LocalSegment { file, is_partial } in self.of(timeline) {
+            if file.segment.start_lsn() > end {
+                break;
+            }
+            let reached = if *is_partial { data_end(directory, *file)? } else { file.segment.end_lsn() };
+            end = end.max(reached);
+        }
+        Ok(end)
+    }
+
     /// The timelines that it has WAL of, in order.
     pub(super) fn timelines(&self) -> Vec<TimelineId> {
         let mut timelines: Vec<TimelineId> =

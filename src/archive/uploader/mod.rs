@@ -18,7 +18,7 @@ mod plan;
 mod put;
 mod sink;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -214,6 +214,8 @@ struct Upload<'a> {
     started: Instant,
     /// Timelines with something to do, the oldest first; the last one is received.
     plans: VecDeque<Plan>,
+    /// Timelines that have, or had, a plan; or of which there was nothing.
+    begun: BTreeSet<TimelineId>,
     tasks: JoinSet<Result<Task, ArchiveError>>,
     /// Segments wait here for one that is being folded.
     folds: VecDeque<WalFileName>,
@@ -270,6 +272,7 @@ async fn archive(
         lease: route.lease.clone(),
         started: Instant::now(),
         plans: VecDeque::new(),
+        begun: BTreeSet::new(),
         tasks: JoinSet::new(),
         folds: VecDeque::new(),
         folding: 0,
@@ -311,6 +314,7 @@ impl Upload<'_> {
             let (route, delay) = (self.route, self.options.delay);
             let plan = retried(|| begin::begin(route, &local, timeline, size, ends, delay)).await?;
             self.plans.extend(plan);
+            self.begun.insert(timeline);
         }
         // the one that is received comes last
         if let Some(index) = self.plans.iter().position(|plan| plan.timeline() == live)
@@ -334,18 +338,24 @@ impl Upload<'_> {
         let now = self.started.elapsed();
         for (index, stream) in streams.iter().enumerate() {
             let is_last = index + 1 == streams.len();
-            if !stream.flushed_lsn.is_valid() {
+            if is_last && !stream.flushed_lsn.is_valid() {
                 continue;
             }
-            if !self.plans.iter().any(|plan| plan.timeline() == stream.timeline) {
-                if !is_last {
-                    // it was finished, and is gone
-                    continue;
-                }
-                self.follow(stamp, stream.timeline).await?;
+            let has_plan = self.plans.iter().any(|plan| plan.timeline() == stream.timeline);
+            if is_last && !has_plan {
+                self.follow(stamp, stream.timeline, Ends::Live).await?;
+            } else if !has_plan && !self.begun.contains(&stream.timeline) {
+                // it came and went while a request was waited for
+                self.follow(stamp, stream.timeline, Ends::Left).await?;
             }
             for plan in self.plans.iter_mut().filter(|plan| plan.timeline() == stream.timeline) {
                 plan.handle_flushed(now, stream.flushed_lsn);
+                if !is_last && !plan.has_ended() {
+                    // not all that is durable was told of: a stream that is cut off says no more
+                    let (timeline, flushed_lsn) = (stream.timeline, plan.flushed_lsn());
+                    let local = LocalWal::list(&self.route.directory, stamp.segment_size)?;
+                    plan.handle_flushed(now, local.end_of(&self.route.directory, timeline, flushed_lsn)?);
+                }
                 if !is_last || ended {
                     plan.handle_end();
                 }
@@ -355,20 +365,27 @@ impl Upload<'_> {
     }
 
     /// The server went on on another timeline; its history comes before its WAL.
-    async fn follow(&mut self, stamp: ClusterStamp, timeline: TimelineId) -> Result<(), ArchiveError> {
+    async fn follow(
+        &mut self,
+        stamp: ClusterStamp,
+        timeline: TimelineId,
+        ends: Ends,
+    ) -> Result<(), ArchiveError> {
         let local = LocalWal::list(&self.route.directory, stamp.segment_size)?;
         for history in local.histories.iter().filter(|history| **history <= timeline) {
             retried(|| self.route.put_history(*history)).await?;
         }
         let (route, delay, size) = (self.route, self.options.delay, stamp.segment_size);
-        let plan = retried(|| begin::begin(route, &local, timeline, size, Ends::Live, delay)).await?;
+        let plan = retried(|| begin::begin(route, &local, timeline, size, ends, delay)).await?;
         self.plans.extend(plan);
+        self.begun.insert(timeline);
         Ok(())
     }
 
     fn start_tasks(&mut self) {
         let now = self.started.elapsed();
-        for plan in &mut self.plans {
+        let active = self.active_count();
+        for plan in self.plans.iter_mut().take(active) {
             while let Some(piece) = plan.poll_piece(now) {
                 let (route, timeline) = (self.route.clone(), plan.timeline());
                 self.tasks.spawn(async move {
@@ -399,6 +416,13 @@ impl Upload<'_> {
         });
     }
 
+    /// So many plans have their turn: a timeline's WAL goes up when that of those before it is up, without which it is worth
+    /// nothing. So what an archive has of a timeline says that it has all before.
+    fn active_count(&self) -> usize {
+        let first = self.plans.iter().position(|plan| plan.behind_len() > 0);
+        first.map_or(self.plans.len(), |index| index + 1)
+    }
+
     /// What was put up before this moment is counted by whoever comes after, because the archive is ours at this moment.
     fn tell(&self) {
         if !self.lease.is_valid() {
@@ -416,7 +440,8 @@ impl Upload<'_> {
     }
 
     async fn wait(&mut self, fed: &mut watch::Receiver<Feed>) -> Result<(), ArchiveError> {
-        let deadline = self.plans.iter().filter_map(Plan::poll_timeout).min();
+        let active = self.plans.iter().take(self.active_count());
+        let deadline = active.filter_map(Plan::poll_timeout).min();
         let deadline = deadline.map(|at| self.started + at);
         let timeout = async {
             match deadline {

@@ -117,6 +117,11 @@ impl Plan {
         self.ended && self.archived_lsn == self.flushed_lsn && self.to_fold.is_empty()
     }
 
+    /// Whether nothing more comes.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// More is durable here.
     pub(super) fn handle_flushed(&mut self, now: Duration, lsn: Lsn) {
         if lsn > self.flushed_lsn {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use object_store::memory::InMemory;
 
+use super::super::testing::{HookedStore, Verb};
 use super::super::{Catalog, Fetched, fetch, layout};
 use super::*;
 use crate::pg::{SystemIdentifier, WalSegmentSize};
@@ -34,6 +35,10 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let store = ArchiveStore::over(Arc::new(InMemory::new()), "db");
+        Self::over(store)
+    }
+
+    fn over(store: ArchiveStore) -> Self {
         Scene { directory: tempfile::tempdir().unwrap(), store, uploader: None }
     }
 
@@ -214,4 +219,44 @@ async fn another_clusters_archive_is_refused() {
     let error = scene.finish().await.unwrap_err();
     assert!(matches!(error, ArchiveError::OtherSystem { .. }), "{error}");
     assert_eq!(scene.keys("").await, ["cluster.json", "lease/00000001.json"]);
+}
+
+/// The store does not answer while the server is promoted twice.
+#[tokio::test]
+async fn a_timeline_that_came_and_went_meanwhile_is_archived() {
+    let gate = Arc::new(watch::Sender::new(false));
+    let opened = Arc::clone(&gate);
+    let (store, _) = HookedStore::archive(move |verb, key| {
+        let mut opened = opened.subscribe();
+        let waits = verb == Verb::List && key.contains("00000001");
+        Box::pin(async move {
+            if waits {
+                opened.wait_for(|opened| *opened).await.unwrap();
+            }
+            Ok(())
+        })
+    });
+    let mut scene = Scene::over(store);
+    scene.start();
+    scene.write(1, 3, 5000);
+    scene.flushed(1, 3 * MIB + 4000);
+    while scene.keys("wal/00000003").await.is_empty() && scene.keys("cluster.json").await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // of the end of timeline 1 nothing was told
+    std::fs::write(scene.path("00000002.history"), "1\t0/301000\tno recovery target specified\n").unwrap();
+    scene.write(2, 3, MIB);
+    scene.write(2, 4, 504);
+    scene.flushed(2, 4 * MIB + 300);
+    let history = "1\t0/301000\tno reason\n2\t0/4001F8\tno reason\n";
+    std::fs::write(scene.path("00000003.history"), history).unwrap();
+    scene.write(3, 4, 900);
+    scene.flushed(3, 4 * MIB + 900);
+    gate.send_replace(true);
+    scene.archived(3, 4 * MIB + 900).await;
+    let catalog = Catalog::read(&scene.store).await.unwrap();
+    let end = |content: &super::super::TimelineContent| content.stretches().last().unwrap().end_lsn;
+    let ends: Vec<Lsn> = catalog.timelines.iter().map(end).collect();
+    assert_eq!(ends, [3 * MIB + 5000, 4 * MIB + 504, 4 * MIB + 900].map(Lsn::new));
+    assert_eq!(scene.finish().await.unwrap(), 0);
 }
