@@ -37,6 +37,12 @@ pub enum ArchiveError {
         /// The object.
         key: String,
     },
+    /// An object was there, and then it was not; or the store was busy with it.
+    #[error("object \"{key}\" exists, and cannot be read")]
+    Vanished {
+        /// The object.
+        key: String,
+    },
     /// An object is longer than anything that is written under such a name.
     #[error("object \"{key}\" has {len} bytes, but at most {max_len} are possible")]
     TooLong {
@@ -199,7 +205,7 @@ impl ArchiveError {
             | ArchiveError::OtherSystem { .. }
             | ArchiveError::OtherSegmentSize { .. }
             | ArchiveError::Hole { .. } => ErrorClass::Integrity,
-            ArchiveError::PartsGone { .. } => ErrorClass::Transient,
+            ArchiveError::PartsGone { .. } | ArchiveError::Vanished { .. } => ErrorClass::Transient,
             ArchiveError::ThreadEnded => ErrorClass::Bug,
         }
     }

@@ -68,27 +68,39 @@ pub async fn read_segment(
 ) -> Result<Option<(Vec<u8>, Lsn)>, ArchiveError> {
     let (segment, len) = (file.segment, file.segment.size().as_u64());
     for _ in 0..ATTEMPTS {
-        let key = layout::segment_key(file);
-        if let Some(content) = store.read(&key, wal_object::max_encoded_len(len)).await? {
-            let wal = wal_object::decode(&content, len);
-            let wal = wal.map_err(|source| ArchiveError::Damaged { key, source })?;
+        if let Some(wal) = read_whole(store, file).await? {
             return Ok(Some((wal, segment.end_lsn())));
         }
         let parts = store.list(&layout::segment_ranges_prefix(file)).await?;
-        let parts = parts.iter().filter_map(|part| SegmentRange::parse(&part.key, segment.size())).collect();
-        let parts = layout::counted(parts);
+        let parts = parts.iter().filter_map(|part| SegmentRange::parse(&part.key, segment.size()));
+        let parts = layout::counted(parts.filter(|part| part.file == file).collect());
+        let mut wal = Vec::with_capacity(if parts.is_empty() { 0 } else { len as usize });
+        if !read_parts(store, segment.start_lsn(), &parts, &mut wal).await? {
+            continue;
+        }
+        let end_lsn = segment.start_lsn() + wal.len() as u64;
+        // its parts may have been removed between the two looks; the whole was there before that
+        if end_lsn < segment.end_lsn()
+            && let Some(wal) = read_whole(store, file).await?
+        {
+            return Ok(Some((wal, segment.end_lsn())));
+        }
         if parts.is_empty() {
             return Ok(None);
         }
-        let mut wal = Vec::with_capacity(len as usize);
-        if read_parts(store, segment.start_lsn(), &parts, &mut wal).await? {
-            let end_lsn = segment.start_lsn() + wal.len() as u64;
-            wal.resize(len as usize, 0);
-            return Ok(Some((wal, end_lsn)));
-        }
+        wal.resize(len as usize, 0);
+        return Ok(Some((wal, end_lsn)));
     }
     let (timeline, from) = (file.timeline, segment.start_lsn());
     Err(ArchiveError::PartsGone { timeline, from })
+}
+
+/// The segment's own object, if there is one.
+async fn read_whole(store: &ArchiveStore, file: WalFileName) -> Result<Option<Vec<u8>>, ArchiveError> {
+    let (key, len) = (layout::segment_key(file), file.segment.size().as_u64());
+    let Some(content) = store.read(&key, wal_object::max_encoded_len(len)).await? else { return Ok(None) };
+    let wal = wal_object::decode(&content, len);
+    wal.map(Some).map_err(|source| ArchiveError::Damaged { key, source })
 }
 
 /// Reads parts one behind the other, as far as there is no gap. `false`: one of them has just been removed.
@@ -134,4 +146,65 @@ fn write(target: &Path, content: &[u8]) -> Result<(), ArchiveError> {
         let _ = std::fs::remove_file(&temporary);
         ArchiveError::file("write file", target, source)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+    use tokio::sync::OnceCell;
+
+    use super::super::layout::Generation;
+    use super::super::testing::{HookedStore, Verb};
+    use super::*;
+    use crate::pg::WalSegmentSize;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A segment's parts become the segment just before the request of this number.
+    async fn folded_before(request: usize) -> (Vec<u8>, Vec<u8>) {
+        let size = WalSegmentSize::from_bytes(MIB).unwrap();
+        let file = WalFileName { timeline: TimelineId::FIRST, segment: size.segment_at(Lsn::new(5 * MIB)) };
+        let wal: Vec<u8> = (0..MIB).map(|at| (at / 9) as u8 | 1).collect();
+        let middle = file.segment.start_lsn() + 700_000;
+        let parts = [(file.segment.start_lsn(), middle), (middle, file.segment.end_lsn())].map(
+            |(start_lsn, end_lsn)| SegmentRange { file, start_lsn, end_lsn, generation: Generation::FIRST },
+        );
+        let (requests, plain) = (AtomicUsize::new(0), Arc::new(OnceCell::<ArchiveStore>::new()));
+        let (inner, whole) = (Arc::clone(&plain), Bytes::from(wal_object::encode(&wal).unwrap()));
+        let (store, direct) = HookedStore::archive(move |verb, _| {
+            let number = requests.fetch_add(usize::from(verb != Verb::Create), Ordering::Relaxed);
+            let (inner, whole) = (Arc::clone(&inner), whole.clone());
+            async move {
+                if number == request {
+                    let inner = inner.get().unwrap();
+                    inner.create(&layout::segment_key(file), whole).await.unwrap();
+                    inner.remove(&parts[0].key()).await.unwrap();
+                    inner.remove(&parts[1].key()).await.unwrap();
+                }
+                Ok(())
+            }
+            .boxed()
+        });
+        for part in parts {
+            let from = (part.start_lsn - file.segment.start_lsn()) as usize;
+            let content = wal_object::encode(&wal[from..from + part.wal_len() as usize]).unwrap();
+            direct.create(&part.key(), Bytes::from(content)).await.unwrap();
+        }
+        plain.set(direct).unwrap();
+        let (found, end_lsn) = read_segment(&store, file).await.unwrap().expect("the segment is there");
+        assert_eq!(end_lsn, file.segment.end_lsn());
+        (found, wal)
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_becomes_whole_meanwhile_is_neither_absent_nor_zeros() {
+        for request in 0..5 {
+            let (found, wal) = folded_before(request).await;
+            assert!(found == wal, "folded before request {request}");
+        }
+    }
 }

@@ -44,6 +44,9 @@ pub struct ListedObject {
 /// More objects than this in one listing are no archive: 4 million segments of 16 MB are 64 TB of WAL.
 const MAX_LISTED: usize = 4 << 20;
 
+/// How many probes may be found to exist already.
+const PROBE_ATTEMPTS: usize = 5;
+
 impl ArchiveStore {
     /// The store at an address. Speaks to nobody yet.
     pub fn open(url: &ArchiveUrl) -> Result<Self, ArchiveError> {
@@ -139,13 +142,24 @@ impl ArchiveStore {
 
     /// Whether a creation really leaves what is there alone: tried with an object of its own, which is removed again.
     pub async fn check_conditions(&self) -> Result<(), ArchiveError> {
-        let key = layout::probe_key(fastrand::u64(..));
-        let first = self.create(&key, Bytes::from_static(b"first")).await?;
+        let mut attempts = 0;
+        let key = loop {
+            let key = layout::probe_key(fastrand::u64(..));
+            if self.create(&key, Bytes::from_static(b"first")).await? == Creation::Created {
+                break key;
+            }
+            // our own: a request that was sent again after its answer was lost
+            self.remove(&key).await?;
+            attempts += 1;
+            if attempts == PROBE_ATTEMPTS {
+                return Err(ArchiveError::Vanished { key });
+            }
+        };
         let second = self.create(&key, Bytes::from_static(b"second")).await;
         let content = self.read(&key, 64).await;
         self.remove(&key).await?;
         let kept = content?.is_some_and(|content| content[..] == b"first"[..]);
-        if first == Creation::Created && second? == Creation::Exists && kept {
+        if second? == Creation::Exists && kept {
             return Ok(());
         }
         Err(ArchiveError::Overwrites { key })

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::super::error::ArchiveError;
 use super::super::layout::{self, SegmentRange};
 use super::local::{self, LocalSegment, LocalWal};
-use super::plan::Plan;
+use super::plan::{Known, Plan};
 use super::put::Route;
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegmentSize};
 
@@ -65,6 +65,26 @@ impl Remote {
         end
     }
 
+    /// What counts from a segment's start on, once it was compared: wholes, and parts up to the first gap, in the order in
+    /// which they are read.
+    fn known_from(&self, start_lsn: Lsn) -> Vec<Known> {
+        let wholes = self.segments.iter().map(|file| Known::segment(*file));
+        let parts = self.ranges.iter().filter(|range| !self.segments.contains(&range.file));
+        let parts = parts.map(|range| Known::range(*range));
+        let mut all: Vec<Known> = wholes.chain(parts).collect();
+        all.retain(|known| known.file.segment.start_lsn() >= start_lsn);
+        all.sort_by_key(|known| (known.start_lsn(), known.end_lsn));
+        let mut reached = start_lsn;
+        all.retain(|known| {
+            let joins = known.start_lsn() <= reached;
+            if joins {
+                reached = reached.max(known.end_lsn);
+            }
+            joins || self.segments.contains(&known.file)
+        });
+        all
+    }
+
     fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.ranges.is_empty()
     }
@@ -104,22 +124,17 @@ pub(super) async fn begin(
         let told = "WAL between the end of the archive and the beginning of the directory is in neither: a restore cannot go past it";
         tracing::warn!(%archived, directory_begins = %first_lsn, %timeline, "{told}");
     }
-    let mut archived_lsn = first_lsn;
-    for segment in run {
-        archived_lsn = remote.end_within(segment.file).max(segment.file.segment.start_lsn());
-        if archived_lsn < segment.file.segment.end_lsn() {
-            break;
-        }
-    }
-    let mut plan = Plan::new(timeline, route.lease.generation(), size, archived_lsn, delay);
+    let is_up = |segment: &&LocalSegment| remote.end_within(segment.file) == segment.file.segment.end_lsn();
+    let up = &run[..run.iter().take_while(is_up).count()];
+    // the last one that is up is compared, and all that is there in parts: segments that follow each other have each other's
+    // checksums
+    let is_whole = |segment: &LocalSegment| remote.segments.contains(&segment.file);
+    let compared = up.iter().position(|segment| !is_whole(segment)).or(up.len().checked_sub(1));
+    let start_lsn = run[compared.unwrap_or(0)].file.segment.start_lsn();
+    let mut plan = Plan::new(timeline, route.lease.generation(), size, start_lsn, delay)
+        .with_known(remote.known_from(start_lsn));
     for segment in run {
         let file = segment.file;
-        if !segment.is_partial
-            && !remote.segments.contains(&file)
-            && remote.end_within(file) == file.segment.end_lsn()
-        {
-            plan.fold_later(file);
-        }
         let end_lsn = match (segment.is_partial, ends) {
             (false, _) => file.segment.end_lsn(),
             (true, Ends::Live) => continue,
@@ -153,7 +168,7 @@ async fn clean_up(route: &Route, remote: &Remote) -> Result<(), ArchiveError> {
     let folded: BTreeSet<WalFileName> =
         remote.ranges.iter().map(|range| range.file).filter(|file| remote.segments.contains(file)).collect();
     for file in folded {
-        route.remove_parts(file).await?;
+        route.finish_fold(file).await?;
     }
     Ok(())
 }

@@ -31,6 +31,40 @@ pub(super) enum Piece {
     Range(SegmentRange),
     /// A whole segment.
     Segment(WalFileName),
+    /// What is up already: to be compared before it counts, because another run has put it up, perhaps another server's.
+    Known(Known),
+}
+
+/// An object that is up already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) file: WalFileName,
+    pub(super) object: KnownObject,
+    /// Up to where it can be compared; its end, unless less than that will ever be durable here.
+    pub(super) end_lsn: Lsn,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KnownObject {
+    Range(SegmentRange),
+    Segment,
+}
+
+impl Known {
+    pub(super) fn range(range: SegmentRange) -> Self {
+        Known { file: range.file, object: KnownObject::Range(range), end_lsn: range.end_lsn }
+    }
+
+    pub(super) fn segment(file: WalFileName) -> Self {
+        Known { file, object: KnownObject::Segment, end_lsn: file.segment.end_lsn() }
+    }
+
+    pub(super) fn start_lsn(&self) -> Lsn {
+        match self.object {
+            KnownObject::Range(range) => range.start_lsn,
+            KnownObject::Segment => self.file.segment.start_lsn(),
+        }
+    }
 }
 
 impl Piece {
@@ -38,7 +72,27 @@ impl Piece {
         match self {
             Piece::Range(range) => range.end_lsn,
             Piece::Segment(file) => file.segment.end_lsn(),
+            Piece::Known(known) => known.end_lsn,
         }
+    }
+
+    /// How many may be on their way with it.
+    fn max_in_flight(self) -> usize {
+        match self {
+            Piece::Segment(_) | Piece::Known(Known { object: KnownObject::Segment, .. }) => {
+                MAX_SEGMENTS_IN_FLIGHT
+            }
+            _ => MAX_IN_FLIGHT,
+        }
+    }
+
+    /// The segment that is up in parts when it is.
+    fn completes_parts_of(self) -> Option<WalFileName> {
+        let range = match self {
+            Piece::Range(range) | Piece::Known(Known { object: KnownObject::Range(range), .. }) => range,
+            _ => return None,
+        };
+        (self.end_lsn() == range.file.segment.end_lsn()).then_some(range.file)
     }
 }
 
@@ -53,6 +107,8 @@ pub(super) struct Plan {
     flushed_lsn: Lsn,
     started_lsn: Lsn,
     archived_lsn: Lsn,
+    /// What was up at the beginning, in order.
+    known: VecDeque<Known>,
     /// On their way or up, in order, from `archived_lsn` to `started_lsn`.
     in_flight: VecDeque<(Piece, Done)>,
     /// Since when there is something that is not on its way.
@@ -86,11 +142,17 @@ impl Plan {
             flushed_lsn: archived_lsn,
             started_lsn: archived_lsn,
             archived_lsn,
+            known: VecDeque::new(),
             in_flight: VecDeque::new(),
             waiting_since: None,
             ended: false,
             to_fold: VecDeque::new(),
         }
+    }
+
+    /// These are up already; in order, and those that are parts without a gap from where it begins.
+    pub(super) fn with_known(self, known: Vec<Known>) -> Self {
+        Plan { known: known.into(), ..self }
     }
 
     pub(super) fn timeline(&self) -> TimelineId {
@@ -143,18 +205,9 @@ impl Plan {
         while let Some((piece, Done::Yes)) = self.in_flight.front().copied() {
             self.in_flight.pop_front();
             self.archived_lsn = piece.end_lsn();
-            if let Piece::Range(range) = piece
-                && range.end_lsn == range.file.segment.end_lsn()
-            {
-                self.fold_later(range.file);
+            if self.goes_up_whole() {
+                self.to_fold.extend(piece.completes_parts_of());
             }
-        }
-    }
-
-    /// All of a segment is up in parts.
-    pub(super) fn fold_later(&mut self, file: WalFileName) {
-        if self.goes_up_whole() {
-            self.to_fold.push_back(file);
         }
     }
 
@@ -164,35 +217,45 @@ impl Plan {
 
     /// The next piece; `None` until something changes, or time passes.
     pub(super) fn poll_piece(&mut self, now: Duration) -> Option<Piece> {
-        if self.in_flight.len() >= MAX_IN_FLIGHT || self.started_lsn >= self.flushed_lsn {
-            return None;
+        while self.known.front().is_some_and(|known| known.end_lsn <= self.started_lsn) {
+            self.known.pop_front();
         }
-        let segment = self.segment_size.segment_at(self.started_lsn);
-        let is_whole = self.flushed_lsn >= segment.end_lsn();
-        let due = is_whole
+        let piece = self.next().filter(|piece| self.in_flight.len() < piece.max_in_flight())?;
+        let due = !matches!(piece, Piece::Range(_))
+            || piece.end_lsn() == self.segment_size.segment_at(self.started_lsn).end_lsn()
             || self.ended
             || self.flushed_lsn - self.started_lsn >= MAX_RANGE_LEN
             || self.deadline().is_none_or(|at| at <= now);
         if !due {
             return None;
         }
-        let file = self.file(segment);
-        let piece = if is_whole && self.started_lsn == segment.start_lsn() && self.goes_up_whole() {
-            if self.in_flight.len() >= MAX_SEGMENTS_IN_FLIGHT {
-                return None;
-            }
-            Piece::Segment(file)
-        } else {
-            let end_lsn = self.flushed_lsn.min(segment.end_lsn()).min(self.started_lsn + MAX_RANGE_LEN);
-            let (start_lsn, generation) = (self.started_lsn, self.generation);
-            Piece::Range(SegmentRange { file, start_lsn, end_lsn, generation })
-        };
         self.started_lsn = piece.end_lsn();
         if self.started_lsn == self.flushed_lsn {
             self.waiting_since = None;
         }
         self.in_flight.push_back((piece, Done::No));
         Some(piece)
+    }
+
+    /// What comes next, whenever it is due; `None`: that takes more WAL.
+    fn next(&self) -> Option<Piece> {
+        if self.started_lsn >= self.flushed_lsn {
+            return None;
+        }
+        let segment = self.segment_size.segment_at(self.started_lsn);
+        let known = self.known.iter().find(|known| known.end_lsn > self.started_lsn);
+        if let Some(known) = known.filter(|known| known.start_lsn() <= self.started_lsn) {
+            let end_lsn = if self.ended { known.end_lsn.min(self.flushed_lsn) } else { known.end_lsn };
+            return (end_lsn <= self.flushed_lsn).then_some(Piece::Known(Known { end_lsn, ..*known }));
+        }
+        let is_whole = self.flushed_lsn >= segment.end_lsn();
+        let file = self.file(segment);
+        if is_whole && self.started_lsn == segment.start_lsn() && self.goes_up_whole() {
+            return Some(Piece::Segment(file));
+        }
+        let end_lsn = self.flushed_lsn.min(segment.end_lsn()).min(self.started_lsn + MAX_RANGE_LEN);
+        let (start_lsn, generation) = (self.started_lsn, self.generation);
+        Some(Piece::Range(SegmentRange { file, start_lsn, end_lsn, generation }))
     }
 
     /// A segment that is up in parts, to be folded.
@@ -202,7 +265,8 @@ impl Plan {
 
     /// When to ask again; `None`: time changes nothing.
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
-        if self.in_flight.len() >= MAX_IN_FLIGHT { None } else { self.deadline() }
+        let piece = self.next()?;
+        if self.in_flight.len() < piece.max_in_flight() { self.deadline() } else { None }
     }
 
     fn deadline(&self) -> Option<Duration> {
@@ -236,6 +300,7 @@ mod tests {
         match piece {
             Piece::Range(range) => (range.start_lsn.as_u64(), range.end_lsn.as_u64()),
             Piece::Segment(file) => (file.segment.start_lsn().as_u64(), file.segment.end_lsn().as_u64()),
+            Piece::Known(known) => (known.start_lsn().as_u64(), known.end_lsn.as_u64()),
         }
     }
 
@@ -264,6 +329,8 @@ mod tests {
             pieces.iter().map(|piece| bounds(*piece)).collect::<Vec<_>>(),
             [(3 * MIB, 4 * MIB), (4 * MIB, 5 * MIB)]
         );
+        // more waits, and time does not help it
+        assert_eq!(plan.poll_timeout(), None);
         plan.handle_done(pieces[1]);
         assert_eq!(plan.archived_lsn(), Lsn::new(3 * MIB));
         plan.handle_done(pieces[0]);
@@ -285,6 +352,42 @@ mod tests {
         assert!(!plan.is_finished());
         assert_eq!(plan.poll_fold().unwrap().segment.start_lsn(), Lsn::new(MIB));
         assert!(plan.is_finished());
+    }
+
+    #[test]
+    fn what_is_up_counts_when_it_was_compared() {
+        let size = WalSegmentSize::from_bytes(MIB).unwrap();
+        let file = |number: u64| WalFileName {
+            timeline: TimelineId::FIRST,
+            segment: size.segment_at(Lsn::new(number * MIB)),
+        };
+        let part = |from: u64, to: u64| {
+            let (start_lsn, end_lsn) = (Lsn::new(3 * MIB + from), Lsn::new(3 * MIB + to));
+            Known::range(SegmentRange { file: file(3), start_lsn, end_lsn, generation: Generation::FIRST })
+        };
+        let known = vec![part(0, 100), part(50, 100), part(50, 400), Known::segment(file(4))];
+        let mut plan = plan(MIB, 3 * MIB).with_known(known);
+        plan.handle_flushed(at(0), Lsn::new(3 * MIB + 300));
+        let first = plan.poll_piece(at(0)).unwrap();
+        assert_eq!((first, bounds(first)), (Piece::Known(part(0, 100)), (3 * MIB, 3 * MIB + 100)));
+        // the rest of it is not here yet: nothing is put beside it
+        assert_eq!((plan.poll_piece(at(9000)), plan.poll_timeout()), (None, None));
+        plan.handle_done(first);
+        assert_eq!(plan.archived_lsn(), Lsn::new(3 * MIB + 100));
+        plan.handle_flushed(at(0), Lsn::new(4 * MIB + 500));
+        let pieces: Vec<Piece> = std::iter::from_fn(|| plan.poll_piece(at(0))).collect();
+        assert_eq!(
+            pieces.iter().map(|piece| bounds(*piece)).collect::<Vec<_>>(),
+            [(3 * MIB + 50, 3 * MIB + 400), (3 * MIB + 400, 4 * MIB)]
+        );
+        for piece in pieces {
+            plan.handle_done(piece);
+        }
+        assert!(plan.poll_fold().is_some());
+        assert_eq!((plan.poll_piece(at(9000)), plan.poll_timeout()), (None, None));
+        // no more comes: as much of it as there is here
+        plan.handle_end();
+        assert_eq!(bounds(plan.poll_piece(at(0)).unwrap()), (4 * MIB, 4 * MIB + 500));
     }
 
     proptest! {

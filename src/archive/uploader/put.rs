@@ -12,7 +12,7 @@ use super::super::lease::Lease;
 use super::super::store::{ArchiveStore, Creation};
 use super::super::wal_object;
 use super::local;
-use super::plan::Piece;
+use super::plan::{Known, KnownObject, Piece};
 use crate::pg::version::WalFormat;
 use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName};
@@ -40,29 +40,54 @@ impl Route {
             Piece::Segment(file) => {
                 (layout::segment_key(file), file, file.segment.start_lsn(), file.segment.end_lsn())
             }
+            Piece::Known(known) => return self.compare_known(known).await,
         };
         let content = self.encoded(file, start_lsn, end_lsn).await?;
         match self.create(&key, content).await? {
             Creation::Created => Ok(()),
             // sent before by a run that did not live to hear of it, or by a request whose answer was lost
-            Creation::Exists => self.compare(&key, file, start_lsn, end_lsn).await,
+            Creation::Exists => self.compare(&key, file, start_lsn, end_lsn - start_lsn, end_lsn).await,
         }
     }
 
-    /// Puts up a whole segment whose parts are up, and removes those. That it is not in the directory any more is no
-    /// failure: its parts are as good.
+    /// Whether what is up is what is here, as far as that goes.
+    async fn compare_known(&self, known: Known) -> Result<(), ArchiveError> {
+        let (key, stored_len) = match known.object {
+            KnownObject::Range(range) => (range.key(), range.wal_len()),
+            KnownObject::Segment => (layout::segment_key(known.file), known.file.segment.size().as_u64()),
+        };
+        self.compare(&key, known.file, known.start_lsn(), stored_len, known.end_lsn).await
+    }
+
+    /// Puts up a whole segment whose parts are up, and removes those when it was read back: nothing else has its bytes then.
+    /// That it is not in the directory any more is no failure: its parts are as good.
     pub(super) async fn fold(&self, file: WalFileName) -> Result<(), ArchiveError> {
-        match self.put(Piece::Segment(file)).await {
+        let result = async {
+            self.put(Piece::Segment(file)).await?;
+            self.compare_known(Known::segment(file)).await
+        };
+        match result.await {
             Err(ArchiveError::Hole { .. }) => return Ok(()),
             result => result?,
         }
         self.remove_parts(file).await
     }
 
+    /// Removes the parts of a segment that another run has put up as a whole, if it can be read.
+    pub(super) async fn finish_fold(&self, file: WalFileName) -> Result<(), ArchiveError> {
+        let (key, len) = (layout::segment_key(file), file.segment.size().as_u64());
+        let found = self.store.read(&key, wal_object::max_encoded_len(len)).await?;
+        let found = found.ok_or_else(|| ArchiveError::Vanished { key: key.clone() })?;
+        let decoded = tokio::task::spawn_blocking(move || wal_object::decode(&found, len).map(drop)).await;
+        let decoded = decoded.map_err(|_| ArchiveError::ThreadEnded)?;
+        decoded.map_err(|source| ArchiveError::Damaged { key, source })?;
+        self.remove_parts(file).await
+    }
+
     /// Removes the parts of a segment that is up as a whole.
-    pub(super) async fn remove_parts(&self, file: WalFileName) -> Result<(), ArchiveError> {
+    async fn remove_parts(&self, file: WalFileName) -> Result<(), ArchiveError> {
         for part in self.store.list(&layout::segment_ranges_prefix(file)).await? {
-            if SegmentRange::parse(&part.key, file.segment.size()).is_some() {
+            if SegmentRange::parse(&part.key, file.segment.size()).is_some_and(|range| range.file == file) {
                 self.lease.valid().await?;
                 self.store.remove(&part.key).await?;
             }
@@ -77,8 +102,11 @@ impl Route {
         if self.create(&key, content.clone()).await? == Creation::Created {
             return Ok(());
         }
-        let found = self.store.read(&key, TimelineHistory::MAX_LEN as u64).await?;
-        if found.is_some_and(|found| found == content) { Ok(()) } else { Err(ArchiveError::Conflict { key }) }
+        match self.store.read(&key, TimelineHistory::MAX_LEN as u64).await? {
+            Some(found) if found == content => Ok(()),
+            Some(_) => Err(ArchiveError::Conflict { key }),
+            None => Err(ArchiveError::Vanished { key }),
+        }
     }
 
     /// Makes sure that the archive is the directory's cluster's. `file` is a segment that has begun.
@@ -107,18 +135,27 @@ impl Route {
         tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?
     }
 
-    async fn compare(&self, key: &str, file: WalFileName, start: Lsn, end: Lsn) -> Result<(), ArchiveError> {
-        let conflict = || ArchiveError::Conflict { key: key.to_owned() };
-        let found = self.store.read(key, wal_object::max_encoded_len(end - start)).await?;
-        let found = found.ok_or_else(conflict)?;
+    /// Whether an object that begins at `start` and has `stored_len` bytes of WAL has those that are here up to `end`.
+    async fn compare(
+        &self,
+        key: &str,
+        file: WalFileName,
+        start: Lsn,
+        stored_len: u64,
+        end: Lsn,
+    ) -> Result<(), ArchiveError> {
+        let found = self.store.read(key, wal_object::max_encoded_len(stored_len)).await?;
+        let found = found.ok_or_else(|| ArchiveError::Vanished { key: key.to_owned() })?;
         let directory = Arc::clone(&self.directory);
         let work =
-            move || Ok((local::read(&directory, file, start, end)?, wal_object::decode(&found, end - start)));
+            move || Ok((local::read(&directory, file, start, end)?, wal_object::decode(&found, stored_len)));
         let compared = tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?;
         let (wal, found): (Vec<u8>, _) = compared?;
+        let key = key.to_owned();
         match found {
-            Ok(found) if found == wal => Ok(()),
-            _ => Err(conflict()),
+            Ok(found) if found.starts_with(&wal) => Ok(()),
+            Ok(_) => Err(ArchiveError::Conflict { key }),
+            Err(source) => Err(ArchiveError::Damaged { key, source }),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use object_store::memory::InMemory;
 
+use super::super::layout::{Generation, SegmentRange};
 use super::super::testing::{HookedStore, Verb};
 use super::super::{Catalog, Fetched, fetch, layout};
 use super::*;
@@ -258,5 +259,97 @@ async fn a_timeline_that_came_and_went_meanwhile_is_archived() {
     let end = |content: &super::super::TimelineContent| content.stretches().last().unwrap().end_lsn;
     let ends: Vec<Lsn> = catalog.timelines.iter().map(end).collect();
     assert_eq!(ends, [3 * MIB + 5000, 4 * MIB + 504, 4 * MIB + 900].map(Lsn::new));
+    assert_eq!(scene.finish().await.unwrap(), 0);
+}
+
+/// Two standbys promoted at the same place have the same history, and not the same WAL.
+#[tokio::test]
+async fn what_another_server_put_up_does_not_count() {
+    for whole in [false, true] {
+        let mut scene = Scene::new();
+        let mut other = Scene::wal(2, 3, MIB);
+        other[70_000] ^= 6;
+        let range = SegmentRange {
+            file: file(2, 3),
+            start_lsn: Lsn::new(3 * MIB),
+            end_lsn: Lsn::new(3 * MIB + 80_000),
+            generation: Generation::FIRST,
+        };
+        let (key, len) =
+            if whole { (layout::segment_key(file(2, 3)), MIB) } else { (range.key(), range.wal_len()) };
+        let content = super::super::wal_object::encode(&other[..len as usize]).unwrap();
+        scene.store.create(&key, Bytes::from(content)).await.unwrap();
+        std::fs::write(scene.path("00000002.history"), "1\t0/301000\tno recovery target specified\n")
+            .unwrap();
+        scene.write(2, 3, MIB);
+        scene.write(2, 4, 800);
+        scene.start();
+        scene.flushed(2, 4 * MIB + 800);
+        let error = scene.finish().await.unwrap_err();
+        assert!(matches!(&error, ArchiveError::Conflict { key: found } if *found == key), "{error}");
+    }
+}
+
+/// Also where its segment is further on than this directory.
+#[tokio::test]
+async fn a_whole_segment_of_another_server_is_noticed_before_anything_in_it_is_archived() {
+    let mut scene = Scene::new();
+    let key = layout::segment_key(file(1, 4));
+    let content = super::super::wal_object::encode(&Scene::wal(9, 4, MIB)).unwrap();
+    scene.store.create(&key, Bytes::from(content)).await.unwrap();
+    scene.write(1, 3, MIB);
+    scene.write(1, 4, 800);
+    scene.start();
+    scene.flushed(1, 4 * MIB + 800);
+    scene.archived(1, 4 * MIB).await;
+    assert_eq!(scene.keys("ranges/").await, [""; 0], "a part was put beside a whole segment");
+    let error = scene.finish().await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Conflict { .. }), "{error}");
+}
+
+/// What a run has put up and did not live to clean up after.
+#[tokio::test]
+async fn parts_stay_until_their_segment_can_be_read() {
+    let mut scene = Scene::new();
+    let range = SegmentRange {
+        file: file(1, 3),
+        start_lsn: Lsn::new(3 * MIB),
+        end_lsn: Lsn::new(4 * MIB),
+        generation: Generation::FIRST,
+    };
+    let content = super::super::wal_object::encode(&Scene::wal(1, 3, MIB)).unwrap();
+    let mut damaged = content.clone();
+    damaged[content.len() / 2] ^= 0xff;
+    scene.store.create(&range.key(), Bytes::from(content)).await.unwrap();
+    scene.store.create(&layout::segment_key(file(1, 3)), Bytes::from(damaged)).await.unwrap();
+    scene.write(1, 3, MIB);
+    scene.write(1, 4, 100);
+    scene.start();
+    scene.flushed(1, 4 * MIB + 100);
+    let error = scene.finish().await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Damaged { .. }), "{error}");
+    assert_eq!(scene.keys("ranges/").await, [range.key()]);
+}
+
+/// A store may say "there is one" of what it is still writing, or has just removed.
+#[tokio::test]
+async fn what_exists_and_is_not_there_is_tried_again() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let count = AtomicUsize::new(0);
+    let (store, _) = HookedStore::archive(move |verb, key| {
+        let create = verb == Verb::Create && (key.contains("probe") || key.contains("ranges"));
+        // the first probe, and the first part
+        let fails = create && matches!(count.fetch_add(1, Ordering::Relaxed), 0 | 3);
+        let path = key.to_owned();
+        Box::pin(async move {
+            let source = "in use".into();
+            if fails { Err(object_store::Error::AlreadyExists { path, source }) } else { Ok(()) }
+        })
+    });
+    let mut scene = Scene::over(store);
+    scene.write(1, 3, 100);
+    scene.start();
+    scene.flushed(1, 3 * MIB + 100);
+    scene.archived(1, 3 * MIB + 100).await;
     assert_eq!(scene.finish().await.unwrap(), 0);
 }
