@@ -3,12 +3,15 @@
 //! What [`verify`](super::verify()) says of a directory, said of an archive in the same words. One object is in memory at a
 //! time.
 
+use std::collections::BTreeMap;
+
 use super::catalog::{self, Catalog, TimelineContent};
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
 use super::layout;
 use super::problem::{Problem, ProblemKind};
 use super::store::ArchiveStore;
+use super::timelines::check_histories;
 use super::verify::{TimelineReport, VerifyReport, WalRange};
 use super::wal_object::{self, WalObjectError};
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalChecker};
@@ -24,8 +27,10 @@ pub async fn audit(store: &ArchiveStore) -> Result<VerifyReport, ArchiveError> {
         file_count: 0,
         byte_count: 0,
     };
+    let mut histories = BTreeMap::new();
     for content in &catalog.timelines {
         let history = check_history(store, content, &mut report).await?;
+        histories.extend(history.clone().map(|history| (content.timeline, history)));
         let mut timeline = TimelineReport {
             timeline: content.timeline,
             ranges: Vec::new(),
@@ -41,8 +46,36 @@ pub async fn audit(store: &ArchiveStore) -> Result<VerifyReport, ArchiveError> {
         walk.run(&mut timeline).await?;
         report.timelines.push(timeline);
     }
+    for history in histories.values() {
+        report.problems.extend(check_beginning(&catalog, history));
+    }
+    report.problems.extend(check_histories(&histories));
     report.problems.sort_by_key(|problem| (problem.timeline, problem.lsn));
     Ok(report)
+}
+
+/// The timelines that one grew out of must reach to where it begins, if anything of them is there.
+fn check_beginning(catalog: &Catalog, history: &TimelineHistory) -> Option<Problem> {
+    let stretches = |timeline: TimelineId| {
+        let content = catalog.timelines.iter().find(|content| content.timeline == timeline);
+        content.map(TimelineContent::stretches).unwrap_or_default()
+    };
+    let switch = history.ancestors().last()?;
+    let own_lsn = stretches(history.timeline()).first().map(|first| first.start_lsn);
+    let needed_lsn = own_lsn.map_or(switch.end_lsn, |lsn| lsn.min(switch.end_lsn));
+    let reached = history.ancestors().iter().flat_map(|ancestor| {
+        let limit = ancestor.end_lsn.min(needed_lsn);
+        let found = stretches(ancestor.timeline).into_iter().filter(move |found| found.start_lsn < limit);
+        found.map(move |found| found.end_lsn.min(limit))
+    });
+    let start_lsn = reached.max()?;
+    // behind the switch it has to have its own
+    let end_lsn = own_lsn.unwrap_or(needed_lsn);
+    (start_lsn < end_lsn).then(|| {
+        let timeline = history.timeline_at(start_lsn);
+        let kind = ProblemKind::Gap { timeline, start_lsn, end_lsn };
+        Problem { timeline, lsn: start_lsn, file: None, kind }
+    })
 }
 
 async fn check_history(
@@ -91,6 +124,9 @@ impl Walk<'_> {
                 }
                 self.end_range(checker.take(), timeline);
                 checker = self.begin(object.start_lsn, timeline);
+            } else if checker.is_none() && self.begins_segment(object.start_lsn) {
+                // what is behind damage is told of as well
+                checker = self.begin(object.start_lsn, timeline);
             }
             let known_lsn = reached.max(object.start_lsn);
             reached = reached.max(object.end_lsn);
@@ -127,6 +163,10 @@ impl Walk<'_> {
         let mut objects: Vec<Object> = whole.chain(parts).collect();
         objects.sort_by_key(|object| (object.start_lsn, std::cmp::Reverse(object.end_lsn)));
         objects
+    }
+
+    fn begins_segment(&self, lsn: Lsn) -> bool {
+        self.identity.segment_size.segment_at(lsn).start_lsn() == lsn
     }
 
     /// A stretch is read from a segment's start; one that begins elsewhere lacks what comes before.
@@ -275,6 +315,40 @@ mod tests {
             let report = archive(None, Some(index)).await;
             let [problem] = &report.problems[..] else { panic!("{index}: {:?}", report.problems) };
             assert!(matches!(problem.kind, ProblemKind::InvalidWal(_)), "{index}: {problem}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_timeline_that_begins_behind_the_end_of_the_one_before_it_is_a_gap() {
+        let size = WalSegmentSize::from_bytes(MIB).unwrap();
+        let two = TimelineId::new(2).unwrap();
+        // what the first timeline has, the switch point, what the second has
+        for (first, switch, second, gap) in [
+            (&[3u64, 4][..], "0/500100", &[5u64][..], None),
+            (&[3], "0/500100", &[5], Some((4, 5))),
+            (&[3, 4, 5], "0/600000", &[6], None),
+            (&[3, 4, 5], "0/500100", &[6], Some((5, 6))),
+            (&[], "0/500100", &[6], None),
+        ] {
+            let store = ArchiveStore::over(Arc::new(InMemory::new()), "");
+            let system_identifier = SystemIdentifier::new(77);
+            let identity = ClusterIdentity { system_identifier, segment_size: size, major: 19 };
+            identity.claim(&store).await.unwrap();
+            let all = first.iter().map(|number| (TimelineId::FIRST, number));
+            for (timeline, number) in all.chain(second.iter().map(|number| (two, number))) {
+                let file = WalFileName { timeline, segment: size.segment_at(Lsn::new(number * MIB)) };
+                store.create(&layout::segment_key(file), Bytes::from_static(b"x")).await.unwrap();
+            }
+            let catalog = Catalog::read(&store).await.unwrap();
+            let history = format!("1\t{switch}\tno reason\n");
+            let history = TimelineHistory::parse(two, history.as_bytes()).unwrap();
+            let found = check_beginning(&catalog, &history).map(|problem| match problem.kind {
+                ProblemKind::Gap { start_lsn, end_lsn, .. } => {
+                    (start_lsn.as_u64() / MIB, end_lsn.as_u64() / MIB)
+                }
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(found, gap, "{first:?} {switch} {second:?}");
         }
     }
 }
