@@ -21,6 +21,8 @@ use super::store_url::ArchiveUrl;
 pub struct ArchiveStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// Where it is a directory: names in it are made durable by us.
+    directory: Option<Arc<std::path::Path>>,
 }
 
 /// What came of a creation.
@@ -51,12 +53,13 @@ impl ArchiveStore {
     /// The store at an address. Speaks to nobody yet.
     pub fn open(url: &ArchiveUrl) -> Result<Self, ArchiveError> {
         let store = url.build().map_err(|source| ArchiveError::Url { url: url.to_string(), source })?;
-        Ok(Self::over(store, url.prefix()))
+        let directory = url.directory().map(Arc::from);
+        Ok(ArchiveStore { directory, ..Self::over(store, url.prefix()) })
     }
 
     /// The objects of `store` below `prefix`.
     pub fn over(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        ArchiveStore { store, prefix: Path::from(prefix) }
+        ArchiveStore { store, prefix: Path::from(prefix), directory: None }
     }
 
     /// Creates an object, unless there is one of this name.
@@ -64,7 +67,15 @@ impl ArchiveStore {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(&self.path(key), PutPayload::from_bytes(content), options).await {
             Ok(_) => Ok(Creation::Created),
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(Creation::Exists),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+                self.make_durable([key])?;
+                Ok(Creation::Exists)
+            }
+            // it has its name, and that could not be made durable: after a failed fsync nothing is worth another try
+            Err(error) if self.file(key).is_some_and(|file| file.exists()) => {
+                let path = self.file(key).unwrap_or_default();
+                Err(ArchiveError::file("make durable", path, std::io::Error::other(error)))
+            }
             Err(error) => Err(ArchiveError::store("create", key, error)),
         }
     }
@@ -73,6 +84,36 @@ impl ArchiveStore {
     pub(super) async fn replace(&self, key: &str, content: Bytes) -> Result<(), ArchiveError> {
         let put = self.store.put(&self.path(key), PutPayload::from_bytes(content)).await;
         put.map(drop).map_err(|error| ArchiveError::store("write", key, error))
+    }
+
+    /// Makes the names of objects durable that somebody has found, in a store that is a directory: who created them may not have
+    /// lived to do it.
+    pub(super) fn make_durable<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), ArchiveError> {
+        let Some(root) = &self.directory else { return Ok(()) };
+        let parents = keys.into_iter().filter_map(|key| self.file(key)?.parent().map(ToOwned::to_owned));
+        let mut directories = std::collections::BTreeSet::new();
+        for parent in parents {
+            let within = parent.ancestors().take_while(|directory| directory.starts_with(root));
+            directories.extend(within.map(ToOwned::to_owned));
+        }
+        for directory in directories {
+            let synced = std::fs::File::open(&directory).and_then(|directory| directory.sync_all());
+            match synced {
+                // with its last object a directory goes, too
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                synced => {
+                    synced.map_err(|source| ArchiveError::file("fsync directory", directory, source))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&self, key: &str) -> Option<std::path::PathBuf> {
+        self.directory.as_ref().map(|directory| directory.join(key))
     }
 
     /// The whole of an object; `None` where there is none of this name.
