@@ -143,6 +143,38 @@ pub enum ArchiveError {
         /// The object.
         key: String,
     },
+    /// The archive does not go on where the directory begins.
+    #[error("WAL of timeline {timeline} from {from} to {to} is neither in the archive nor in the directory")]
+    Gap {
+        /// The timeline of its last byte.
+        timeline: TimelineId,
+        /// The first byte that is missing.
+        from: Lsn,
+        /// The first one that is there again.
+        to: Lsn,
+    },
+    /// A file was asked for that lies in a gap.
+    #[error(
+        "the archive lacks WAL of timeline {timeline} from {from} on, and goes on at {to} on timeline {goes_on_on}"
+    )]
+    EndsInGap {
+        /// The timeline.
+        timeline: TimelineId,
+        /// The first byte that is missing.
+        from: Lsn,
+        /// Where there is WAL again.
+        to: Lsn,
+        /// The timeline of that.
+        goes_on_on: TimelineId,
+    },
+    /// The directory that is to be archived has compressed segments.
+    #[error("cannot archive directory \"{}\": \"{name}\" is compressed", .directory.display())]
+    Compressed {
+        /// The file.
+        name: String,
+        /// Where it is.
+        directory: PathBuf,
+    },
     /// Parts of a segment vanish whenever they are read.
     #[error("parts of the segment at {from} on timeline {timeline} are listed, and cannot be read")]
     PartsGone {
@@ -192,6 +224,7 @@ impl ArchiveError {
             ArchiveError::Url { .. }
             | ArchiveError::File { .. }
             | ArchiveError::NotAnArchive { .. }
+            | ArchiveError::Compressed { .. }
             | ArchiveError::Held { .. }
             | ArchiveError::Fenced { .. }
             | ArchiveError::Locked { .. }
@@ -204,6 +237,8 @@ impl ArchiveError {
             | ArchiveError::Identity { .. }
             | ArchiveError::OtherSystem { .. }
             | ArchiveError::OtherSegmentSize { .. }
+            | ArchiveError::Gap { .. }
+            | ArchiveError::EndsInGap { .. }
             | ArchiveError::Hole { .. } => ErrorClass::Integrity,
             ArchiveError::PartsGone { .. } | ArchiveError::Vanished { .. } => ErrorClass::Transient,
             ArchiveError::ThreadEnded => ErrorClass::Bug,

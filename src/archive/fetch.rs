@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::error::ArchiveError;
+use super::gap::{self, GoesOn};
 use super::identity::ClusterIdentity;
 use super::layout::{self, SegmentRange};
 use super::store::ArchiveStore;
@@ -32,11 +33,28 @@ pub enum Fetched {
     Nothing,
 }
 
+/// What a gap is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AtGap {
+    /// A fault: a server that recovers must not take it for the end of the log.
+    #[default]
+    Fail,
+    /// The end of the log.
+    End,
+}
+
 /// A segment's parts may be folded into the segment while they are read; then it is there.
 const ATTEMPTS: usize = 3;
 
 /// Gets the file called `name` to `target`, durably; whatever was there is replaced when all of it has come.
-pub async fn fetch(store: &ArchiveStore, name: &str, target: &Path) -> Result<Fetched, ArchiveError> {
+///
+/// What is missing before later WAL is a fault, unless the server has the file itself, or is a standby, which asks its primary.
+pub async fn fetch(
+    store: &ArchiveStore,
+    name: &str,
+    target: &Path,
+    at_gap: AtGap,
+) -> Result<Fetched, ArchiveError> {
     let identity = ClusterIdentity::of(store).await?;
     let (content, fetched) = if let Some(timeline) = history_of(name) {
         match catalog::read_history(store, timeline).await? {
@@ -44,7 +62,15 @@ pub async fn fetch(store: &ArchiveStore, name: &str, target: &Path) -> Result<Fe
             None => return Ok(Fetched::Nothing),
         }
     } else if let Ok(file) = WalFileName::parse(name, identity.segment_size) {
-        match read_segment(store, file).await? {
+        let found = match read_segment(store, file).await? {
+            Some(found) => Some(with_ancestors(store, file, found).await?),
+            None => None,
+        };
+        let end_lsn = found.as_ref().map_or(file.segment.start_lsn(), |(_, end_lsn)| *end_lsn);
+        if end_lsn < file.segment.end_lsn() && at_gap == AtGap::Fail && counts_on_archive(name, target) {
+            refuse_gap(store, file, end_lsn).await?;
+        }
+        match found {
             Some((wal, end_lsn)) if end_lsn == file.segment.end_lsn() => (wal, Fetched::Segment),
             Some((wal, end_lsn)) => (wal, Fetched::Partial { end_lsn }),
             None => return Ok(Fetched::Nothing),
@@ -54,6 +80,23 @@ pub async fn fetch(store: &ArchiveStore, name: &str, target: &Path) -> Result<Fe
     };
     write(target, &content)?;
     Ok(fetched)
+}
+
+/// Whether nobody else has what the archive lacks, as far as can be seen from where a server wants its file: `pg_wal`.
+fn counts_on_archive(name: &str, target: &Path) -> bool {
+    let Some(directory) = target.parent() else { return true };
+    let has_itself = directory.join(name).exists();
+    let is_standby = directory.parent().is_some_and(|data| data.join("standby.signal").exists());
+    !has_itself && !is_standby
+}
+
+async fn refuse_gap(store: &ArchiveStore, file: WalFileName, from: Lsn) -> Result<(), ArchiveError> {
+    match gap::goes_on(store, file, from).await? {
+        None => Ok(()),
+        Some(GoesOn { timeline: goes_on_on, lsn: to }) => {
+            Err(ArchiveError::EndsInGap { timeline: file.timeline, from, to, goes_on_on })
+        }
+    }
 }
 
 fn history_of(name: &str) -> Option<TimelineId> {
@@ -93,6 +136,39 @@ pub async fn read_segment(
     }
     let (timeline, from) = (file.timeline, segment.start_lsn());
     Err(ArchiveError::PartsGone { timeline, from })
+}
+
+/// A timeline's first segment has again what its ancestors wrote in it. Where it is not up that far, theirs is: a server takes the
+/// newest timeline's file and does not look for another.
+async fn with_ancestors(
+    store: &ArchiveStore,
+    file: WalFileName,
+    (mut wal, mut end_lsn): (Vec<u8>, Lsn),
+) -> Result<(Vec<u8>, Lsn), ArchiveError> {
+    let start_lsn = file.segment.start_lsn();
+    if end_lsn == file.segment.end_lsn() {
+        return Ok((wal, end_lsn));
+    }
+    let Some((history, _)) = catalog::read_history(store, file.timeline).await? else {
+        return Ok((wal, end_lsn));
+    };
+    let ancestors = history.ancestors().iter().rev();
+    for ancestor in ancestors.take_while(|ancestor| ancestor.end_lsn > start_lsn) {
+        let older = WalFileName { timeline: ancestor.timeline, ..file };
+        let Some((older_wal, older_end)) = read_segment(store, older).await? else { continue };
+        let reached = older_end.min(ancestor.end_lsn);
+        if reached <= end_lsn {
+            continue;
+        }
+        let known_len = (end_lsn - start_lsn) as usize;
+        if wal[..known_len] != older_wal[..known_len] {
+            return Err(ArchiveError::Conflict { key: layout::segment_ranges_prefix(file) });
+        }
+        let reached_len = (reached - start_lsn) as usize;
+        wal[known_len..reached_len].copy_from_slice(&older_wal[known_len..reached_len]);
+        end_lsn = reached;
+    }
+    Ok((wal, end_lsn))
 }
 
 /// The segment's own object, if there is one.
@@ -206,5 +282,35 @@ mod tests {
             let (found, wal) = folded_before(request).await;
             assert!(found == wal, "folded before request {request}");
         }
+    }
+
+    /// Lost when little of the new timeline was up: what was acknowledged on the old one is in its file alone.
+    #[tokio::test]
+    async fn a_timelines_first_segment_has_all_of_the_one_before_up_to_the_switch() {
+        let store = ArchiveStore::over(Arc::new(object_store::memory::InMemory::new()), "db");
+        let size = WalSegmentSize::from_bytes(MIB).unwrap();
+        let system_identifier = crate::pg::SystemIdentifier::new(1);
+        ClusterIdentity { system_identifier, segment_size: size, major: 17 }.claim(&store).await.unwrap();
+        let wal: Vec<u8> = (0..MIB).map(|at| (at / 9) as u8 | 1).collect();
+        let start = Lsn::new(5 * MIB);
+        let put = async |timeline: u32, len: usize| {
+            let timeline = TimelineId::new(timeline).unwrap();
+            let file = WalFileName { timeline, segment: size.segment_at(start) };
+            let end_lsn = start + len as u64;
+            let part = SegmentRange { file, start_lsn: start, end_lsn, generation: Generation::FIRST };
+            let content = Bytes::from(wal_object::encode(&wal[..len]).unwrap());
+            store.create(&part.key(), content).await.unwrap();
+        };
+        let second = TimelineId::new(2).unwrap();
+        let history = Bytes::from_static(b"1\t0/500200\tno reason\n");
+        store.create(&layout::history_key(second), history).await.unwrap();
+        put(1, 1000).await;
+        put(2, 100).await;
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("RECOVERYXLOG");
+        let found = fetch(&store, "000000020000000000000005", &target, AtGap::Fail).await.unwrap();
+        assert_eq!(found, Fetched::Partial { end_lsn: start + 0x200 });
+        let fetched = std::fs::read(&target).unwrap();
+        assert!(fetched[..0x200] == wal[..0x200] && fetched[0x200..].iter().all(|byte| *byte == 0));
     }
 }

@@ -180,6 +180,11 @@ pub fn parse_timeline(key: &str) -> Option<TimelineId> {
     valid.then(|| u32::from_str_radix(digits, 16).ok().and_then(TimelineId::new))?
 }
 
+/// The object that says that an operator has accepted a gap, which ends on this timeline.
+pub fn gap_key(timeline: TimelineId, from: Lsn, to: Lsn) -> String {
+    format!("gaps/{:08X}/{:016X}-{:016X}.json", timeline.as_u32(), from.as_u64(), to.as_u64())
+}
+
 /// An object for trying out the store.
 pub fn probe_key(nonce: u64) -> String {
     format!("probe/{nonce:016x}")

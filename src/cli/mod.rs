@@ -165,7 +165,9 @@ pub fn main() -> ExitCode {
 
 /// A server that recovers takes usage errors of its restore_command for the end of the log.
 fn refused(exit: Exit, typed: &[OsString]) -> ExitCode {
-    let fetches = typed.windows(2).any(|pair| pair[0] == "wal" && pair[1] == "fetch");
+    let mut words = typed.iter();
+    // options may stand between the two
+    let fetches = words.any(|word| word == "wal") && words.any(|word| word == "fetch");
     if fetches { archive::FAULT.into() } else { exit.into() }
 }
 

@@ -17,7 +17,7 @@ use super::service;
 use super::signals::Signals;
 use super::storing::Storing;
 use crate::ErrorClass;
-use crate::archive::{ArchiveError, ArchiveUrl, TakeOver, UploadOptions};
+use crate::archive::{ArchiveError, ArchiveUrl, Gaps, TakeOver, UploadOptions};
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
 use crate::compression::Compression;
@@ -86,6 +86,12 @@ pub(super) struct ReceiveArgs {
     #[arg(help_heading = "More options", long, value_name = "SECONDS", value_parser = archive::parse_lease)]
     #[arg(default_value = "30s", requires = "archive")]
     archive_lease: Duration,
+
+    /// Go on archiving behind a gap that neither the archive nor the directory can fill
+    ///
+    /// Take a base backup then: a restore cannot go past the gap.
+    #[arg(help_heading = "More options", long, requires = "archive")]
+    accept_archive_gap: bool,
 
     /// Take the archive from the receiver that has it, though it lives: that one ends
     #[arg(help_heading = "More options", long, requires = "archive")]
@@ -396,6 +402,7 @@ impl ReceiveArgs {
         UploadOptions {
             delay: self.archive_delay,
             lease: self.archive_lease,
+            gaps: if self.accept_archive_gap { Gaps::Accept } else { Gaps::Refuse },
             take_over: if self.take_over { TakeOver::Now } else { TakeOver::Never },
         }
     }

@@ -4,24 +4,25 @@ use std::collections::BTreeSet;
 
 use super::super::error::ArchiveError;
 use super::super::layout::{self, SegmentRange};
+use super::continuity;
 use super::local::{self, LocalSegment, LocalWal};
 use super::plan::{Known, Plan};
 use super::put::Route;
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegmentSize};
 
 /// What the archive has of a timeline.
-struct Remote {
-    segments: BTreeSet<WalFileName>,
+pub(super) struct Remote {
+    pub(super) segments: BTreeSet<WalFileName>,
     /// In the order of positions.
-    ranges: Vec<SegmentRange>,
+    pub(super) ranges: Vec<SegmentRange>,
 }
 
 impl Remote {
-    /// From the segment before `first` on, if there is anything; else all of the timeline, to know where it ends. An archive
-    /// may hold years of it.
-    async fn list(route: &Route, first: WalFileName, size: WalSegmentSize) -> Result<Self, ArchiveError> {
-        let before_lsn = first.segment.start_lsn().as_u64().checked_sub(size.as_u64());
-        if let Some(before_lsn) = before_lsn {
+    /// From a few segments before `first` on, if there is anything; else all of the timeline. An archive may hold years of it.
+    pub(super) async fn list(route: &Route, first: WalFileName) -> Result<Self, ArchiveError> {
+        let size = first.segment.size();
+        let start_lsn = first.segment.start_lsn().as_u64();
+        if let Some(before_lsn) = start_lsn.checked_sub(continuity::LOOK_BACK * size.as_u64()) {
             let before = WalFileName { segment: size.segment_at(Lsn::new(before_lsn)), ..first };
             let near = Self::list_behind(route, Some(before), first.timeline, size).await?;
             if !near.is_empty() {
@@ -31,7 +32,7 @@ impl Remote {
         Self::list_behind(route, None, first.timeline, size).await
     }
 
-    async fn list_behind(
+    pub(super) async fn list_behind(
         route: &Route,
         from: Option<WalFileName>,
         timeline: TimelineId,
@@ -44,6 +45,8 @@ impl Remote {
             None => route.store.list(prefix).await,
         };
         let (parts, whole) = (list(&ranges).await?, list(&timeline).await?);
+        let found = parts.iter().chain(&whole).map(|object| object.key.as_str());
+        route.store.make_durable(found)?;
         let ranges = parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size)).collect();
         let ranges = layout::counted(ranges);
         let segments =
@@ -52,7 +55,7 @@ impl Remote {
     }
 
     /// Up to where a segment is there without a gap.
-    fn end_within(&self, file: WalFileName) -> Lsn {
+    pub(super) fn end_within(&self, file: WalFileName) -> Lsn {
         if self.segments.contains(&file) {
             return file.segment.end_lsn();
         }
@@ -88,12 +91,6 @@ impl Remote {
     fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.ranges.is_empty()
     }
-
-    /// Up to where it goes at all.
-    fn end(&self) -> Lsn {
-        let whole = self.segments.last().map_or(Lsn::INVALID, |file| file.segment.end_lsn());
-        self.ranges.last().map_or(whole, |range| whole.max(range.end_lsn))
-    }
 }
 
 /// Whether WAL still comes for a timeline.
@@ -116,14 +113,14 @@ pub(super) async fn begin(
 ) -> Result<Option<Plan>, ArchiveError> {
     let run = last_run(local, timeline);
     let Some(first) = run.first() else { return Ok(None) };
-    let remote = Remote::list(route, first.file, size).await?;
-    clean_up(route, &remote).await?;
-    let first_lsn = first.file.segment.start_lsn();
-    if !remote.is_empty() && remote.end() < first_lsn {
-        let archived = remote.end();
-        let told = "WAL between the end of the archive and the beginning of the directory is in neither: a restore cannot go past it";
-        tracing::warn!(%archived, directory_begins = %first_lsn, %timeline, "{told}");
+    let before = local.of(timeline).len() - run.len();
+    if let Some(last) = before.checked_sub(1).and_then(|last| local.of(timeline).get(last)) {
+        let told = "directory has a gap behind this segment; archiving only what comes after the gap";
+        tracing::warn!(segment = %last.file, %timeline, "{told}");
     }
+    let remote = Remote::list(route, first.file).await?;
+    clean_up(route, &remote).await?;
+    continuity::check(route, local, first.file, &remote).await?;
     let is_up = |segment: &&LocalSegment| remote.end_within(segment.file) == segment.file.segment.end_lsn();
     let up = &run[..run.iter().take_while(is_up).count()];
     // the last one that is up is compared, and all that is there in parts: segments that follow each other have each other's
@@ -152,15 +149,10 @@ pub(super) async fn begin(
 
 /// The timeline's segments in the directory from its last gap on. What lies before a gap can be archived in no order
 /// that a restore could use.
-fn last_run(local: &LocalWal, timeline: TimelineId) -> &[LocalSegment] {
+pub(super) fn last_run(local: &LocalWal, timeline: TimelineId) -> &[LocalSegment] {
     let segments = local.of(timeline);
     let gap = segments.windows(2).rposition(|pair| pair[0].file.segment.next() != pair[1].file.segment);
-    let Some(gap) = gap else { return segments };
-    let (before, run) = segments.split_at(gap + 1);
-    let last_before = before.last().map(|segment| segment.file.to_string());
-    let told = "directory has a gap behind this segment; archiving only what comes after the gap";
-    tracing::warn!(segment = last_before, %timeline, "{told}");
-    run
+    &segments[gap.map_or(0, |gap| gap + 1)..]
 }
 
 /// Parts that a run did not live to remove.

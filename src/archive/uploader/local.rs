@@ -15,8 +15,10 @@ use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 const ALIGNMENT: u64 = 8;
 
 /// What is in the directory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LocalWal {
+    /// How long segments are.
+    pub(super) size: WalSegmentSize,
     /// Segments, finished or not, in the order of timelines and positions.
     pub(super) segments: Vec<LocalSegment>,
     /// Timelines with a history.
@@ -34,7 +36,7 @@ impl LocalWal {
     /// Looks at the names. What is stored compressed is passed over: an archive compresses for itself.
     pub(super) fn list(directory: &Path, size: WalSegmentSize) -> Result<Self, ArchiveError> {
         let failed = |source| ArchiveError::file("list directory", directory, source);
-        let mut found = LocalWal::default();
+        let mut found = LocalWal { size, segments: Vec::new(), histories: Vec::new() };
         for entry in std::fs::read_dir(directory).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let Some(name) = name.to_str() else { continue };
@@ -85,6 +87,23 @@ impl LocalWal {
         timelines.dedup();
         timelines
     }
+}
+
+/// A segment that is stored compressed: an archive reads what it puts up from plain ones.
+pub(super) fn compressed_segment(directory: &Path) -> Result<Option<String>, ArchiveError> {
+    let failed = |source| ArchiveError::file("list directory", directory, source);
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if ArchivedFile::split_name(name).is_some_and(|(_, method, _)| method != CompressionMethod::None) {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// Opens a segment, whatever it is called at the moment.
@@ -139,11 +158,23 @@ pub(super) fn data_end(directory: &Path, file: WalFileName) -> Result<Lsn, Archi
 
 /// A timeline's history; it has been checked by whoever received it, and is checked again by whoever reads it.
 pub(super) fn read_history(directory: &Path, timeline: TimelineId) -> Result<Vec<u8>, ArchiveError> {
+    parsed_history(directory, timeline).map(|(content, _)| content)
+}
+
+/// What it says.
+pub(super) fn history(directory: &Path, timeline: TimelineId) -> Result<TimelineHistory, ArchiveError> {
+    parsed_history(directory, timeline).map(|(_, history)| history)
+}
+
+fn parsed_history(
+    directory: &Path,
+    timeline: TimelineId,
+) -> Result<(Vec<u8>, TimelineHistory), ArchiveError> {
     let path = directory.join(timeline.history_file_name());
     let content = std::fs::read(&path).map_err(|source| ArchiveError::file("read file", &path, source))?;
-    TimelineHistory::parse(timeline, &content)
+    let history = TimelineHistory::parse(timeline, &content)
         .map_err(|source| ArchiveError::History { key: path.display().to_string(), source })?;
-    Ok(content)
+    Ok((content, history))
 }
 
 #[cfg(test)]
@@ -166,6 +197,9 @@ mod tests {
         let local = LocalWal::list(directory.path(), size).unwrap();
         let names: Vec<(String, bool)> =
             local.segments.iter().map(|segment| (segment.file.to_string(), segment.is_partial)).collect();
+        let compressed = compressed_segment(directory.path()).unwrap();
+        assert_eq!(compressed.as_deref(), Some("000000010000000000000004.gz"));
+        assert_eq!(compressed_segment(&at("missing")).unwrap(), None);
         assert_eq!(
             names,
             [("000000010000000000000003".into(), false), ("000000020000000000000004".into(), true)]

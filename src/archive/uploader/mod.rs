@@ -13,6 +13,7 @@
 //! cluster's, an object has other content) ends archiving, and the receiver with it.
 
 mod begin;
+mod continuity;
 mod local;
 mod plan;
 mod put;
@@ -50,6 +51,8 @@ pub struct UploadOptions {
     pub lease: Duration,
     /// Whether to take the archive from whoever has it.
     pub take_over: TakeOver,
+    /// What to do when WAL is neither in the archive nor in the directory.
+    pub gaps: Gaps,
 }
 
 /// What to do about another writer that lives.
@@ -60,6 +63,16 @@ pub enum TakeOver {
     Never,
     /// Take the archive from it.
     Now,
+}
+
+/// What to do about a gap between the end of the archive and the beginning of the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Gaps {
+    /// End: what is put up behind it would be reported as archived, and no restore could get it.
+    #[default]
+    Refuse,
+    /// Go on behind it, and note that in the archive.
+    Accept,
 }
 
 /// How it stands with the right to write.
@@ -120,6 +133,20 @@ pub struct Uploader {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A thread that panics says at least that it is gone: nobody waits for what it will never report.
+struct Ending<'a> {
+    teller: &'a watch::Sender<Told>,
+    known: bool,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if !self.known {
+            self.teller.send_modify(|told| told.error = Some(ArchiveError::ThreadEnded));
+        }
+    }
+}
+
 impl Uploader {
     /// Starts the thread for a directory that WAL is about to be received into.
     pub fn start(
@@ -129,6 +156,9 @@ impl Uploader {
     ) -> Result<Self, ArchiveError> {
         let feed = Arc::new(watch::Sender::new(Feed::default()));
         let teller = Arc::new(watch::Sender::new(Told::default()));
+        if let Some(name) = local::compressed_segment(directory)? {
+            return Err(ArchiveError::Compressed { name, directory: directory.to_owned() });
+        }
         let holder = Holder::of(directory)?;
         let directory_path: Arc<Path> = directory.into();
         let (fed, thread_teller) = (feed.subscribe(), Arc::clone(&teller));
@@ -136,8 +166,10 @@ impl Uploader {
         let runtime =
             runtime.map_err(|source| ArchiveError::file("start a thread for", directory, source))?;
         let thread = std::thread::Builder::new().name("wal-archive".into()).spawn(move || {
+            let mut ending = Ending { teller: &thread_teller, known: false };
             let result =
                 runtime.block_on(run(&directory_path, &store, &holder, options, fed, &thread_teller));
+            ending.known = true;
             if let Err(error) = result {
                 thread_teller.send_modify(|told| told.error = Some(error));
             }
@@ -250,7 +282,8 @@ async fn run(
     .await?;
     tracing::debug!(generation = %lease.generation(), "the archive is ours");
     stand(Standing::Holding);
-    let route = Route { directory: Arc::clone(directory), store: store.clone(), lease: lease.clone() };
+    let gaps = options.gaps;
+    let route = Route { directory: Arc::clone(directory), store: store.clone(), lease: lease.clone(), gaps };
     let result = tokio::select! {
         result = archive(&route, options, fed, teller) => result,
         () = keeper.keep() => lease.valid().await,

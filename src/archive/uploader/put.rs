@@ -11,8 +11,8 @@ use super::super::layout::{self, SegmentRange};
 use super::super::lease::Lease;
 use super::super::store::{ArchiveStore, Creation};
 use super::super::wal_object;
-use super::local;
 use super::plan::{Known, KnownObject, Piece};
+use super::{Gaps, local};
 use crate::pg::version::WalFormat;
 use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName};
@@ -24,11 +24,12 @@ pub(super) struct Route {
     pub(super) directory: Arc<Path>,
     pub(super) store: ArchiveStore,
     pub(super) lease: Lease,
+    pub(super) gaps: Gaps,
 }
 
 impl Route {
     /// Creates an object, as long as that is ours to do.
-    async fn create(&self, key: &str, content: Bytes) -> Result<Creation, ArchiveError> {
+    pub(super) async fn create(&self, key: &str, content: Bytes) -> Result<Creation, ArchiveError> {
         self.lease.valid().await?;
         self.store.create(key, content).await
     }

@@ -7,7 +7,7 @@ use object_store::memory::InMemory;
 
 use super::super::layout::{Generation, SegmentRange};
 use super::super::testing::{HookedStore, Verb};
-use super::super::{Catalog, Fetched, fetch, layout};
+use super::super::{AtGap, Catalog, Fetched, fetch, layout};
 use super::*;
 use crate::pg::{SystemIdentifier, WalSegmentSize};
 
@@ -26,11 +26,21 @@ fn file(number: u32, segment: u64) -> WalFileName {
     WalFileName { timeline: timeline(number), segment: size().segment_at(Lsn::new(segment * MIB)) }
 }
 
+fn options() -> UploadOptions {
+    UploadOptions {
+        delay: Duration::ZERO,
+        lease: Duration::from_secs(30),
+        gaps: Gaps::Refuse,
+        take_over: TakeOver::Never,
+    }
+}
+
 /// A directory, a store, and the feed that a sink would make.
 struct Scene {
     directory: tempfile::TempDir,
     store: ArchiveStore,
     uploader: Option<Uploader>,
+    gaps: Gaps,
 }
 
 impl Scene {
@@ -40,15 +50,11 @@ impl Scene {
     }
 
     fn over(store: ArchiveStore) -> Self {
-        Scene { directory: tempfile::tempdir().unwrap(), store, uploader: None }
+        Scene { directory: tempfile::tempdir().unwrap(), store, uploader: None, gaps: Gaps::Refuse }
     }
 
     fn start(&mut self) {
-        let options = UploadOptions {
-            delay: Duration::ZERO,
-            lease: Duration::from_secs(30),
-            take_over: TakeOver::Never,
-        };
+        let options = UploadOptions { gaps: self.gaps, ..options() };
         let uploader = Uploader::start(self.store.clone(), self.directory.path(), options).unwrap();
         let stamp = ClusterStamp { system_identifier: SystemIdentifier::new(SYSTEM), segment_size: size() };
         uploader.feed.send_modify(|feed| feed.stamp = Some(stamp));
@@ -104,7 +110,7 @@ impl Scene {
 
     async fn fetched(&self, name: &str) -> (Fetched, Vec<u8>) {
         let target = self.path("fetched");
-        let fetched = fetch(&self.store, name, &target).await.unwrap();
+        let fetched = fetch(&self.store, name, &target, AtGap::Fail).await.unwrap();
         (fetched, std::fs::read(target).unwrap_or_default())
     }
 }
@@ -241,7 +247,7 @@ async fn a_timeline_that_came_and_went_meanwhile_is_archived() {
     scene.start();
     scene.write(1, 3, 5000);
     scene.flushed(1, 3 * MIB + 4000);
-    while scene.keys("wal/00000003").await.is_empty() && scene.keys("cluster.json").await.is_empty() {
+    while scene.store.read("cluster.json", 4096).await.unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // of the end of timeline 1 nothing was told
@@ -259,7 +265,7 @@ async fn a_timeline_that_came_and_went_meanwhile_is_archived() {
     let end = |content: &super::super::TimelineContent| content.stretches().last().unwrap().end_lsn;
     let ends: Vec<Lsn> = catalog.timelines.iter().map(end).collect();
     assert_eq!(ends, [3 * MIB + 5000, 4 * MIB + 504, 4 * MIB + 900].map(Lsn::new));
-    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
 }
 
 /// Two standbys promoted at the same place have the same history, and not the same WAL.
@@ -351,5 +357,86 @@ async fn what_exists_and_is_not_there_is_tried_again() {
     scene.start();
     scene.flushed(1, 3 * MIB + 100);
     scene.archived(1, 3 * MIB + 100).await;
-    assert_eq!(scene.finish().await.unwrap(), 0);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+}
+
+/// A receiver's disk is lost while the store is away; the slot goes on behind what was lost.
+#[tokio::test]
+async fn nothing_is_put_up_behind_a_gap_unless_that_is_accepted() {
+    let mut scene = Scene::new();
+    scene.write(1, 3, MIB);
+    scene.write(1, 4, 100);
+    scene.start();
+    scene.flushed(1, 4 * MIB + 100);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    scene.directory = tempfile::tempdir().unwrap();
+    scene.write(1, 6, MIB);
+    scene.write(1, 7, 100);
+    scene.start();
+    scene.flushed(1, 7 * MIB + 100);
+    let error = scene.finish().await.unwrap_err();
+    let (from, to) = (Lsn::new(4 * MIB + 100), Lsn::new(6 * MIB));
+    assert!(matches!(error, ArchiveError::Gap { from: f, to: t, .. } if (f, t) == (from, to)), "{error}");
+    assert_eq!(scene.keys("wal/").await.len(), 1);
+
+    scene.gaps = Gaps::Accept;
+    scene.start();
+    scene.flushed(1, 7 * MIB + 100);
+    scene.archived(1, 7 * MIB + 100).await;
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    // said once
+    scene.gaps = Gaps::Refuse;
+    std::fs::remove_file(scene.path("000000010000000000000007.partial")).unwrap();
+    for segment in 7..11 {
+        scene.write(1, segment, MIB);
+    }
+    scene.start();
+    scene.flushed(1, 11 * MIB);
+    scene.archived(1, 11 * MIB).await;
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    let target = scene.path("fetched");
+    let name = "000000010000000000000004";
+    let error = fetch(&scene.store, name, &target, AtGap::Fail).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::EndsInGap { .. }), "{error}");
+    let found = fetch(&scene.store, name, &target, AtGap::End).await.unwrap();
+    assert_eq!(found, Fetched::Partial { end_lsn: from });
+}
+
+/// The directory begins on timeline 2, and the archive's timeline 1 ends before that.
+#[tokio::test]
+async fn a_timeline_is_not_put_up_behind_a_gap_before_it() {
+    let mut scene = Scene::new();
+    scene.write(1, 2, MIB);
+    scene.write(1, 3, 104);
+    scene.start();
+    scene.flushed(1, 3 * MIB + 104);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    for (switch, is_gap) in [("0/300068", false), ("0/500100", true)] {
+        scene.directory = tempfile::tempdir().unwrap();
+        let history = format!("1\t{switch}\tno recovery target specified\n");
+        std::fs::write(scene.path("00000002.history"), history).unwrap();
+        let segment = if is_gap { 5 } else { 3 };
+        scene.write(2, segment, 800);
+        scene.start();
+        scene.flushed(2, segment * MIB + 800);
+        let finished = scene.finish().await;
+        if is_gap {
+            assert!(matches!(finished, Err(ArchiveError::Gap { .. })), "{finished:?}");
+        } else {
+            assert_eq!(finished.unwrap(), Some(0));
+            scene.store.remove(&layout::history_key(timeline(2))).await.unwrap();
+            for key in scene.keys("ranges/00000002/").await {
+                scene.store.remove(&key).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_of_compressed_segments_is_refused() {
+    let scene = Scene::new();
+    std::fs::write(scene.path("000000010000000000000004.zst.partial"), b"x").unwrap();
+    let options = UploadOptions { gaps: Gaps::Refuse, ..options() };
+    let error = Uploader::start(scene.store.clone(), scene.directory.path(), options).unwrap_err();
+    assert!(matches!(&error, ArchiveError::Compressed { name, .. } if name.contains(".zst")), "{error}");
 }

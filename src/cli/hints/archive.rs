@@ -28,6 +28,17 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
             "Two clusters, or two histories of one, have written here. Archive to another prefix, and find out which \
              server wrote the object."
         }
+        ArchiveError::Gap { .. } => {
+            "A restore from before the gap cannot go past it. If another directory has this WAL, archive from that one first. \
+             Else take a new base backup, and go on with --accept-archive-gap."
+        }
+        ArchiveError::EndsInGap { .. } => {
+            "Recovery would end here, with later WAL in the archive. Restore a base backup from behind the gap, or add \
+             --end-at-gap to recover up to it."
+        }
+        ArchiveError::Compressed { .. } => {
+            "Decompress the segments, or archive from a new directory; an archive compresses for itself."
+        }
         ArchiveError::OtherSystem { .. } | ArchiveError::OtherSegmentSize { .. } => {
             "Each cluster needs a prefix of its own; after pg_upgrade or a new initdb, a new one."
         }

@@ -334,3 +334,50 @@ fn only_what_the_archive_does_not_have_is_not_there() {
     Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().exited(3).says("cannot be decompressed");
     assert!(!target.exists());
 }
+
+/// A directory is lost with WAL that the archive does not have; the slot has moved on.
+#[test]
+fn nothing_is_archived_behind_a_gap_unless_that_is_meant() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let (received, url) = (directory(&primary), archive_directory(&primary));
+    let archived = archiving(&primary, &received, &url);
+    let receiver = streaming(&archived);
+    make_wal(&primary, 2);
+    caught_up(&primary);
+    wait_until("it is archived", || archive_end_if_any(&url).is_some());
+    receiver.terminate();
+    receiver.wait().succeeded();
+    let end = archive_end(&url, 1).expect("something is archived");
+    let receiver = streaming(&receive(&primary.conninfo(), &received));
+    make_wal(&primary, 3);
+    caught_up(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+    fs::remove_dir_all(&received).expect("lose the directory");
+
+    let refused = archived.run().exited(3);
+    refused.complains("is neither in the archive nor in the directory").complains("--accept-archive-gap");
+    let receiver = streaming(&archived.clone().args(["--accept-archive-gap"]));
+    make_wal(&primary, 4);
+    caught_up(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+    // said once
+    let receiver = streaming(&archived);
+    make_wal(&primary, 1);
+    caught_up(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+
+    // a server that recovers must not take it for the end of the log
+    let name = primary.psql(&format!("SELECT pg_walfile_name('{end}')"));
+    let target = primary.dir().subdir("pg_wal", 0o755).join("RECOVERYXLOG");
+    let fetch = Tool::pgwake().args(["wal", "fetch", "--archive", &url, &name]).arg(&target);
+    fetch.run().exited(200).complains("goes on at").complains("--end-at-gap");
+    fetch.clone().args(["--end-at-gap"]).run().succeeded();
+    let standby = primary.dir().file("standby.signal", 0o600, "");
+    fetch.run().succeeded();
+    fs::remove_file(standby).expect("no standby any more");
+    Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().exited(3).says("is missing");
+}
