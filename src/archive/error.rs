@@ -167,6 +167,12 @@ pub enum ArchiveError {
         /// The timeline of that.
         goes_on_on: TimelineId,
     },
+    /// An archive that this directory's WAL was put up to is not there any more.
+    #[error("archive \"{address}\" is empty, and WAL of this directory was put up there before")]
+    Gone {
+        /// Its address.
+        address: String,
+    },
     /// The directory that is to be archived has compressed segments.
     #[error("cannot archive directory \"{}\": \"{name}\" is compressed", .directory.display())]
     Compressed {
@@ -225,6 +231,7 @@ impl ArchiveError {
             | ArchiveError::File { .. }
             | ArchiveError::NotAnArchive { .. }
             | ArchiveError::Compressed { .. }
+            | ArchiveError::Gone { .. }
             | ArchiveError::Held { .. }
             | ArchiveError::Fenced { .. }
             | ArchiveError::Locked { .. }

@@ -23,6 +23,8 @@ pub struct ArchiveStore {
     prefix: Path,
     /// Where it is a directory: names in it are made durable by us.
     directory: Option<Arc<std::path::Path>>,
+    /// What the user calls it.
+    address: Option<Arc<str>>,
 }
 
 /// What came of a creation.
@@ -54,12 +56,17 @@ impl ArchiveStore {
     pub fn open(url: &ArchiveUrl) -> Result<Self, ArchiveError> {
         let store = url.build().map_err(|source| ArchiveError::Url { url: url.to_string(), source })?;
         let directory = url.directory().map(Arc::from);
-        Ok(ArchiveStore { directory, ..Self::over(store, url.prefix()) })
+        let address = Some(Arc::from(url.to_string()));
+        Ok(ArchiveStore { directory, address, ..Self::over(store, url.prefix()) })
     }
 
     /// The objects of `store` below `prefix`.
     pub fn over(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        ArchiveStore { store, prefix: Path::from(prefix), directory: None }
+        ArchiveStore { store, prefix: Path::from(prefix), directory: None, address: None }
+    }
+
+    pub(super) fn address(&self) -> Option<&str> {
+        self.address.as_deref()
     }
 
     /// Creates an object, unless there is one of this name.

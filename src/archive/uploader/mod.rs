@@ -17,6 +17,7 @@ mod continuity;
 mod local;
 mod plan;
 mod put;
+mod record;
 mod sink;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -30,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::error::ArchiveError;
+use super::identity::ClusterIdentity;
 use super::lease::{self, Holder, Lease, Patience};
 use super::retry::retried;
 use super::store::ArchiveStore;
@@ -336,8 +338,18 @@ impl Upload<'_> {
     async fn begin_all(&mut self, stamp: ClusterStamp, live: TimelineId) -> Result<(), ArchiveError> {
         let size = stamp.segment_size;
         let local = LocalWal::list(&self.route.directory, size)?;
+        let store = &self.route.store;
+        if let Some(address) = store.address()
+            && record::is_known(&self.route.directory, address)?
+            && retried(|| ClusterIdentity::read(store)).await?.is_none()
+        {
+            return Err(ArchiveError::Gone { address: address.to_owned() });
+        }
         if let Some(first) = local.of(live).first().or(local.segments.first()) {
             retried(|| self.route.claim(stamp, first.file)).await?;
+        }
+        if let Some(address) = store.address() {
+            record::note(&self.route.directory, address)?;
         }
         for timeline in &local.histories {
             retried(|| self.route.put_history(*timeline)).await?;

@@ -440,3 +440,28 @@ async fn a_directory_of_compressed_segments_is_refused() {
     let error = Uploader::start(scene.store.clone(), scene.directory.path(), options).unwrap_err();
     assert!(matches!(&error, ArchiveError::Compressed { name, .. } if name.contains(".zst")), "{error}");
 }
+
+/// A disk that is not mounted.
+#[tokio::test]
+async fn an_archive_that_was_there_and_is_empty_is_not_begun_anew() {
+    let place = tempfile::tempdir().unwrap();
+    let open = || {
+        let url = format!("file://{}/archive", place.path().display()).parse().unwrap();
+        ArchiveStore::open(&url).unwrap()
+    };
+    let mut scene = Scene::over(open());
+    scene.write(1, 3, MIB);
+    scene.write(1, 4, 104);
+    for round in 0..2 {
+        scene.start();
+        scene.flushed(1, 4 * MIB + 104);
+        assert_eq!(scene.finish().await.unwrap(), Some(0), "{round}");
+    }
+    std::fs::remove_dir_all(place.path().join("archive")).unwrap();
+    scene.store = open();
+    scene.start();
+    scene.flushed(1, 4 * MIB + 104);
+    let error = scene.finish().await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Gone { .. }), "{error}");
+    assert!(scene.keys("wal/").await.is_empty());
+}

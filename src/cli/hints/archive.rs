@@ -36,6 +36,10 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
             "Recovery would end here, with later WAL in the archive. Restore a base backup from behind the gap, or add \
              --end-at-gap to recover up to it."
         }
+        ArchiveError::Gone { .. } => {
+            "Is its disk mounted, and the bucket the right one? To begin a new archive, give it another prefix, or remove the file \
+             .pgwake.archives from the directory, and take a new base backup."
+        }
         ArchiveError::Compressed { .. } => {
             "Decompress the segments, or archive from a new directory; an archive compresses for itself."
         }
