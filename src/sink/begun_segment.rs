@@ -8,9 +8,15 @@
 use super::compressed_segment::partial_name;
 use super::disk::{Disk, OpenMode};
 use super::error::{Operation, SinkError};
-use super::segment_writer::{OpenSegment, SegmentWriter};
+use super::segment_writer::{OpenSegment, SegmentState, SegmentWriter};
 use crate::compression::{Compression, CompressionMethod};
 use crate::pg::{TimelineId, WalSegment};
+
+/// The largest page of WAL that a server can be built with.
+const MAX_WAL_PAGE_LEN: u64 = 64 << 10;
+
+/// How much is read at once, from the end, of a file that ends in zeros.
+const PIECE_LEN: u64 = 1 << 20;
 
 impl<D: Disk> SegmentWriter<D> {
     /// Opens an unfinished segment in the format that it was begun in, or in the one that is wanted.
@@ -55,7 +61,7 @@ impl<D: Disk> SegmentWriter<D> {
         for &method in begun {
             let file_name = partial_name(name, method);
             let len = match method {
-                CompressionMethod::None => self.data_len(&file_name)?,
+                CompressionMethod::None => self.plain_len(&file_name)?,
                 method => self.trusted_len(method, &file_name, timeline, segment)?,
             };
             if len > furthest.0 || !begun.contains(&furthest.1) {
@@ -65,22 +71,85 @@ impl<D: Disk> SegmentWriter<D> {
         Ok(furthest.1)
     }
 
-    /// How far a plain file has something other than zeros.
-    fn data_len(&mut self, file_name: &str) -> Result<u64, SinkError> {
+    fn plain_len(&mut self, file_name: &str) -> Result<u64, SinkError> {
         let Some(file) = self.open_existing(file_name)? else { return Ok(0) };
-        let mut piece = vec![0; 64 << 10];
-        let (mut offset, mut data_len) = (0, 0);
-        loop {
-            let result = self.disk.read_at(&file, offset, &mut piece);
-            let len = result.map_err(|error| self.failed(Operation::Read, file_name, error))?;
-            if let Some(last) = piece[..len].iter().rposition(|byte| *byte != 0) {
-                data_len = offset + last as u64 + 1;
-            }
-            offset += len as u64;
-            if len < piece.len() {
-                return Ok(data_len);
-            }
+        let len = self.disk.len(&file).map_err(|error| self.failed(Operation::Stat, file_name, error))?;
+        self.data_len(&file, file_name, len)
+    }
+
+    /// Opens a plain unfinished segment. A new one is the file that was made ready for it, if one is.
+    pub(super) fn open_unfinished(
+        &mut self,
+        segment: WalSegment,
+        file_name: String,
+    ) -> Result<OpenSegment<D::File>, SinkError> {
+        let segment_len = segment.size().as_u64();
+        self.directory_dirty = true;
+        let begun = match self.disk.open(&file_name, OpenMode::Existing) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            result => Some(result.map_err(|error| self.failed(Operation::Open, &file_name, error))?),
+        };
+        let is_new = begun.is_none();
+        let mut file = match begun {
+            Some(file) => file,
+            None => self.begin_file(&file_name, segment_len)?,
+        };
+        let len = self.disk.len(&file);
+        let len = len.map_err(|error| self.failed(Operation::Stat, &file_name, error))?;
+        if len > segment_len {
+            let path = self.disk.path(&file_name);
+            return Err(SinkError::WrongLength { path, len, segment_len });
         }
+        let existing_len = if is_new { 0 } else { self.wal_len(&file, &file_name, len)? };
+        if self.layout().has_full_length() && len < segment_len {
+            let result = self.disk.set_len(&mut file, segment_len);
+            result.map_err(|error| self.failed(Operation::SetLen, &file_name, error))?;
+        }
+        let open = OpenSegment::new(segment, file, file_name, SegmentState::Unfinished);
+        Ok(OpenSegment { existing_len, ..open })
+    }
+
+    fn begin_file(&mut self, file_name: &str, segment_len: u64) -> Result<D::File, SinkError> {
+        let ready = self.disk.take_ready(file_name, segment_len);
+        if let Some(file) = ready.map_err(|error| self.failed(Operation::Open, file_name, error))? {
+            return Ok(file);
+        }
+        let result = self.disk.open(file_name, OpenMode::ExistingOrNew);
+        result.map_err(|error| self.failed(Operation::Open, file_name, error))
+    }
+
+    /// The stream is live, and will come to the next segment: a file is made ready for that one. Not while catching up, when
+    /// zeros would only be written over.
+    pub(super) fn make_next_ready(&mut self) {
+        if !self.layout().is_archive() || self.compression.method != CompressionMethod::None {
+            return;
+        }
+        let Some(open) = self.open.as_mut().filter(|open| !open.next_asked) else { return };
+        open.next_asked = true;
+        self.disk.make_ready(open.segment.size().as_u64());
+    }
+
+    /// How much WAL a plain unfinished file of `len` bytes holds, at the most: zeros may follow it. Every page of WAL begins with
+    /// a header that is not all zeros, so it ends in the last page that has something else.
+    pub(super) fn wal_len(&mut self, file: &D::File, name: &str, len: u64) -> Result<u64, SinkError> {
+        Ok(self.data_len(file, name, len)?.next_multiple_of(MAX_WAL_PAGE_LEN).min(len))
+    }
+
+    /// How far a file of `len` bytes has something other than zeros.
+    fn data_len(&mut self, file: &D::File, name: &str, len: u64) -> Result<u64, SinkError> {
+        let mut piece = Vec::new();
+        let mut end = len;
+        while end > 0 {
+            let start = end.saturating_sub(PIECE_LEN);
+            piece.resize((end - start) as usize, 0);
+            let result = self.disk.read_at(file, start, &mut piece);
+            let read_len = result.map_err(|error| self.failed(Operation::Read, name, error))?;
+            if let Some(last) = piece[..read_len].iter().rposition(|byte| *byte != 0) {
+                return Ok(start + last as u64 + 1);
+            }
+            end = start;
+        }
+        Ok(0)
     }
 
     /// Takes away the other beginnings of a segment that is complete and durable.

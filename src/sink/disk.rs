@@ -10,8 +10,8 @@ use bytes::Bytes;
 pub struct DiskEntry {
     /// Its name.
     pub name: String,
-    /// Its length in bytes, of a finished compressed segment that of what is in it, 0 when that cannot be read; `None`
-    /// where it does not matter.
+    /// Its length in bytes; of an unfinished segment without the zeros behind its WAL, to the page; of a finished compressed
+    /// segment that of what is in it, 0 when that cannot be read; `None` where it does not matter.
     pub len: Option<u64>,
 }
 
@@ -52,6 +52,16 @@ pub trait Disk {
     fn len_of(&mut self, name: &str) -> io::Result<u64>;
     /// Opens for reading and, as `mode` says, writing.
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<Self::File>;
+    /// Says that a new file will be wanted, to hold `len` bytes. One of zeros may be made ready for it meanwhile, durable but
+    /// for its name, so that what is written there is durable sooner. It is no matter if none is.
+    fn make_ready(&mut self, len: u64) {
+        let _ = len;
+    }
+    /// Gives the file that was made ready for `len` bytes the name `name`, if nobody has that. `None`: there is none.
+    fn take_ready(&mut self, name: &str, len: u64) -> io::Result<Option<Self::File>> {
+        let _ = (name, len);
+        Ok(None)
+    }
     /// The length in bytes.
     fn len(&mut self, file: &Self::File) -> io::Result<u64>;
     /// Cuts off, or appends zeros.

@@ -4,7 +4,8 @@
 //! original looks at each file's length, and reads each compressed one, each time. Names come many at once; a
 //! length is a system call for each. So only files that may be the end of a timeline are looked at: the last one,
 //! and those before it down to one that is finished. What lies before that was complete when it got its name. Of a
-//! compressed one only reading it tells, so that is done for each timeline's last.
+//! compressed one only reading it tells, and of one that is not finished how far its WAL goes before the zeros: that is done
+//! for each timeline's last.
 
 use std::io;
 
@@ -63,6 +64,13 @@ impl<D: Disk> SegmentWriter<D> {
             if file.finished && file.is_compressed() {
                 let plain = self.read_back(file.method, &name, segment_size.as_u64())?;
                 len = plain.map_or(0, |(len, _)| len);
+            }
+            if !file.finished
+                && !file.is_compressed()
+                && len <= segment_size.as_u64()
+                && let Some(unfinished) = self.open_existing(&name)?
+            {
+                len = self.wal_len(&unfinished, &name, len)?;
             }
             if file.finished && len == segment_size.as_u64() {
                 known_end = Some(file.name.timeline);

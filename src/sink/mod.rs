@@ -22,6 +22,7 @@ mod listing;
 #[doc(hidden)]
 pub mod memory_disk;
 mod queue;
+mod ready_file;
 mod real_disk;
 mod room;
 mod segment_writer;

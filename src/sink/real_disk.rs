@@ -17,38 +17,57 @@ use crate::FileOwner;
 use crate::direct::DirectWriter;
 
 use super::disk::{Disk, DiskFile, OpenMode};
+use super::ready_file::ReadyFile;
 use super::sync_observer::{SyncObserver, SyncTimer, Synced};
 
 /// A directory of the operating system.
 #[derive(Debug)]
 pub struct RealDisk {
     directory: PathBuf,
-    file_mode: u32,
-    owner: Option<FileOwner>,
+    attributes: FileAttributes,
     syncs: bool,
     direct: DirectWriter,
+    ready: ReadyFile,
     handle: Option<OwnedFd>,
     sync_observer: Option<Arc<dyn SyncObserver>>,
+}
+
+/// What a new file is given beside its name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileAttributes {
+    mode: u32,
+    owner: Option<FileOwner>,
+}
+
+impl FileAttributes {
+    /// Of a file that was created with mode 0600, exactly what was asked for, whatever the umask.
+    pub(super) fn set(self, file: &File) -> io::Result<()> {
+        if let Some(FileOwner { uid, gid }) = self.owner {
+            std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
+        }
+        if self.mode == 0o600 { Ok(()) } else { file.set_permissions(Permissions::from_mode(self.mode)) }
+    }
 }
 
 impl RealDisk {
     /// The directory at `directory`, whose new files only their owner may read.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         let directory = directory.into();
-        let direct = DirectWriter::new();
-        let (file_mode, owner, syncs, handle, sync_observer) = (0o600, None, true, None, None);
-        RealDisk { directory, file_mode, owner, syncs, direct, handle, sync_observer }
+        let attributes = FileAttributes { mode: 0o600, owner: None };
+        let (direct, ready) = (DirectWriter::new(), ReadyFile::default());
+        let (syncs, handle, sync_observer) = (true, None, None);
+        RealDisk { directory, attributes, syncs, direct, ready, handle, sync_observer }
     }
 
     /// Creates files with `mode`, as `data_directory_mode` of the primary asks for.
     pub fn with_file_mode(mut self, mode: u32) -> Self {
-        self.file_mode = mode;
+        self.attributes.mode = mode;
         self
     }
 
     /// Gives new files to `owner`, when that is not who runs this.
     pub fn with_owner(mut self, owner: Option<FileOwner>) -> Self {
-        self.owner = owner;
+        self.attributes.owner = owner;
         self
     }
 
@@ -67,16 +86,11 @@ impl RealDisk {
         self.handle.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Creates a file with exactly the mode and the owner that were asked for, whatever the umask.
+    /// Creates a file with the mode and the owner that were asked for.
     fn create(&mut self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = File::from(openat(self.handle()?, name, flags, Mode::RUSR | Mode::WUSR)?);
-        if let Some(FileOwner { uid, gid }) = self.owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-        }
-        if self.file_mode != 0o600 {
-            file.set_permissions(Permissions::from_mode(self.file_mode))?;
-        }
+        self.attributes.set(&file)?;
         Ok(file)
     }
 
@@ -85,6 +99,10 @@ impl RealDisk {
     pub fn without_sync(mut self) -> Self {
         self.syncs = false;
         self
+    }
+
+    fn opened(&self, file: File) -> RealFile {
+        RealFile { file: Arc::new(file), syncs: self.syncs, sync_observer: self.sync_observer.clone() }
     }
 
     fn stat(&mut self, name: &str) -> io::Result<Stat> {
@@ -172,8 +190,24 @@ impl Disk for RealDisk {
             Err(Errno::NOENT) if mode == OpenMode::ExistingOrNew => self.create(name)?,
             opened => File::from(opened?),
         };
-        let sync_observer = self.sync_observer.clone();
-        Ok(RealFile { file: Arc::new(file), syncs: self.syncs, sync_observer })
+        Ok(self.opened(file))
+    }
+
+    fn make_ready(&mut self, len: u64) {
+        let attributes = self.attributes;
+        // what is never synced need not be durable sooner
+        if self.syncs
+            && self.handle().is_ok()
+            && let Some(handle) = &self.handle
+        {
+            self.ready.make(handle, attributes, len);
+        }
+    }
+
+    fn take_ready(&mut self, name: &str, len: u64) -> io::Result<Option<RealFile>> {
+        self.handle()?;
+        let taken = self.handle.as_ref().and_then(|handle| self.ready.take(handle, name, len));
+        Ok(taken.map(|file| self.opened(file)))
     }
 
     fn len(&mut self, file: &RealFile) -> io::Result<u64> {

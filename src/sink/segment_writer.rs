@@ -6,8 +6,9 @@
 //!   directory when it opens and renames, but only because it always fsyncs there; here it is tied to the
 //!   acknowledgement, so that nothing need be synced before there is something to acknowledge.
 //! * An unfinished file may have any length up to a segment. The original insists on 0 or one segment, and a
-//!   full disk leaves a length that it then refuses for ever. Nothing is padded here, so the length says how
-//!   far the file goes; the layout that a server starts on gets its zeros as a hole.
+//!   full disk leaves a length that it then refuses for ever. Zeros may follow its WAL, as in the original's: a file that
+//!   was made ready for it, or a hole in the layout that a server starts on. So the length says nothing about how
+//!   far a file goes, and its content does.
 //! * What is written again after a restart is compared with what is there. A byte on disk is the primary's, or
 //!   zero where a crash lost it; anything else means that two servers wrote one timeline, and is an error.
 //!   Equal bytes are written all the same, because after a failed fsync the page cache shows bytes that the
@@ -50,7 +51,7 @@ impl Layout {
         self != Layout::PgWal
     }
 
-    fn has_full_length(self) -> bool {
+    pub(super) fn has_full_length(self) -> bool {
         self != Layout::Archive
     }
 }
@@ -112,12 +113,24 @@ pub(super) struct OpenSegment<F: DiskFile> {
     pub(super) compressed: Option<CompressedSegment<F>>,
     /// Other beginnings of the same segment, which are of no use when it is complete.
     pub(super) superseded: Vec<String>,
+    /// A file for the next segment was asked for.
+    pub(super) next_asked: bool,
 }
 
 impl<F: DiskFile> OpenSegment<F> {
     pub(super) fn new(segment: WalSegment, file: F, file_name: String, state: SegmentState) -> Self {
-        let (existing_len, dirty, compressed, superseded) = (0, false, None, Vec::new());
-        OpenSegment { segment, file, file_name, existing_len, dirty, state, compressed, superseded }
+        let (existing_len, dirty, compressed, superseded, next_asked) = (0, false, None, Vec::new(), false);
+        OpenSegment {
+            segment,
+            file,
+            file_name,
+            existing_len,
+            dirty,
+            state,
+            compressed,
+            superseded,
+            next_asked,
+        }
     }
 
     fn is_to_be_verified(&self) -> bool {
@@ -254,6 +267,14 @@ impl<D: Disk> SegmentWriter<D> {
         Ok(())
     }
 
+    /// Nothing more is written, and the directory may be somebody else's.
+    pub(super) fn close(&mut self) {
+        self.poisoned = true;
+        self.open = None;
+        self.unverified = None;
+        self._lock = None;
+    }
+
     /// How far the stream is with the operating system, so that it survives the end of this process, of the system not.
     pub fn written_lsn(&self) -> Lsn {
         self.written_lsn
@@ -268,6 +289,7 @@ impl<D: Disk> SegmentWriter<D> {
         let can = is_plain && is_inside && data.len() < MAX_AT_ONCE_LEN;
         if can {
             self.write(lsn, std::slice::from_ref(data))?;
+            self.make_next_ready();
         }
         Ok(can)
     }
@@ -534,29 +556,6 @@ impl<D: Disk> SegmentWriter<D> {
     /// Whether a finished file that is not whole gives way to the segment that comes again, as the original has it.
     pub(super) fn replaces_damaged(&self) -> bool {
         self.layout == Layout::PaddedArchive
-    }
-
-    pub(super) fn open_unfinished(
-        &mut self,
-        segment: WalSegment,
-        file_name: String,
-    ) -> Result<OpenSegment<D::File>, SinkError> {
-        let result = self.disk.open(&file_name, OpenMode::ExistingOrNew);
-        let mut file = result.map_err(|error| self.failed(Operation::Open, &file_name, error))?;
-        let len = self.disk.len(&file);
-        let existing_len = len.map_err(|error| self.failed(Operation::Stat, &file_name, error))?;
-        let segment_len = segment.size().as_u64();
-        if existing_len > segment_len {
-            let path = self.disk.path(&file_name);
-            return Err(SinkError::WrongLength { path, len: existing_len, segment_len });
-        }
-        if self.layout.has_full_length() && existing_len < segment_len {
-            let result = self.disk.set_len(&mut file, segment_len);
-            result.map_err(|error| self.failed(Operation::SetLen, &file_name, error))?;
-        }
-        self.directory_dirty = true;
-        let open = OpenSegment::new(segment, file, file_name, SegmentState::Unfinished);
-        Ok(OpenSegment { existing_len, ..open })
     }
 
     /// Compares what the stream brings with what an earlier one left in the open segment.

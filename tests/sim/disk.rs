@@ -15,6 +15,7 @@ use bytes::Bytes;
 use pgwake::sink::{Disk, DiskFile, OpenMode};
 
 use crate::log::Log;
+use crate::wal::SEGMENT_LEN;
 
 const SECTOR: usize = 512;
 
@@ -32,9 +33,15 @@ pub enum Canary {
     AckBeforeEncoderFlush,
     /// What was written is not what was meant, and nobody looks before the file gets its final name.
     RenameBeforeVerify,
+    /// A file that was made ready takes the place of an unfinished segment.
+    ReadyTakesAPlace,
+    /// A file that was made ready is not all zeros.
+    ReadyHoldsOldBytes,
+    /// After a restart, an unfinished segment that is as long as a finished one is taken for one.
+    LengthIsTrusted,
 }
 
-pub const CANARIES: [Canary; 7] = [
+pub const CANARIES: [Canary; 10] = [
     Canary::AckBeforeFsync,
     Canary::NoDirectoryFsync,
     Canary::RenameBeforeFsync,
@@ -42,6 +49,9 @@ pub const CANARIES: [Canary; 7] = [
     Canary::AckAfterFailedFsync,
     Canary::SkipEqualWrites,
     Canary::HideJumps,
+    Canary::ReadyTakesAPlace,
+    Canary::ReadyHoldsOldBytes,
+    Canary::LengthIsTrusted,
 ];
 
 /// For segments that are compressed. A file is never written over there, so nothing equal can be skipped.
@@ -111,6 +121,10 @@ pub struct DiskState {
     pub violation: Option<String>,
     pub log: Log,
     unsynced_seal: Option<Inode>,
+    /// How long a segment is that a file was made ready for, and how many times it is asked for before it is.
+    ready: Option<(u64, u64)>,
+    /// How many files that were made ready were used.
+    pub ready_taken: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -152,6 +166,8 @@ impl SimDisk {
             violation: None,
             log,
             unsynced_seal: None,
+            ready: None,
+            ready_taken: 0,
         })))
     }
 
@@ -160,6 +176,11 @@ impl SimDisk {
         let mut state = self.0.borrow_mut();
         (state.fault, state.operations, state.renames) = (fault, 0, 0);
         (state.crashed, state.failed, state.unsynced_seal) = (false, false, None);
+        // it has no name that anybody could find it by
+        state.ready = None;
+        if state.canary == Some(Canary::LengthIsTrusted) {
+            state.finish_what_is_long_enough();
+        }
     }
 
     /// The machine loses power: what was not synced survives by chance.
@@ -284,6 +305,20 @@ impl DiskState {
         crash_error()
     }
 
+    fn finish_what_is_long_enough(&mut self) {
+        let is_long = |(name, inode): (&String, &Inode)| {
+            let is_long = self.nodes[*inode].seen.len() as u64 == SEGMENT_LEN;
+            let finished = name.strip_suffix(".partial").filter(|finished| is_final(finished) && is_long);
+            finished.map(|finished| (name.clone(), finished.to_owned(), *inode))
+        };
+        let long: Vec<_> = self.names.iter().filter_map(is_long).collect();
+        for (partial, finished, inode) in long {
+            self.names.remove(&partial);
+            self.names.insert(finished.clone(), inode);
+            self.changes.push(NameChange::Rename(partial, finished, inode));
+        }
+    }
+
     fn name_of(&self, inode: Inode) -> &str {
         self.names.iter().find(|(_, other)| **other == inode).map_or("?", |(name, _)| name)
     }
@@ -383,6 +418,10 @@ impl Disk for SimDisk {
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<SimFile> {
         let mut state = self.0.borrow_mut();
         if let Some(&inode) = state.names.get(name) {
+            let is_ready = state.ready.is_some_and(|(_, after)| state.operations >= after);
+            if state.canary == Some(Canary::ReadyTakesAPlace) && is_ready && name.ends_with(".partial") {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             if state.canary == Some(Canary::TruncatingReopen) && name.ends_with(".partial") {
                 state.nodes[inode] = Node::default();
             }
@@ -397,6 +436,34 @@ impl Disk for SimDisk {
         state.names.insert(name.into(), inode);
         state.changes.push(NameChange::Create(name.into(), inode));
         Ok(SimFile { inode, disk: self.clone(), _lock: None })
+    }
+
+    fn make_ready(&mut self, len: u64) {
+        let mut state = self.0.borrow_mut();
+        // now and then it takes longer than the segment does that is being written
+        let operations = state.operations;
+        state.ready.get_or_insert((len, operations + operations % 64));
+    }
+
+    fn take_ready(&mut self, name: &str, len: u64) -> io::Result<Option<SimFile>> {
+        let mut state = self.0.borrow_mut();
+        let operations = state.operations;
+        let is_taken = state.names.contains_key(name) && state.canary != Some(Canary::ReadyTakesAPlace);
+        let is_ready = |ready: &mut (u64, u64)| *ready == (len, ready.1.min(operations));
+        if is_taken || state.ready.take_if(is_ready).is_none() {
+            return Ok(None);
+        }
+        state.step(|| format!("link {name}"))?;
+        state.ready_taken += 1;
+        let mut content = vec![0; len as usize];
+        if state.canary == Some(Canary::ReadyHoldsOldBytes) {
+            content.fill(7);
+        }
+        state.nodes.push(Node { seen: content.clone(), durable: content, ..Node::default() });
+        let inode = state.nodes.len() - 1;
+        state.names.insert(name.into(), inode);
+        state.changes.push(NameChange::Create(name.into(), inode));
+        Ok(Some(SimFile { inode, disk: self.clone(), _lock: None }))
     }
 
     fn len(&mut self, file: &SimFile) -> io::Result<u64> {

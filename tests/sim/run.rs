@@ -32,6 +32,8 @@ pub struct Coverage {
     pub lies_detected: u64,
     /// Lives in which new segments are compressed.
     pub compressed: u64,
+    /// Segments that were written to a file that was made ready.
+    pub ready: u64,
     pub primary: Counts,
     pub log: String,
 }
@@ -46,13 +48,14 @@ impl std::fmt::Display for Coverage {
             disk_failures,
             lies_detected,
             compressed,
+            ready,
             primary,
             ..
         } = self;
         write!(
             f,
             "{runs} runs, {lives} lives, {compressed} of them compressing, {crashes} crashes, {power_losses} power losses, {disk_failures} disk \
-             failures, {lies_detected} lies detected, {primary:?}"
+             failures, {lies_detected} lies detected, {ready} segments made ready, {primary:?}"
         )
     }
 }
@@ -66,6 +69,7 @@ impl Coverage {
         self.disk_failures += other.disk_failures;
         self.lies_detected += other.lies_detected;
         self.compressed += other.compressed;
+        self.ready += other.ready;
         self.primary.connections += other.primary.connections;
         self.primary.disconnects += other.primary.disconnects;
         self.primary.silences += other.primary.silences;
@@ -83,6 +87,7 @@ impl Coverage {
             self.power_losses,
             self.disk_failures,
             self.lies_detected,
+            self.ready,
             primary.disconnects,
             primary.silences,
             primary.switches,
@@ -126,6 +131,7 @@ pub fn simulate(seed: u64, kept: Kept, setups: &[Setup]) -> Result<Coverage, Fai
                     Coverage { primary: runs[0].primary.state.borrow().counts, ..Coverage::default() };
                 for run in &runs {
                     coverage.add(&run.coverage);
+                    coverage.ready += run.disk.0.borrow().ready_taken;
                 }
                 coverage.log = log.text();
                 Ok(coverage)
