@@ -19,6 +19,7 @@ pub mod client;
 pub mod compression;
 mod direct;
 mod error;
+pub mod handover;
 pub mod inspect;
 pub mod measure;
 pub mod observe;

@@ -40,6 +40,9 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use tokio::runtime::Runtime;
+
+use crate::handover::{self, Handover};
 
 pub use exit::Exit;
 
@@ -174,11 +177,23 @@ fn refused(exit: Exit, typed: &[OsString]) -> ExitCode {
 /// Runs a command's future to its end, and waits for no thread that it leaves behind: after an interruption that may be
 /// `pg_ctl`, the resolver, or somebody who does not type a password.
 fn block_on<F: Future<Output = Exit>>(json: bool, command: F) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report::failure(&error, crate::ErrorClass::Operator, json),
-    };
-    let exit = runtime.block_on(command);
-    runtime.shutdown_background();
-    exit
+    run_on(json, |runtime| Ok(runtime.block_on(command)))
+}
+
+/// The same for a command that leaves quick syncs to the thread that runs it.
+fn block_on_handing_over<F: Future<Output = Exit> + Send>(
+    json: bool,
+    handover: &Handover,
+    command: F,
+) -> Exit {
+    run_on(json, |runtime| handover::block_on(runtime, handover, command))
+}
+
+fn run_on(json: bool, run: impl FnOnce(&Runtime) -> std::io::Result<Exit>) -> Exit {
+    let ran = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+        let exit = run(&runtime);
+        runtime.shutdown_background();
+        exit
+    });
+    ran.unwrap_or_else(|error| report::failure(&error, crate::ErrorClass::Operator, json))
 }

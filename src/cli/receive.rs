@@ -21,6 +21,7 @@ use crate::archive::{ArchiveError, ArchiveUrl, Gaps, TakeOver, UploadOptions};
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
 use crate::compression::Compression;
+use crate::handover::Handover;
 use crate::pg::{Lsn, SlotName};
 use crate::sink::RecordCheck;
 use crate::stream::{
@@ -169,10 +170,11 @@ pub(super) fn run(args: &ReceiveArgs) -> Exit {
         Ok(settings) => settings,
         Err(error) => return report::usage(&error, args.json),
     };
-    super::block_on(args.json, drive(args, settings))
+    let handover = Handover::default();
+    super::block_on_handing_over(args.json, &handover, drive(args, settings, &handover))
 }
 
-async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
+async fn drive(args: &ReceiveArgs, mut settings: Settings, handover: &Handover) -> Exit {
     let mut signals = match Signals::listen_as_service() {
         Ok(signals) => signals,
         Err(error) => return report::failure(&SetupError::Setup(error), ErrorClass::Operator, args.json),
@@ -230,6 +232,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings) -> Exit {
         archive: uploader.as_ref(),
         meter: &meter,
         progress: &sender,
+        handover,
     };
     let received = tokio::select! {
         received = storing.run(&mut connector, shutdown) => received,

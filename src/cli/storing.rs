@@ -16,6 +16,7 @@ use super::metering::Meter;
 use super::{human, report, service};
 use crate::archive::Uploader;
 use crate::compression::Compression;
+use crate::handover::Handover;
 use crate::pg::Lsn;
 use crate::sink::{FullDisk, Layout, RealDisk};
 use crate::stream::{
@@ -31,6 +32,8 @@ pub(super) struct Storing<'a> {
     pub(super) archive: Option<&'a Uploader>,
     pub(super) meter: &'a Meter,
     pub(super) progress: &'a watch::Sender<Progress>,
+    /// Where the thread that receives finds syncs to do.
+    pub(super) handover: &'a Handover,
 }
 
 /// How long is waited at least between two attempts to store something; at first, and at most.
@@ -119,7 +122,8 @@ impl Storing<'_> {
     ) -> Result<ReceiveOutcome, ReceiveError> {
         let disk = self.meter.disk(RealDisk::new(self.directory));
         let check = self.options.stream.record_check;
-        let mut sink = open_sink(disk, Layout::Archive, check, self.compression)?;
+        let sink = open_sink(disk, Layout::Archive, check, self.compression)?;
+        let mut sink = sink.with_handover(Some(self.handover.clone()));
         let mut observer = self.meter.observer();
         let stop = async { drop(stopped.wait_for(|stop| *stop).await) };
         let (options, progress) = (self.options, self.progress);

@@ -9,17 +9,23 @@
 //! without the thread, and never by the disk; and the next sync is for all that came during the last one.
 //!
 //! The way of a commit's WAL when the stream is live, which is all there is to do for it: one `recv`; its checksums, where
-//! the bytes are warm; one `pwritev`, from where they were received; a futex to wake the thread, unless it is at work; a
-//! `send` that says "written". Then the thread's `fdatasync`, and a `write` to wake the socket's thread, which `send`s
-//! "flushed". One copy out of the socket, one into the page cache, no allocation that grows with the stream. While catching
-//! up the thread writes, past the page cache: then the copy out of the socket is the only one.
+//! the bytes are warm; one `pwritev`, from where they were received; a `send` that says "written"; `fdatasync`; a `send` that says
+//! "flushed". Two waits, for the socket and for the disk, and one thread: as long as syncs are quick, the thread that
+//! receives does them itself, by way of a [`Handover`], which has another one go on with receiving when one takes longer.
+//! When they are slow, they are the sink's thread's: a futex to wake it, and a `write` to be woken by. One copy out of the
+//! socket, one into the page cache, no allocation that grows with the stream. While catching up the sink's thread writes, past the
+//! page cache: then the copy out of the socket is the only one.
 //!
 //! WAL is checked as it is pushed: the bytes are in that processor's cache, and the thread is left with what has to wait
 //! for the disk.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
@@ -32,6 +38,7 @@ use super::queue::{Batch, SinkCommand, SinkLimits};
 use super::segment_writer::SegmentWriter;
 use super::stamp::ClusterStamp;
 use super::unverified_segment::Verification;
+use crate::handover::{Handover, Work};
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 
 /// What the sink has to say to the driver.
@@ -89,11 +96,16 @@ pub struct SinkThread<D: Disk> {
     seen_written_lsn: Lsn,
     /// For the WAL of the stream that has begun, if it is checked.
     checker: Option<StreamChecker>,
+    /// Where the task that pushes can leave a sync for its own thread.
+    handover: Option<Handover>,
 }
 
 /// WAL shares the memory it was received into, a large piece; fewer bytes than this, waiting for the disk, must not
 /// keep it.
 const MIN_SHARED_LEN: usize = 8 << 10;
+
+/// As long as syncs take less on average, the task's own thread does them.
+const QUICK_SYNC: Duration = Duration::from_millis(1);
 
 type Request<D> = Box<dyn FnOnce(&mut SegmentWriter<D>) -> Result<(), SinkError> + Send>;
 
@@ -111,12 +123,27 @@ struct Shared<D: Disk> {
     changed: Notify,
 }
 
+/// Who syncs. There is only one at a time: of two, the kernel would tell one alone of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Syncing {
+    Nobody,
+    /// The task's own thread will, when the task waits.
+    Asked,
+    /// The task's own thread does. The sink's thread leaves everything alone meanwhile.
+    TasksThread,
+    /// The sink's thread does, or writes.
+    SinksThread,
+}
+
 struct State<D: Disk> {
     jobs: VecDeque<Job<D>>,
     /// A flush was asked for behind all that was ever pushed; then it is not among the jobs.
     flush_wanted: bool,
     /// The thread has taken jobs that are not done: what is pushed now has to come after them.
     working: bool,
+    syncing: Syncing,
+    /// How long syncs take, on average of the last few.
+    sync_time: Duration,
     queued_bytes: usize,
     /// The driver was told that there is no room, and waits to be told that there is.
     waits_for_room: bool,
@@ -145,6 +172,92 @@ impl<D: Disk> Shared<D> {
         // a panic under this lock ends the thread, after which nobody writes
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State<D>>) -> MutexGuard<'a, State<D>> {
+        self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes durable what is written. The writer is free meanwhile.
+    fn sync(&self) -> Result<FlushedLsn, SinkError> {
+        let started_at = Instant::now();
+        let pending = self.writer().begin_flush()?;
+        let synced = pending.sync();
+        let flushed = self.writer().end_flush(pending, synced);
+        let mut state = self.lock();
+        state.sync_time = (7 * state.sync_time + started_at.elapsed()) / 8;
+        flushed
+    }
+
+    fn publish(&self, flushed: FlushedLsn) {
+        let mut state = self.lock();
+        state.flushed = Some(flushed);
+        state.written_lsn = state.written_lsn.max(flushed.lsn());
+    }
+}
+
+/// A sync, done by the task's own thread.
+impl<D> Work for Shared<D>
+where
+    D: Disk + Send,
+    D::File: Send,
+{
+    fn run(&self) {
+        let mut state = self.lock();
+        if state.syncing != Syncing::Asked || state.ended {
+            return;
+        }
+        state.syncing = Syncing::TasksThread;
+        drop(state);
+        let _mark = SyncMark(self);
+        match self.sync() {
+            Ok(flushed) => self.publish(flushed),
+            Err(error) => self.lock().end(Some(error)),
+        }
+    }
+
+    fn wake(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// The task's own thread has synced, or has panicked meanwhile.
+struct SyncMark<'a, D: Disk>(&'a Shared<D>);
+
+impl<D: Disk> Drop for SyncMark<'_, D> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        if std::thread::panicking() {
+            state.end(None);
+        }
+        state.syncing = Syncing::Nobody;
+        let somebody_waits = state.has_work() || state.closed || state.ended;
+        drop(state);
+        if somebody_waits {
+            self.0.work.notify_all();
+        }
+    }
+}
+
+impl<D: Disk> State<D> {
+    fn has_work(&self) -> bool {
+        self.flush_wanted || !self.jobs.is_empty()
+    }
+
+    /// A sync that was asked for and has not begun is somebody else's now.
+    fn take_back_sync(&mut self) -> bool {
+        let is_asked = self.syncing == Syncing::Asked;
+        if is_asked {
+            self.syncing = Syncing::Nobody;
+        }
+        is_asked
+    }
+
+    fn end(&mut self, error: Option<SinkError>) {
+        self.ended = true;
+        self.error = self.error.take().or(error);
+        self.jobs.clear();
+        (self.flush_wanted, self.working, self.queued_bytes) = (false, false, 0);
+    }
 }
 
 impl<D> SinkThread<D>
@@ -160,6 +273,8 @@ where
                 jobs: VecDeque::new(),
                 flush_wanted: false,
                 working: false,
+                syncing: Syncing::Nobody,
+                sync_time: Duration::ZERO,
                 queued_bytes: 0,
                 waits_for_room: false,
                 flushed: None,
@@ -185,7 +300,14 @@ where
             seen: None,
             seen_written_lsn: Lsn::INVALID,
             checker: None,
+            handover: None,
         })
+    }
+
+    /// Leaves syncs that are quick to the thread that pushes.
+    pub fn with_handover(mut self, handover: Option<Handover>) -> Self {
+        self.handover = handover;
+        self
     }
 
     async fn request<T: Send + 'static>(
@@ -207,7 +329,11 @@ where
     }
 }
 
-impl<D: Disk> SinkThread<D> {
+impl<D> SinkThread<D>
+where
+    D: Disk + Send + 'static,
+    D::File: Send,
+{
     fn push_job(&self, job: Job<D>) {
         let mut state = self.shared.lock();
         if state.ended {
@@ -216,19 +342,31 @@ impl<D: Disk> SinkThread<D> {
         if let Job::Command(command) = &job {
             state.queued_bytes += command.weight();
         }
-        let was_idle = state.jobs.is_empty() && !state.flush_wanted;
+        let was_idle = !state.has_work();
         match job {
-            Job::Command(SinkCommand::Flush) if state.jobs.is_empty() => state.flush_wanted = true,
+            Job::Command(SinkCommand::Flush) if state.jobs.is_empty() => {
+                match (state.syncing, &self.handover) {
+                    (Syncing::Asked, _) => return,
+                    (Syncing::Nobody, Some(handover)) if was_idle && state.sync_time < QUICK_SYNC => {
+                        state.syncing = Syncing::Asked;
+                        drop(state);
+                        return handover.ask(Arc::clone(&self.shared) as Arc<dyn Work>);
+                    }
+                    _ => state.flush_wanted = true,
+                }
+            }
             job => {
-                if std::mem::take(&mut state.flush_wanted) {
+                if std::mem::take(&mut state.flush_wanted) | state.take_back_sync() {
                     state.jobs.push_back(Job::Command(SinkCommand::Flush));
                 }
                 state.jobs.push_back(job);
             }
         }
+        // whoever syncs looks again afterwards
+        let wakes = was_idle && state.syncing == Syncing::Nobody;
         drop(state);
-        if was_idle {
-            self.shared.work.notify_one();
+        if wakes {
+            self.shared.work.notify_all();
         }
     }
 
@@ -315,12 +453,18 @@ where
     }
 
     async fn event(&mut self) -> Result<SinkEvent, SinkError> {
+        let shared = Arc::clone(&self.shared);
         loop {
-            if let Some(event) = self.poll_event() {
+            let mut changed = pin!(shared.changed.notified());
+            // the task may be polled for another reason, and finds what its own thread has done
+            let event = poll_fn(|cx| match self.poll_event() {
+                Some(event) => Poll::Ready(Some(event)),
+                // a change between the look and the wait leaves a permit, so none is missed
+                None => changed.as_mut().poll(cx).map(|()| None),
+            });
+            if let Some(event) = event.await {
                 return event;
             }
-            // a change between the look and the wait leaves a permit, so none is missed
-            self.shared.changed.notified().await;
         }
     }
 
@@ -358,12 +502,17 @@ where
 
 impl<D: Disk> Drop for SinkThread<D> {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.work.notify_one();
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.flush_wanted |= state.take_back_sync();
+        drop(state);
+        self.shared.work.notify_all();
         if let Some(thread) = self.thread.take() {
             // a panic of the thread was already seen as its end
             let _ = thread.join();
         }
+        // work that was asked for may still be remembered somewhere; the directory is free all the same
+        self.shared.writer().close();
     }
 }
 
@@ -372,11 +521,7 @@ struct EndMark<'a, D: Disk>(&'a Shared<D>);
 
 impl<D: Disk> Drop for EndMark<'_, D> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.ended = true;
-        state.jobs.clear();
-        (state.flush_wanted, state.working, state.queued_bytes) = (false, false, 0);
-        drop(state);
+        self.0.lock().end(None);
         self.0.changed.notify_one();
     }
 }
@@ -387,26 +532,26 @@ fn run<D: Disk>(shared: &Shared<D>) {
     let mut verification = Verification::Done;
     loop {
         let mut state = shared.lock();
-        while state.jobs.is_empty() && !state.flush_wanted && !state.closed {
-            if verification == Verification::Pending {
-                break;
-            }
-            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        while state.syncing == Syncing::TasksThread
+            || !(state.has_work() || state.closed || state.ended || verification == Verification::Pending)
+        {
+            state = shared.wait(state);
         }
-        if state.closed && state.jobs.is_empty() && !state.flush_wanted {
+        if state.ended || (state.closed && !state.has_work()) {
             return;
         }
         let jobs = std::mem::take(&mut state.jobs);
         state.working = !jobs.is_empty();
-        let flush_wanted = std::mem::take(&mut state.flush_wanted);
+        let flush_wanted = std::mem::take(&mut state.flush_wanted) | state.take_back_sync();
+        state.syncing = Syncing::SinksThread;
         drop(state);
         let worked = work_through(&mut batch, jobs, flush_wanted, shared);
-        match worked.and_then(|()| shared.writer().verify_some()) {
+        let verified = worked.and_then(|()| shared.writer().verify_some());
+        let mut state = shared.lock();
+        state.syncing = Syncing::Nobody;
+        match verified {
             Ok(left) => verification = left,
-            Err(error) => {
-                shared.lock().error = Some(error);
-                return;
-            }
+            Err(error) => return state.error = Some(error),
         }
     }
 }
@@ -418,10 +563,7 @@ fn work_through<D: Disk>(
     shared: &Shared<D>,
 ) -> Result<(), SinkError> {
     let publish = |flushed: FlushedLsn| {
-        let mut state = shared.lock();
-        state.flushed = Some(flushed);
-        state.written_lsn = state.written_lsn.max(flushed.lsn());
-        drop(state);
+        shared.publish(flushed);
         shared.changed.notify_one();
     };
     if !jobs.is_empty() {
@@ -430,10 +572,7 @@ fn work_through<D: Disk>(
         shared.lock().working = false;
     }
     if batch.take_flush_wanted() || flush_wanted {
-        let pending = shared.writer().begin_flush()?;
-        // the writer is free meanwhile
-        let synced = pending.sync();
-        publish(shared.writer().end_flush(pending, synced)?);
+        publish(shared.sync()?);
     }
     Ok(())
 }
@@ -470,97 +609,4 @@ fn run_jobs<D: Disk>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Layout, RealDisk};
-    use super::*;
-    use crate::pg::SystemIdentifier;
-
-    fn stamp() -> ClusterStamp {
-        let segment_size = WalSegmentSize::from_bytes(1 << 20).unwrap();
-        ClusterStamp { system_identifier: SystemIdentifier::new(1), segment_size }
-    }
-
-    #[tokio::test]
-    async fn what_is_pushed_becomes_durable_and_is_published() {
-        let directory = tempfile::tempdir().unwrap();
-        let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
-        let mut sink = SinkThread::spawn(writer, SinkLimits { queued_bytes: 10 }).unwrap();
-        sink.prepare(stamp()).await.unwrap();
-        sink.begin(TimelineId::FIRST, stamp().segment_size, Lsn::new(1 << 20)).await.unwrap();
-        sink.push(SinkCommand::Write { lsn: Lsn::new(1 << 20), data: Bytes::from(vec![7; 1 << 20]) });
-        sink.push(SinkCommand::Seal);
-        loop {
-            match sink.event().await.unwrap() {
-                SinkEvent::Flushed(flushed) if flushed.lsn() == Lsn::new(2 << 20) => break,
-                _ => {}
-            }
-        }
-        assert!(sink.has_room());
-        let names: Vec<String> = sink.prepare(stamp()).await.unwrap().into_iter().map(|e| e.name).collect();
-        assert!(names.contains(&"000000010000000000000001".to_owned()), "{names:?}");
-    }
-
-    /// The driver asks whether there is room, and waits for an event when there is none: in between, room may be made.
-    #[tokio::test]
-    async fn room_that_is_made_at_once_is_told_of_too() {
-        let directory = tempfile::tempdir().unwrap();
-        let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
-        let mut sink = SinkThread::spawn(writer, SinkLimits { queued_bytes: 10 }).unwrap();
-        sink.prepare(stamp()).await.unwrap();
-        let start = 1 << 20;
-        sink.begin(TimelineId::FIRST, stamp().segment_size, Lsn::new(start)).await.unwrap();
-        let mut waited = 0;
-        for number in 0..2000 {
-            sink.push(SinkCommand::Write {
-                lsn: Lsn::new(start + number * 20),
-                data: Bytes::from(vec![7; 20]),
-            });
-            if !sink.has_room() {
-                waited += 1;
-                while !sink.shared.lock().jobs.is_empty() {
-                    std::thread::yield_now();
-                }
-                let event = tokio::time::timeout(std::time::Duration::from_secs(20), sink.event());
-                let event = event.await.expect("room is told of").unwrap();
-                assert!(matches!(event, SinkEvent::Room), "{event:?}");
-            }
-        }
-        assert!(waited > 0, "there was always room");
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_ends_where_the_last_one_did_is_published_too() {
-        let directory = tempfile::tempdir().unwrap();
-        let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
-        let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
-        sink.prepare(stamp()).await.unwrap();
-        let (start, end) = (Lsn::new(1 << 20), Lsn::new((1 << 20) + 9));
-        for _ in 0..2 {
-            sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
-            sink.push(SinkCommand::Write { lsn: start, data: Bytes::from_static(b"the same.") });
-            sink.push(SinkCommand::Flush);
-            loop {
-                let event = tokio::time::timeout(std::time::Duration::from_secs(20), sink.event());
-                match event.await.expect("the position is published").unwrap() {
-                    SinkEvent::Written => assert_eq!(sink.written_lsn(), end),
-                    event => {
-                        let published = matches!(event, SinkEvent::Flushed(flushed) if flushed.lsn() == end);
-                        assert!(published, "{event:?}");
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn an_error_ends_the_thread_and_is_told_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
-        let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
-        sink.push(SinkCommand::Flush);
-        assert!(matches!(sink.event().await, Err(SinkError::OutOfOrder { .. })));
-        assert!(matches!(sink.event().await, Err(SinkError::ThreadEnded)));
-        assert!(matches!(sink.prepare(stamp()).await, Err(SinkError::ThreadEnded)));
-    }
-}
+mod tests;

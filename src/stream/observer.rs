@@ -8,7 +8,7 @@ use crate::pg::{Lsn, TimelineId};
 use crate::wire::replication::PgTimestamp;
 
 /// Hears what an operator would put on a timeline, as it happens.
-pub trait Observer: Send {
+pub trait Observer: Send + Sync {
     /// A file in the directory is none that the stream can go on with; it stays as it is.
     fn stray_found(&mut self, stray: &Stray);
     /// The directory was received into before, has no WAL any more, and no slot says where that ended.

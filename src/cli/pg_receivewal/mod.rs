@@ -18,6 +18,7 @@ use super::pg_tool::connection::{check_version, command_failed, file_mode, plain
 use super::pg_tool::slots::{SlotUse, slot_name};
 use super::pg_tool::{Failed, Invocation};
 use crate::client::Connection;
+use crate::handover::{self, Handover};
 use crate::wire::command::{self, DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
 
@@ -31,8 +32,11 @@ pub(super) fn run(tool: &Invocation) -> Result<(), Failed> {
         check_directory(tool, receive)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| tool.error(format!("could not set up the program: {error}")))?;
-    runtime.block_on(drive(tool, &options))
+    let failed = |error| tool.error(format!("could not set up the program: {error}"));
+    let handover = Handover::default();
+    let driven =
+        runtime.and_then(|runtime| handover::block_on(&runtime, &handover, drive(tool, &options, &handover)));
+    driven.map_err(failed)?
 }
 
 fn check_directory(tool: &Invocation, receive: &options::Receive) -> Result<(), Failed> {
@@ -45,7 +49,7 @@ fn check_directory(tool: &Invocation, receive: &options::Receive) -> Result<(), 
     }
 }
 
-async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
+async fn drive(tool: &Invocation, options: &Options, handover: &Handover) -> Result<(), Failed> {
     let (settings, mut connection) = options.connection.connect(tool).await?;
     let file_mode = file_mode(tool, &mut connection).await?;
     let identity = connection.identify_system().await;
@@ -79,7 +83,8 @@ async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
         }
         Job::Receive(receive) => {
             check_version(tool, &connection)?;
-            return streaming::receive(tool, options, receive, settings, connection, file_mode).await;
+            return streaming::receive(tool, options, receive, settings, connection, file_mode, handover)
+                .await;
         }
     }
     connection.close().await;

@@ -14,6 +14,7 @@ use crate::cli::pg_tool::{Failed, Invocation};
 use crate::cli::signals::Signals;
 use crate::client::Connection;
 use crate::client::conninfo::Settings;
+use crate::handover::Handover;
 use crate::pg::ServerVersion;
 use crate::sink::{Layout, RealDisk, RecordCheck};
 use crate::stream::{
@@ -36,6 +37,7 @@ pub(super) async fn receive(
     mut settings: Settings,
     mut connection: Connection,
     file_mode: u32,
+    handover: &Handover,
 ) -> Result<(), Failed> {
     // later connections: a server that lets nobody in and says nothing is lost, too
     settings.connect_timeout = settings.connect_timeout.or(Some(RECEIVE_TIMEOUT));
@@ -50,9 +52,10 @@ pub(super) async fn receive(
     if receive.durability == Durability::None && receive.slot.is_none() {
         disk = disk.without_sync();
     }
-    let mut sink =
+    let sink =
         open_sink(disk, Layout::PaddedArchive, wanted.stream.record_check, options.compression.compression())
             .map_err(|error| tool.error(with_causes(&error)))?;
+    let mut sink = sink.with_handover(Some(handover.clone()));
     let (sender, progress) = watch::channel(Progress::default());
     let mut words = Words {
         tool,

@@ -1,0 +1,295 @@
+use super::super::disk::{DiskFile, OpenMode};
+use super::super::{Layout, RealDisk, RealFile};
+use super::*;
+use crate::pg::SystemIdentifier;
+
+fn stamp() -> ClusterStamp {
+    let segment_size = WalSegmentSize::from_bytes(1 << 20).unwrap();
+    ClusterStamp { system_identifier: SystemIdentifier::new(1), segment_size }
+}
+
+#[tokio::test]
+async fn what_is_pushed_becomes_durable_and_is_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
+    let mut sink = SinkThread::spawn(writer, SinkLimits { queued_bytes: 10 }).unwrap();
+    sink.prepare(stamp()).await.unwrap();
+    sink.begin(TimelineId::FIRST, stamp().segment_size, Lsn::new(1 << 20)).await.unwrap();
+    sink.push(SinkCommand::Write { lsn: Lsn::new(1 << 20), data: Bytes::from(vec![7; 1 << 20]) });
+    sink.push(SinkCommand::Seal);
+    loop {
+        match sink.event().await.unwrap() {
+            SinkEvent::Flushed(flushed) if flushed.lsn() == Lsn::new(2 << 20) => break,
+            _ => {}
+        }
+    }
+    assert!(sink.has_room());
+    let names: Vec<String> = sink.prepare(stamp()).await.unwrap().into_iter().map(|e| e.name).collect();
+    assert!(names.contains(&"000000010000000000000001".to_owned()), "{names:?}");
+}
+
+/// The driver asks whether there is room, and waits for an event when there is none: in between, room may be made.
+#[tokio::test]
+async fn room_that_is_made_at_once_is_told_of_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
+    let mut sink = SinkThread::spawn(writer, SinkLimits { queued_bytes: 10 }).unwrap();
+    sink.prepare(stamp()).await.unwrap();
+    let start = 1 << 20;
+    sink.begin(TimelineId::FIRST, stamp().segment_size, Lsn::new(start)).await.unwrap();
+    let shared = Arc::clone(&sink.shared);
+    for number in 0..2000 {
+        let held = shared.writer();
+        sink.push(SinkCommand::Write { lsn: Lsn::new(start + number * 20), data: Bytes::from(vec![7; 20]) });
+        assert!(!sink.has_room(), "what cannot be written yet waits");
+        drop(held);
+        if number % 2 == 0 {
+            while !shared.lock().jobs.is_empty() {
+                std::thread::yield_now();
+            }
+        }
+        let event = tokio::time::timeout(std::time::Duration::from_secs(20), sink.event());
+        let event = event.await.expect("room is told of").unwrap();
+        assert!(matches!(event, SinkEvent::Room), "{event:?}");
+        while shared.lock().working {
+            std::thread::yield_now();
+        }
+        sink.written_lsn();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_where_the_last_one_did_is_published_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
+    let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
+    sink.prepare(stamp()).await.unwrap();
+    let (start, end) = (Lsn::new(1 << 20), Lsn::new((1 << 20) + 9));
+    for _ in 0..2 {
+        sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+        sink.push(SinkCommand::Write { lsn: start, data: Bytes::from_static(b"the same.") });
+        sink.push(SinkCommand::Flush);
+        loop {
+            let event = tokio::time::timeout(std::time::Duration::from_secs(20), sink.event());
+            match event.await.expect("the position is published").unwrap() {
+                SinkEvent::Written => assert_eq!(sink.written_lsn(), end),
+                event => {
+                    let published = matches!(event, SinkEvent::Flushed(flushed) if flushed.lsn() == end);
+                    assert!(published, "{event:?}");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Runs `task` as `pgwake receive` is run.
+fn handing_over<F>(task: impl FnOnce(Handover) -> F) -> F::Output
+where
+    F: Future + Send,
+    F::Output: Send,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let handover = Handover::default();
+    crate::handover::block_on(&runtime, &handover, task(handover.clone())).unwrap()
+}
+
+fn sink_in(directory: &std::path::Path, handover: Handover) -> SinkThread<RealDisk> {
+    let writer = SegmentWriter::open(RealDisk::new(directory), Layout::Archive).unwrap();
+    SinkThread::spawn(writer, SinkLimits::default()).unwrap().with_handover(Some(handover))
+}
+
+/// Whoever syncs, all is published, the segments' ends too.
+#[test]
+fn what_the_tasks_own_thread_syncs_is_published() {
+    let directory = tempfile::tempdir().unwrap();
+    handing_over(async |handover| {
+        let mut sink = sink_in(directory.path(), handover);
+        sink.prepare(stamp()).await.unwrap();
+        let start = Lsn::new(1 << 20);
+        sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+        let mut lsn = start;
+        for turn in 0..300_u64 {
+            let rest = stamp().segment_size.segment_at(lsn).end_lsn() - lsn;
+            let len = (turn % 7 * 3000 + 1).min(rest);
+            sink.push(SinkCommand::Write { lsn, data: Bytes::from(vec![7; len as usize]) });
+            lsn = lsn + len;
+            sink.push(if len == rest { SinkCommand::Seal } else { SinkCommand::Flush });
+            while sink.seen.is_none_or(|flushed| flushed.lsn() < lsn) {
+                sink.event().await.unwrap();
+            }
+        }
+        sink.settle().await.unwrap();
+        assert!(lsn > Lsn::new(3 << 20));
+        drop(sink);
+        // work that was left somewhere holds nothing back
+        SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
+    });
+}
+
+#[test]
+fn a_sync_that_was_left_is_done_when_the_sink_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    handing_over(async |handover| {
+        let mut sink = sink_in(directory.path(), handover);
+        sink.prepare(stamp()).await.unwrap();
+        let start = Lsn::new(1 << 20);
+        sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+        sink.push(SinkCommand::Write { lsn: start, data: Bytes::from_static(b"WAL") });
+        sink.push(SinkCommand::Flush);
+        let shared = Arc::clone(&sink.shared);
+        drop(sink);
+        assert_eq!(shared.lock().flushed.map(FlushedLsn::lsn), Some(start + 3));
+    });
+}
+
+#[test]
+fn a_failure_on_the_tasks_own_thread_ends_the_sink() {
+    let directory = tempfile::tempdir().unwrap();
+    handing_over(async |handover| {
+        let mut sink = sink_in(directory.path(), handover);
+        sink.push(SinkCommand::Flush);
+        assert!(matches!(sink.event().await, Err(SinkError::OutOfOrder { .. })));
+        assert!(matches!(sink.event().await, Err(SinkError::ThreadEnded)));
+        assert!(matches!(sink.prepare(stamp()).await, Err(SinkError::ThreadEnded)));
+    });
+}
+
+#[tokio::test]
+async fn an_error_ends_the_thread_and_is_told_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = SegmentWriter::open(RealDisk::new(directory.path()), Layout::Archive).unwrap();
+    let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
+    sink.push(SinkCommand::Flush);
+    assert!(matches!(sink.event().await, Err(SinkError::OutOfOrder { .. })));
+    assert!(matches!(sink.event().await, Err(SinkError::ThreadEnded)));
+    assert!(matches!(sink.prepare(stamp()).await, Err(SinkError::ThreadEnded)));
+}
+
+/// A disk of the operating system whose syncs take their time, now and then a long one.
+struct SlowDisk(RealDisk);
+
+#[derive(Clone)]
+struct SlowFile(RealFile);
+
+impl DiskFile for SlowFile {
+    fn sync_data(&self) -> std::io::Result<()> {
+        let took = [0, 0, 0, 0, 0, 0, 0, 300, 3_000, 12_000][fastrand::usize(..10)];
+        std::thread::sleep(Duration::from_micros(took));
+        self.0.sync_data()
+    }
+
+    fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.fill_from(offset, buffer)
+    }
+}
+
+impl Disk for SlowDisk {
+    type File = SlowFile;
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path(name)
+    }
+
+    fn list(&mut self) -> std::io::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn len_of(&mut self, name: &str) -> std::io::Result<u64> {
+        self.0.len_of(name)
+    }
+
+    fn open(&mut self, name: &str, mode: OpenMode) -> std::io::Result<SlowFile> {
+        self.0.open(name, mode).map(SlowFile)
+    }
+
+    fn make_ready(&mut self, len: u64) {
+        self.0.make_ready(len);
+    }
+
+    fn take_ready(&mut self, name: &str, len: u64) -> std::io::Result<Option<SlowFile>> {
+        Ok(self.0.take_ready(name, len)?.map(SlowFile))
+    }
+
+    fn len(&mut self, file: &SlowFile) -> std::io::Result<u64> {
+        self.0.len(&file.0)
+    }
+
+    fn set_len(&mut self, file: &mut SlowFile, len: u64) -> std::io::Result<()> {
+        self.0.set_len(&mut file.0, len)
+    }
+
+    fn write_at(&mut self, file: &mut SlowFile, offset: u64, chunks: &[Bytes]) -> std::io::Result<()> {
+        self.0.write_at(&mut file.0, offset, chunks)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> std::io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&mut self, name: &str) -> std::io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync_directory(&mut self, name: &str) -> std::io::Result<()> {
+        self.0.sync_directory(name)
+    }
+
+    fn lock(&mut self, name: &str) -> std::io::Result<Option<SlowFile>> {
+        Ok(self.0.lock(name)?.map(SlowFile))
+    }
+}
+
+/// Two threads sync, and two run the task; whoever it is, positions only grow, none is beyond what was written, and all comes
+/// to its file.
+#[test]
+fn a_disk_of_any_speed_gets_all_of_it_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let expected = handing_over(async |handover| {
+        let writer = SegmentWriter::open(SlowDisk(RealDisk::new(directory.path())), Layout::Archive).unwrap();
+        let sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
+        let mut sink = sink.with_handover(Some(handover));
+        sink.prepare(stamp()).await.unwrap();
+        let start = Lsn::new(1 << 20);
+        sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+        let (mut lsn, mut flushed_lsn, mut expected) = (start, start, Vec::new());
+        while lsn < Lsn::new(6 << 20) {
+            let rest = stamp().segment_size.segment_at(lsn).end_lsn() - lsn;
+            let len = [1, 300, 8192, 20_000, 150_000][fastrand::usize(..5)].min(rest);
+            let data = Bytes::from(vec![fastrand::u8(1..); len as usize]);
+            expected.extend_from_slice(&data);
+            sink.push(SinkCommand::Write { lsn, data });
+            lsn = lsn + len;
+            if len == rest {
+                sink.push(SinkCommand::Seal);
+            }
+            if fastrand::u8(..4) > 0 {
+                sink.push(SinkCommand::Flush);
+            }
+            // as the driver does: whatever there is to hear, and sometimes until all is durable
+            let patient = fastrand::u8(..3) == 0;
+            if patient {
+                sink.push(SinkCommand::Flush);
+            }
+            let patience = Duration::from_micros(if patient { 20_000_000 } else { fastrand::u64(..400) });
+            let heard = tokio::time::timeout(patience, async {
+                while flushed_lsn < lsn {
+                    if let SinkEvent::Flushed(flushed) = sink.event().await.unwrap() {
+                        assert!(flushed_lsn <= flushed.lsn() && flushed.lsn() <= lsn);
+                        flushed_lsn = flushed.lsn();
+                    }
+                }
+            });
+            assert!(heard.await.is_ok() || !patient, "{lsn} never became durable");
+        }
+        sink.settle().await.unwrap();
+        expected
+    });
+    let mut names: Vec<_> =
+        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let segments = names.iter().filter(|path| !path.to_string_lossy().contains("stamp"));
+    let stored: Vec<u8> = segments.flat_map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(stored.starts_with(&expected), "{} bytes of {}", stored.len(), expected.len());
+    assert!(stored[expected.len()..].iter().all(|byte| *byte == 0));
+}
