@@ -1,7 +1,10 @@
 //! Bodies of the fuzz targets; `tests/corpus.rs` replays the committed corpus through them.
 
 use super::wal_page::{LONG_PAGE_HEADER_LEN, WalSegmentHeader};
-use super::{ControlFile, Lsn, TimelineHistory, TimelineId, WalChecker, WalFileName, WalSegmentSize};
+use super::{
+    ControlFile, Lsn, TimelineHistory, TimelineId, WalChecker, WalEvent, WalFileName, WalScanner,
+    WalSegmentSize,
+};
 
 /// A timeline history: no input panics, and what is understood is in order.
 pub fn fuzz_timeline_history(data: &[u8]) {
@@ -55,4 +58,12 @@ pub fn fuzz_wal(data: &[u8]) {
     assert_eq!(verdict, pieces_verdict);
     assert_eq!(whole.checked_lsn(), pieces.checked_lsn());
     assert!(whole.checked_lsn() <= lsn);
+    // what a server can be told to stop at is found wherever a segment is cut
+    let mut scanner = WalScanner::new(segment_size);
+    for (index, segment) in data.chunks(1 << 20).enumerate() {
+        scanner.push(start_lsn + ((index as u64) << 20), segment, |event| match event {
+            WalEvent::Commit { lsn, .. } => assert!(lsn >= start_lsn),
+            WalEvent::RestorePoint { lsn, name, .. } => assert!(lsn >= start_lsn && name.len() <= 64),
+        });
+    }
 }

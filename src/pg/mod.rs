@@ -15,12 +15,14 @@ mod record_crc;
 mod segment;
 mod slot_name;
 mod timeline;
+mod timestamp;
 pub mod version;
 #[doc(hidden)]
 pub mod wal_builder;
 mod wal_checker;
 pub mod wal_page;
 pub mod wal_record;
+mod wal_scanner;
 
 pub use canonical_path::canonical_path;
 pub use checksum_algorithm::{ChecksumAlgorithm, ParseChecksumAlgorithmError};
@@ -35,6 +37,8 @@ pub use slot_name::{SlotName, SlotNameError};
 pub use timeline::{
     ParseTimelineIdError, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, TimelineId,
 };
+pub use timestamp::{ParseTimestampError, Timestamp};
 pub use version::ServerVersion;
 pub use wal_checker::WalChecker;
 pub use wal_record::{WalError, WalErrorKind};
+pub use wal_scanner::{WalEvent, WalScanner};

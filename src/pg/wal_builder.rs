@@ -59,6 +59,11 @@ impl WalBuilder {
         self.append_record(10, 0, body)
     }
 
+    /// Appends a record of a resource manager (`xl_rmid`, `xl_info`); says where it begins.
+    pub fn record_of(&mut self, resource_manager: u8, info: u8, body: &[u8]) -> Lsn {
+        self.append_record(resource_manager, info, body)
+    }
+
     /// Appends the record that ends a segment, and what fills it up.
     pub fn switch(&mut self) -> Lsn {
         let lsn = self.append_record(0, 0x40, &[]);
