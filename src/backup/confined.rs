@@ -148,10 +148,17 @@ impl ConfinedDirectory {
 
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> Result<bool, FileError> {
+        self.is_empty_but_for(None)
+    }
+
+    /// Whether there is nothing in it but perhaps an entry of this name.
+    pub fn is_empty_but_for(&self, passed_over: Option<&str>) -> Result<bool, FileError> {
         let failed = |errno| FileError::new("read directory", &self.path, errno);
         let mut entries = Dir::read_from(&self.fd).map_err(failed)?;
         while let Some(entry) = entries.read() {
-            if !matches!(entry.map_err(failed)?.file_name().to_bytes(), b"." | b"..") {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") && passed_over.is_none_or(|other| other.as_bytes() != name) {
                 return Ok(false);
             }
         }

@@ -19,6 +19,7 @@ mod extraction;
 mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
+mod inspector;
 pub mod manifest;
 mod open_file;
 pub mod path;
@@ -43,6 +44,7 @@ pub use backup_label::{BackupLabel, BackupSource};
 pub use checksum::ChecksumAlgorithm;
 pub use error::{BackupError, MemberRule};
 pub use extraction::Extraction;
+pub use inspector::{BackupInspector, InspectedBackup};
 pub use manifest::{FileProblem, ManifestMismatch, ManifestSummary, WalRange};
 pub use tar_backup::{MAX_INJECTED_MANIFEST_LEN, TarBackupWriter, TarPlace, TarTarget, WholeTarBackup};
 pub use tar_stream::ArchiveEnd;

@@ -88,7 +88,7 @@ pub(super) fn write(
 }
 
 /// Puts the passfile into a data directory, or takes away the one that is there.
-pub(super) fn write_passfile(
+pub(crate) fn write_passfile(
     data: &Path,
     content: Option<&[u8]>,
     owner: Option<Owner>,
@@ -141,13 +141,13 @@ pub(super) fn unreadable_file(files: &[PathBuf], owner: Owner) -> Option<PathBuf
 }
 
 /// Whether a password would have to go to a file whose path cannot stand in `primary_conninfo`.
-pub(super) fn is_passfile_unnameable(settings: &Settings, directory: &Path) -> bool {
+pub(crate) fn is_passfile_unnameable(settings: &Settings, directory: &Path) -> bool {
     let wanted = settings.hosts.iter().any(|host| settings.password_for(host, "replication").is_some());
     wanted && directory.to_str().is_none()
 }
 
 /// A line for each host whose password is known; `None` when no password is needed.
-pub(super) fn render_passfile(settings: &Settings) -> Result<Option<Vec<u8>>, ConfigurationError> {
+pub(crate) fn render_passfile(settings: &Settings) -> Result<Option<Vec<u8>>, ConfigurationError> {
     let mut content = Vec::new();
     for host in &settings.hosts {
         let Some(password) = settings.password_for(host, "replication") else { continue };
@@ -174,7 +174,7 @@ fn passfile_names(host: &HostSpec) -> Vec<String> {
 }
 
 /// Writes settings into a data directory's `postgresql.auto.conf`.
-pub(super) fn write_auto_conf(
+pub(crate) fn write_auto_conf(
     data: &Path,
     settings: &[Setting],
     owner: Option<Owner>,
@@ -184,7 +184,7 @@ pub(super) fn write_auto_conf(
 }
 
 /// Gives a file to its owner; the change is made durable like the file before it.
-fn give(path: &Path, owner: Option<Owner>) -> Result<(), ConfigurationError> {
+pub(crate) fn give(path: &Path, owner: Option<Owner>) -> Result<(), ConfigurationError> {
     if owner.is_none() {
         return Ok(());
     }

@@ -16,7 +16,7 @@ pub mod fork;
 pub mod journal;
 mod needed_wal;
 pub mod outlook;
-mod places;
+pub(crate) mod places;
 pub mod postmaster;
 pub mod preflight;
 pub mod programs;

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::create::CreateRequest;
+use super::create::{CreateRequest, TablespaceMapping};
 use super::directories::{nearest_existing, real_place};
 use super::error::CreateError;
 use super::space::{SpaceNeed, check_space};
@@ -16,11 +16,27 @@ use crate::client::Tablespace;
 /// The longest location of a tablespace, in bytes (`MAXPGPATH`).
 const MAX_LOCATION_LEN: usize = 1024;
 
+/// What the user has said of places.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlaceRequest<'a> {
+    pub(crate) tablespace_mappings: &'a [TablespaceMapping],
+    pub(crate) wal_directory: Option<&'a PathBuf>,
+}
+
+impl<'a> From<&'a CreateRequest> for PlaceRequest<'a> {
+    fn from(request: &'a CreateRequest) -> Self {
+        PlaceRequest {
+            tablespace_mappings: &request.tablespace_mappings,
+            wal_directory: request.wal_directory.as_ref(),
+        }
+    }
+}
+
 /// Every directory that the copy fills, and how many bytes it is going to hold.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// Tablespaces, in the order of the server's list.
-    pub(super) tablespaces: Vec<TablespaceTarget>,
+    pub(crate) tablespaces: Vec<TablespaceTarget>,
     /// Directories outside of the data directory: the WAL's first, then the tablespaces'.
     outside: Vec<PathBuf>,
     needs: Vec<SpaceNeed>,
@@ -30,16 +46,17 @@ impl Places {
     /// Decides, and checks that no place is within another, or somewhere that a server has no business with.
     ///
     /// `data` is where the data directory is built, `owner` whom files shall belong to when root runs this.
-    pub(super) fn decide(
-        request: &CreateRequest,
+    pub(crate) fn decide<'a>(
+        request: impl Into<PlaceRequest<'a>>,
         tablespaces: &[Tablespace],
         target: &Path,
         workspace: &Path,
         owner: Option<Owner>,
     ) -> Result<Self, CreateError> {
+        let request = request.into();
         refuse_unused_mappings(request, tablespaces)?;
         let mut places = Places { tablespaces: Vec::new(), outside: Vec::new(), needs: Vec::new() };
-        places.outside.extend(request.wal_directory.clone());
+        places.outside.extend(request.wal_directory.cloned());
         for tablespace in tablespaces {
             let bytes = tablespace.size_kb.unwrap_or(0).saturating_mul(1024);
             let (Some(oid), Some(location)) = (tablespace.oid, &tablespace.location) else {
@@ -82,7 +99,7 @@ impl Places {
     }
 
     /// Whether there is room for all of it.
-    pub(super) fn check_space(&self) -> Result<(), CreateError> {
+    pub(crate) fn check_space(&self) -> Result<(), CreateError> {
         let existing = |need: &SpaceNeed| -> Result<SpaceNeed, WorkspaceError> {
             Ok(SpaceNeed { directory: nearest_existing(&need.directory)?.to_owned(), bytes: need.bytes })
         };
@@ -91,12 +108,12 @@ impl Places {
     }
 
     /// Makes the directories outside of the data directory, or finds them empty.
-    pub(super) fn claim(&self, workspace: &mut Workspace) -> Result<(), CreateError> {
+    pub(crate) fn claim(&self, workspace: &mut Workspace) -> Result<(), CreateError> {
         workspace.claim_directories(&self.outside).map_err(|(index, source)| self.refused(index, source))
     }
 
     /// Whether they could be had, without making anything.
-    pub(super) fn examine(&self) -> Result<(), CreateError> {
+    pub(crate) fn examine(&self) -> Result<(), CreateError> {
         for (index, directory) in self.outside.iter().enumerate() {
             Workspace::examine(directory).map_err(|source| self.refused(index, source))?;
         }
@@ -115,8 +132,8 @@ impl Places {
     }
 }
 
-fn refuse_unused_mappings(request: &CreateRequest, tablespaces: &[Tablespace]) -> Result<(), CreateError> {
-    for mapping in &request.tablespace_mappings {
+fn refuse_unused_mappings(request: PlaceRequest<'_>, tablespaces: &[Tablespace]) -> Result<(), CreateError> {
+    for mapping in request.tablespace_mappings {
         let is_it = |tablespace: &Tablespace| {
             tablespace.location.as_deref().is_some_and(|at| is_path(at, &mapping.from))
         };
@@ -130,7 +147,7 @@ fn refuse_unused_mappings(request: &CreateRequest, tablespaces: &[Tablespace]) -
 /// By the user's mapping, or where it is on the server. The server's word is taken only for a plain absolute path, and,
 /// when root runs this, only below a directory of the standby's owner: root could write anywhere.
 fn place_of(
-    request: &CreateRequest,
+    request: PlaceRequest<'_>,
     location: &[u8],
     owner: Option<Owner>,
 ) -> Result<TablespacePlace, CreateError> {
@@ -163,6 +180,6 @@ fn is_path(location: &[u8], path: &Path) -> bool {
 }
 
 /// Text of a server's for a person: nothing in it moves the cursor.
-pub(super) fn shown(location: &[u8]) -> String {
+pub(crate) fn shown(location: &[u8]) -> String {
     String::from_utf8_lossy(location).chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

@@ -55,6 +55,9 @@ const LOG_END_LEN: u64 = 2000;
 /// more, and root's `HOME` is no place for it to look for certificates.
 const INHERITED: [&str; 5] = ["PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR"];
 
+/// Beginnings of others: of the locale and the linker, and those by which a restore_command finds an archive.
+const INHERITED_PREFIXES: [&str; 5] = ["LC_", "LD_", "AWS_", "AZURE_", "GOOGLE_"];
+
 /// Starts the server and waits until it takes connections, or is a standby that never will (`hot_standby = off`).
 ///
 /// `owner` is whom the server runs as, when that is not who runs this: PostgreSQL refuses root.
@@ -100,8 +103,9 @@ fn command_as(owner: Option<Owner>, program: &Path) -> Command {
         (None, _) => Command::new(program),
     };
     command.env_clear();
-    let inherited =
-        |name: &str| INHERITED.contains(&name) || name.starts_with("LC_") || name.starts_with("LD_");
+    let inherited = |name: &str| {
+        INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
     for (name, value) in std::env::vars_os() {
         let own = owner.is_none() && matches!(name.to_str(), Some("HOME" | "USER" | "LOGNAME"));
         if own || name.to_str().is_some_and(inherited) {

@@ -78,6 +78,8 @@ pub struct Leftover {
 pub(super) const INSIDE_NAME: &str = ".pgwake";
 const LOCK_NAME: &str = "lock";
 const DATA_NAME: &str = "data";
+/// What the data directory is made of, where that is more than one backup.
+const PARTS_NAME: &str = "parts";
 /// Marks a directory outside the workspace as filled by an unfinished run; holds the run's nonce.
 pub const MARK_NAME: &str = ".pgwake-unfinished";
 /// The file without which no server starts on a directory.
@@ -194,13 +196,23 @@ impl Workspace {
     }
 
     /// The directory to build in, wherever its name leads to by now.
-    pub(super) fn held_data(&self) -> PathBuf {
+    pub(crate) fn held_data(&self) -> PathBuf {
         self.held.path().join(DATA_NAME)
     }
 
     /// The directory to build in.
     pub fn data(&self) -> PathBuf {
         self.path.join(DATA_NAME)
+    }
+
+    /// A directory for what the data directory is made of; does not exist yet.
+    pub fn parts(&self) -> PathBuf {
+        self.path.join(PARTS_NAME)
+    }
+
+    /// Takes away what the data directory has been made of.
+    pub fn remove_parts(&self) -> Result<(), WorkspaceError> {
+        self.held.named(remove_if_there(&self.held.path().join(PARTS_NAME)))
     }
 
     /// Where it will be in the end; absolute.
@@ -335,6 +347,7 @@ impl Workspace {
     /// Empties the workspace but for lock and journal, and, inside a target, what a commit had moved up.
     fn clear(&self, journal: Option<&Journal>) -> Result<(), WorkspaceError> {
         self.held.named(remove_if_there(&self.held_data()))?;
+        self.remove_parts()?;
         let Some(target) = &self.held_target else { return Ok(()) };
         let inside = target.path();
         for name in journal.iter().flat_map(|journal| &journal.moved_entries) {

@@ -19,6 +19,8 @@ use crate::backup::confined::{ConfinedDirectory, FileError};
 #[derive(Debug, Default)]
 pub struct OutputDirectories {
     directories: Vec<OutputDirectory>,
+    /// A name that does not make a directory that is there a full one.
+    passed_over: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,11 @@ impl OutputDirectories {
         Self::default()
     }
 
+    /// None yet; a file of this name may be in directories that are there and otherwise empty.
+    pub fn passing_over(name: &'static str) -> Self {
+        OutputDirectories { directories: Vec::new(), passed_over: Some(name) }
+    }
+
     /// There is a result: nothing will be removed.
     pub fn keep(&mut self) {
         self.directories.clear();
@@ -118,7 +125,7 @@ impl OutputDirectories {
             }
             opened => {
                 let opened = opened.map_err(inaccessible)?;
-                if !opened.is_empty().map_err(inaccessible)? {
+                if !opened.is_empty_but_for(self.passed_over).map_err(inaccessible)? {
                     return Err(CombineError::NotEmpty(path.to_owned()));
                 }
                 reporter.step(|| StepKind::UseDirectory(path.to_owned()));
