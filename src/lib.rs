@@ -25,6 +25,7 @@ pub mod measure;
 pub mod observe;
 mod owner;
 pub mod pg;
+pub mod repository;
 pub mod sink;
 pub mod standby;
 pub mod stream;

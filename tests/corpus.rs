@@ -43,6 +43,11 @@ fn archive_object() {
 }
 
 #[test]
+fn backup_object() {
+    replay("backup_object", pgwake::repository::fuzzing::fuzz_backup_object);
+}
+
+#[test]
 fn tar() {
     replay("tar", backup::fuzzing::fuzz_tar);
 }

@@ -5,6 +5,7 @@
 //! [`ArchiveStore::check_conditions`] before anything is entrusted to them.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -43,6 +44,8 @@ pub struct ListedObject {
     pub key: String,
     /// Its length in bytes.
     pub len: u64,
+    /// When it was put there, by the store's clock.
+    pub modified_at: SystemTime,
 }
 
 /// More objects than this in one listing are no archive: 4 million segments of 16 MB are 64 TB of WAL.
@@ -138,6 +141,15 @@ impl ArchiveStore {
         Ok(Some(content))
     }
 
+    /// Whether there is an object of this name.
+    pub async fn exists(&self, key: &str) -> Result<bool, ArchiveError> {
+        match self.store.head(&self.path(key)).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(ArchiveError::store("look for", key, error)),
+        }
+    }
+
     /// The objects whose keys begin with `prefix`, which ends in a slash, in the keys' order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, ArchiveError> {
         self.collect(prefix, self.store.list(Some(&self.path(prefix)))).await
@@ -162,7 +174,8 @@ impl ArchiveStore {
                 return Err(ArchiveError::TooLong { key: prefix.to_owned(), len, max_len });
             }
             if let Some(key) = self.key(&object.location) {
-                objects.push(ListedObject { key, len: object.size });
+                let modified_at = object.last_modified.into();
+                objects.push(ListedObject { key, len: object.size, modified_at });
             }
         }
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -174,8 +187,10 @@ impl ArchiveStore {
         let found = self.store.list_with_delimiter(Some(&self.path(prefix))).await;
         let found = found.map_err(|error| ArchiveError::store("list", prefix, error))?;
         let objects = found.objects.iter();
-        let objects = objects
-            .filter_map(|object| Some(ListedObject { key: self.key(&object.location)?, len: object.size }));
+        let objects = objects.filter_map(|object| {
+            let modified_at = object.last_modified.into();
+            Some(ListedObject { key: self.key(&object.location)?, len: object.size, modified_at })
+        });
         let directories = found.common_prefixes.iter().filter_map(|path| self.key(path)).collect();
         Ok((directories, objects.collect()))
     }

@@ -29,6 +29,8 @@ pub struct ArchiveUrl {
     options: Vec<(String, String)>,
     /// What the user wrote, without options.
     text: String,
+    /// What the user wrote.
+    whole: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +103,11 @@ const MAX_RETRIES: usize = 4;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl ArchiveUrl {
+    /// The address with its options, for another program to be told. There is no secret in it.
+    pub fn whole(&self) -> &str {
+        &self.whole
+    }
+
     /// The directory, where it is one.
     pub fn directory(&self) -> Option<PathBuf> {
         (self.provider == Provider::Directory).then(|| PathBuf::from(format!("/{}", self.prefix)))
@@ -226,8 +233,9 @@ impl FromStr for ArchiveUrl {
         if let Some((name, _)) = options.iter().find(|(name, _)| is_secret(name)) {
             return Err(ArchiveUrlError::Secret(name.clone()));
         }
+        let whole = text.to_owned();
         let text = text.split(['?', '#']).next().unwrap_or_default().to_owned();
-        Ok(ArchiveUrl { provider, bucket, prefix, options, text })
+        Ok(ArchiveUrl { provider, bucket, prefix, options, text, whole })
     }
 }
 

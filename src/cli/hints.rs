@@ -4,6 +4,7 @@ mod archive;
 mod bench;
 mod failover;
 mod receiving;
+mod repository;
 mod server;
 mod slot;
 
@@ -21,6 +22,7 @@ use crate::client::conninfo::PrimaryConninfoError;
 use crate::client::{ClientError, OpenError};
 use crate::measure::MeasureError;
 use crate::observe::metrics::ListenError;
+use crate::repository::{PruneError, RepositoryError, RestoreError, TakeError, TargetError};
 use crate::sink::SinkError;
 use crate::standby::error::CreateError;
 use crate::standby::follow_error::FollowError;
@@ -96,6 +98,21 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<SlotError>() {
         return slot::slot(error);
+    }
+    if let Some(error) = error.downcast_ref::<TakeError>() {
+        return repository::take(error);
+    }
+    if let Some(error) = error.downcast_ref::<RepositoryError>() {
+        return repository::repository(error);
+    }
+    if let Some(error) = error.downcast_ref::<PruneError>() {
+        return repository::prune(error);
+    }
+    if let Some(error) = error.downcast_ref::<TargetError>() {
+        return repository::target(error);
+    }
+    if let Some(error) = error.downcast_ref::<RestoreError>() {
+        return repository::restore(error);
     }
     fixed(error).map(ToOwned::to_owned)
 }

@@ -90,7 +90,10 @@ enum Command {
     /// Measure what a server can send and what a disk acknowledges, and keep nothing
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    Backup(Box<archive::BackupArgs>),
     List(archive::ListArgs),
+    Restore(Box<archive::RestoreArgs>),
+    Prune(archive::PruneArgs),
     Completions(generate::CompletionsArgs),
     Manual(generate::ManualArgs),
 }
@@ -160,6 +163,9 @@ pub fn main() -> ExitCode {
         Command::Bench(bench::BenchCommand::Wal(args)) => bench::wal::run(&args).into(),
         Command::Bench(bench::BenchCommand::Backup(args)) => bench::backup::run(*args).into(),
         Command::Wal(WalCommand::Fetch(args)) => archive::run_fetch(&args),
+        Command::Backup(args) => archive::run_backup(&args).into(),
+        Command::Restore(args) => archive::run_restore(*args).into(),
+        Command::Prune(args) => archive::run_prune(&args).into(),
         Command::List(args) => archive::run_list(&args).into(),
         Command::Completions(args) => generate::completions(&args, Cli::command()).into(),
         Command::Manual(args) => generate::manual(&args, Cli::command()).into(),

@@ -1,15 +1,16 @@
 //! `pgwake verify`.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
 use super::exit::Exit;
-use super::{human, report};
+use super::{archive, human, report};
 use crate::ErrorClass;
+use crate::archive::ArchiveUrl;
 use crate::backup::verify::{
     AfterProblem, BackupFormat, ChecksumCheck, Problem, Progress, VerifyObserver, VerifyReport,
     VerifyRequest, WalCheck, WalFault, verify,
@@ -19,7 +20,10 @@ use crate::pg::canonical_path;
 /// How many problems are printed; the others are counted.
 const MAX_SHOWN: usize = 1000;
 
-/// Check a base backup: every file against the manifest, and the WAL that it needs
+/// Check a base backup, or an archive: every file against the manifest, and the WAL that it needs
+///
+/// With --archive every object of an archive is read: checksums, the files of every backup against its manifest, every
+/// record of the WAL, and whether each backup can be restored.
 ///
 /// Reads backups of PostgreSQL 13 to 19 in plain and in tar format (.gz, .lz4, .zst too), on all processors. Every
 /// file has to be there, listed, as long as it was and with the right checksum; the control file has to be the
@@ -28,8 +32,13 @@ const MAX_SHOWN: usize = 1000;
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// The backup's directory
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "archive")]
+    directory: Option<PathBuf>,
+
+    /// An archive in object storage instead: s3://BUCKET/PREFIX, gs://…, az://… or file:///DIR
+    #[arg(long, value_name = "URL", value_parser = archive::parse_url)]
+    #[arg(conflicts_with_all = ["directory", "format", "manifest", "ignore", "wal_path", "no_wal", "no_checksums", "threads"])]
+    archive: Option<ArchiveUrl>,
 
     /// How it is stored; plain where there is a PG_VERSION, unless said
     #[arg(long, value_name = "FORMAT")]
@@ -71,11 +80,11 @@ enum FormatArg {
 }
 
 impl VerifyArgs {
-    fn request(&self) -> VerifyRequest {
+    fn request(&self, directory: &Path) -> VerifyRequest {
         let ignored = self.ignore.iter().map(|path| canonical_path(path).as_os_str().as_bytes().into());
         let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         VerifyRequest {
-            directory: self.directory.clone(),
+            directory: directory.to_owned(),
             manifest: self.manifest.clone(),
             format: self.format.map(|format| match format {
                 FormatArg::Plain => BackupFormat::Plain,
@@ -93,9 +102,14 @@ impl VerifyArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &VerifyArgs) -> Exit {
+    if let Some(url) = &args.archive {
+        return archive::run_verify(url, args.json);
+    }
+    // clap has seen to it that there is one
+    let Some(directory) = &args.directory else { return Exit::Usage };
     let began = Instant::now();
     let found = Found::default();
-    let verified = match verify(&args.request(), &found) {
+    let verified = match verify(&args.request(directory), &found) {
         Ok(verified) => verified,
         Err(error) => return report::failure(&error, error.class(), args.json),
     };
@@ -104,7 +118,7 @@ pub(super) fn run(args: &VerifyArgs) -> Exit {
     problems.list.sort_by_cached_key(|problem| (order(problem), problem.to_string()));
     let exit = problems.exit();
     exit.or(match args.json {
-        true => print_json(args, &verified, &problems, exit),
+        true => print_json(directory, &verified, &problems, exit),
         false => print_text(&verified, &problems, began.elapsed()),
     })
 }
@@ -154,7 +168,7 @@ fn order(problem: &Problem) -> u8 {
     }
 }
 
-fn print_json(args: &VerifyArgs, verified: &VerifyReport, problems: &Problems, exit: Exit) -> Exit {
+fn print_json(directory: &Path, verified: &VerifyReport, problems: &Problems, exit: Exit) -> Exit {
     let list: Vec<_> = problems
         .list
         .iter()
@@ -180,7 +194,7 @@ fn print_json(args: &VerifyArgs, verified: &VerifyReport, problems: &Problems, e
         })
         .collect();
     report::print_json(&serde_json::json!({
-        "directory": args.directory.to_string_lossy(),
+        "directory": directory.to_string_lossy(),
         "format": format_name(verified.format),
         "manifest_version": verified.manifest.version,
         "system_identifier": verified.manifest.system_identifier,

@@ -99,7 +99,7 @@ fn print_text(found: &VerifyReport) -> Exit {
     report::print(&text)
 }
 
-fn timeline_line(report: &TimelineReport) -> String {
+pub(super) fn timeline_line(report: &TimelineReport) -> String {
     let ranges: Vec<String> =
         report.ranges.iter().map(|range| format!("{} to {}", range.start_lsn, range.end_lsn)).collect();
     let unfinished = match report.partial_count {
@@ -111,7 +111,7 @@ fn timeline_line(report: &TimelineReport) -> String {
 }
 
 /// What to do about it.
-fn hint(kind: &ProblemKind) -> &'static str {
+pub(super) fn hint(kind: &ProblemKind) -> &'static str {
     match kind {
         ProblemKind::InvalidWal(_) | ProblemKind::WrongLength { .. } | ProblemKind::Compression { .. } => {
             "Recovery stops here. Move the file away and get the segment from another copy: the server, if its slot \

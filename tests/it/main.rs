@@ -18,6 +18,7 @@ mod pg_receivewal;
 mod pg_verifybackup;
 mod receiving;
 mod refusals;
+mod repository;
 mod slot_command;
 mod speaking;
 mod support;

@@ -88,6 +88,12 @@ impl Remote {
         all
     }
 
+    /// The first segment of which there is something.
+    fn first(&self) -> Option<WalFileName> {
+        let parts = self.ranges.first().map(|range| range.file);
+        self.segments.first().copied().into_iter().chain(parts).min()
+    }
+
     fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.ranges.is_empty()
     }
@@ -121,6 +127,7 @@ pub(super) async fn begin(
     let remote = Remote::list(route, first.file).await?;
     clean_up(route, &remote).await?;
     continuity::check(route, local, first.file, &remote).await?;
+    let run = not_pruned(run, &remote);
     let is_up = |segment: &&LocalSegment| remote.end_within(segment.file) == segment.file.segment.end_lsn();
     let up = &run[..run.iter().take_while(is_up).count()];
     // the last one that is up is compared, and all that is there in parts: segments that follow each other have each other's
@@ -153,6 +160,13 @@ pub(super) fn last_run(local: &LocalWal, timeline: TimelineId) -> &[LocalSegment
     let segments = local.of(timeline);
     let gap = segments.windows(2).rposition(|pair| pair[0].file.segment.next() != pair[1].file.segment);
     &segments[gap.map_or(0, |gap| gap + 1)..]
+}
+
+/// WAL goes up in the order of positions, so what the archive does not have before its first segment was pruned there.
+fn not_pruned<'a>(run: &'a [LocalSegment], remote: &Remote) -> &'a [LocalSegment] {
+    let Some(first) = remote.first() else { return run };
+    let kept = &run[run.partition_point(|segment| segment.file < first)..];
+    if kept.is_empty() { run } else { kept }
 }
 
 /// Parts that a run did not live to remove.

@@ -7,10 +7,14 @@ use super::super::{block_on, human, report};
 use super::ArchiveArgs;
 use crate::archive::{ArchiveStore, Catalog, TimelineContent};
 use crate::cli::Exit;
+use crate::pg::Timestamp;
+use crate::repository::{
+    BackupListing, BackupName, BackupRecord, RecoveryWindow, RepositoryError, WalMap, WalPlace, windows,
+};
 
-/// Show what an archive holds: the WAL of each timeline, and where it has gaps
+/// Show what an archive holds: its backups, the WAL of each timeline, and from when to when it can be restored
 ///
-/// Reads names and lengths only; pgwake wal verify --archive reads what is in the objects.
+/// Reads names, lengths and the backups' records only; pgwake verify --archive reads what is in the objects.
 #[derive(Debug, Args)]
 #[command(after_help = "docs/json.md says what --json prints.")]
 pub(in crate::cli) struct ListArgs {
@@ -22,19 +26,55 @@ pub(in crate::cli) struct ListArgs {
     json: bool,
 }
 
+/// Everything that is shown.
+struct Contents {
+    catalog: Catalog,
+    listing: BackupListing,
+    windows: Vec<RecoveryWindow>,
+    useless: Vec<BackupName>,
+}
+
 /// Runs the command.
 pub(in crate::cli) fn run(args: &ListArgs) -> Exit {
     block_on(args.json, async {
-        let listed = async { Catalog::read(&ArchiveStore::open(&args.archive.archive)?).await };
+        let listed = async {
+            let store = ArchiveStore::open(&args.archive.archive)?;
+            let catalog = Catalog::read(&store).await?;
+            let listing = BackupListing::read(&store).await?;
+            let map = WalMap::read(&store, &catalog).await?;
+            let (windows, useless) = windows(&listing, &map);
+            Ok::<_, RepositoryError>(Contents { catalog, listing, windows, useless })
+        };
         match listed.await {
-            Ok(catalog) if args.json => report::print_json(&json(&catalog)),
-            Ok(catalog) => report::print(&text(&catalog)),
+            Ok(contents) if args.json => report::print_json(&json(&contents)),
+            Ok(contents) => report::print(&text(&contents)),
             Err(error) => report::failure(&error, error.class(), args.json),
         }
     })
 }
 
-fn json(catalog: &Catalog) -> serde_json::Value {
+/// A backup's record, as `docs/json.md` has it.
+pub(super) fn backup_json(record: &BackupRecord) -> serde_json::Value {
+    serde_json::json!({
+        "name": record.name,
+        "parent": record.parent,
+        "label": record.label,
+        "server_version": record.server_version.to_string(),
+        "timeline": record.stop.timeline,
+        "start_lsn": record.start.lsn,
+        "stop_lsn": record.stop.lsn,
+        "start_time": record.start.at,
+        "stop_time": record.stop.at,
+        "wal_included": record.wal == WalPlace::Included,
+        "files": record.file_count,
+        "bytes": record.byte_count,
+        "stored_bytes": record.stored_len(),
+        "tablespaces": record.tablespaces().count(),
+    })
+}
+
+fn json(contents: &Contents) -> serde_json::Value {
+    let Contents { catalog, listing, windows, useless } = contents;
     let timelines: Vec<_> = catalog
         .timelines
         .iter()
@@ -54,15 +94,30 @@ fn json(catalog: &Catalog) -> serde_json::Value {
             })
         })
         .collect();
+    let backups: Vec<_> = listing
+        .backups
+        .iter()
+        .map(|record| {
+            let mut backup = backup_json(record);
+            backup["restorable"] = (!useless.contains(&record.name)).into();
+            backup
+        })
+        .collect();
+    let unfinished: Vec<_> = listing.unfinished.iter().map(|backup| &backup.name).collect();
     serde_json::json!({
         "system_identifier": catalog.identity.system_identifier,
         "postgresql_major": catalog.identity.major,
         "wal_segment_size": catalog.identity.segment_size.as_u64(),
         "timelines": timelines,
+        "backups": backups,
+        "windows": windows,
+        "unfinished_backups": unfinished,
+        "unreadable_records": listing.unreadable,
     })
 }
 
-fn text(catalog: &Catalog) -> String {
+fn text(contents: &Contents) -> String {
+    let Contents { catalog, listing, windows, useless } = contents;
     let identity = &catalog.identity;
     let mut text = format!(
         "system {}, PostgreSQL {}, segments of {} MB\n",
@@ -70,6 +125,20 @@ fn text(catalog: &Catalog) -> String {
         identity.major,
         identity.segment_size.as_u64() >> 20
     );
+    if !listing.backups.is_empty() {
+        let columns = [
+            Column::Text("BACKUP"),
+            Column::Text("TAKEN"),
+            Column::Text("INCREMENTAL TO"),
+            Column::Number("TIMELINE"),
+            Column::Text("CONSISTENT AT"),
+            Column::Number("SIZE"),
+            Column::Number("STORED"),
+        ];
+        let rows: Vec<Vec<String>> = listing.backups.iter().map(backup_row).collect();
+        text.push_str(&table(&columns, &rows, None));
+        text.push('\n');
+    }
     let columns = [
         Column::Number("TIMELINE"),
         Column::Text("FROM"),
@@ -90,7 +159,45 @@ fn text(catalog: &Catalog) -> String {
             text.push_str(&format!("timeline {timeline}: gap from {from} to {to}\n"));
         }
     }
+    for window in windows {
+        let RecoveryWindow { timeline, backup, from_lsn, from_time, to_lsn } = window;
+        text.push_str(&format!(
+            "can be restored on timeline {timeline}: from {} ({from_lsn}, backup {backup}) to {to_lsn}\n",
+            shown(*from_time)
+        ));
+    }
+    for name in useless {
+        let sentence = match listing.find(name).map(|record| listing.chain_of(record)) {
+            Some(Err(error)) => error.to_string(),
+            _ => format!("backup {name} cannot be restored: the archive lacks WAL that makes it consistent"),
+        };
+        text.push_str(&format!("{sentence}\n"));
+    }
+    for backup in &listing.unfinished {
+        text.push_str(&format!("backup {} is being taken, or was broken off\n", backup.name));
+    }
+    for key in &listing.unreadable {
+        text.push_str(&format!("object \"{key}\" is no record of a backup, or of a later format\n"));
+    }
     text
+}
+
+fn backup_row(record: &BackupRecord) -> Vec<String> {
+    vec![
+        record.name.to_string(),
+        shown(record.stop.at),
+        record.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+        record.stop.timeline.to_string(),
+        record.stop.lsn.to_string(),
+        human::bytes(record.byte_count),
+        human::bytes(record.stored_len()),
+    ]
+}
+
+/// To the second.
+fn shown(moment: Timestamp) -> String {
+    let seconds = moment.unix_micros() / 1_000_000;
+    Timestamp::from_unix_micros(seconds * 1_000_000).to_string()
 }
 
 fn row(content: &TimelineContent) -> Vec<String> {

@@ -1,16 +1,24 @@
 //! Commands that speak to an archive in object storage.
 
+mod backup;
 mod fetch;
 mod list;
+mod prune;
+mod restore;
 mod upload;
+mod verify;
 
 use std::time::Duration;
 
 use clap::Args;
 
+pub(super) use backup::{BackupArgs, run as run_backup};
 pub(super) use fetch::{FAULT, FetchArgs, run as run_fetch};
 pub(super) use list::{ListArgs, run as run_list};
+pub(super) use prune::{PruneArgs, run as run_prune};
+pub(super) use restore::{RestoreArgs, run as run_restore};
 pub(super) use upload::{finish_archive, open_archive};
+pub(super) use verify::run as run_verify;
 
 use crate::archive::ArchiveUrl;
 

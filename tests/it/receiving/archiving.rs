@@ -8,7 +8,6 @@ use super::harness::{
     Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
     recover_with, streaming, without_slot,
 };
-use crate::documented_json::assert_as_documented;
 use crate::require_server;
 use crate::support::object_store::{self, ObjectStore};
 use crate::support::{Cluster, Stop, Tool, servers, wait_until};
@@ -101,7 +100,6 @@ fn applied_is_what_is_in_the_archive() {
         Tool::pgwake().args(["wal", "fetch", "--archive", &url, name]).arg(&path).run().succeeded();
         assert!(fs::read(&path).unwrap() == fs::read(received.join(name)).unwrap(), "{name}");
     }
-    assert_as_documented("pgwake list", list(&url));
     let parts = list(&url)["timelines"][0]["parts"].as_u64().unwrap();
     assert!(parts < 60, "{parts} parts: those of whole segments are still there");
 }

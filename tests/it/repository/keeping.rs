@@ -1,0 +1,126 @@
+//! Verifying and pruning: damage is named, and nothing goes that is needed.
+
+use std::fs;
+
+use super::harness::{Archive, fill, fingerprint, json, text};
+use crate::documented_json::assert_as_documented;
+use crate::require_server;
+use crate::support::{Cluster, Stop, Tool, wait_until};
+
+#[test]
+fn damage_is_named_wherever_it_is() {
+    require_server!();
+    let primary = Cluster::builder().wal_segsize(1).start();
+    let archive = Archive::beside(&primary);
+    fill(&primary, "t", 300_000);
+    let name = text(&archive.take(&primary, &[])["name"]);
+    let verify = || archive.tool("verify").run();
+    verify().succeeded().says("nothing is wrong").says(&name);
+    assert_as_documented("pgwake verify --archive", {
+        let path = archive.root.join("backups/20200101T000000Z-00000000.json");
+        fs::write(&path, "{}").expect("write");
+        let damaged = archive.tool("verify").arg("--json").run().exited(3);
+        fs::remove_file(&path).expect("remove");
+        serde_json::from_str(&damaged.stdout).expect("JSON")
+    });
+    let objects = archive.objects(&format!("backups/{name}"));
+    let restored = primary.dir().join("restored");
+    let mut seen = 0;
+    for object in objects {
+        let file_name = object.file_name().expect("a name").to_string_lossy().into_owned();
+        if file_name == "begun.json" {
+            continue;
+        }
+        seen += 1;
+        let content = fs::read(&object).expect("read an object");
+        for at in [0, content.len() / 2, content.len() - 1] {
+            let mut damaged = content.clone();
+            damaged[at] ^= 0x10;
+            fs::write(&object, damaged).expect("damage an object");
+            verify().exited(3).says(&file_name).says("hint: ");
+        }
+        let refused = archive.tool("restore").arg("-D").arg(&restored).run();
+        refused.exited(3).complains(&file_name).complains("pgwake verify --archive");
+        fs::write(&object, &content[..content.len() - 1]).expect("cut an object");
+        verify().exited(3).says(&file_name);
+        fs::remove_file(&object).expect("lose an object");
+        verify().exited(3).says(&file_name).says("is missing");
+        fs::write(&object, content).expect("mend an object");
+        assert!(!restored.exists());
+    }
+    assert!(seen > 3, "{seen} objects");
+    verify().succeeded().says("nothing is wrong");
+}
+
+#[test]
+fn what_is_pruned_is_what_nobody_needs() {
+    require_server!();
+    let primary = Cluster::builder().wal_segsize(1).start();
+    let archive = Archive::beside(&primary);
+    let receiver = archive.receiver(&primary);
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        fill(&primary, "t", 30_000);
+        names.push(text(&archive.take(&primary, &[])["name"]));
+    }
+    // one that was broken off, a while ago
+    let begun = archive.root.join("backups/20200101T000000Z-00000000/begun.json");
+    fs::create_dir(begun.parent().expect("a directory")).expect("make a directory");
+    fs::write(&begun, "{}").expect("write");
+    Tool::new("touch").args(["-d", "2 days ago"]).arg(&begun).run().succeeded();
+    Tool::new("chown")
+        .args(["-R", "--reference"])
+        .arg(&archive.root)
+        .arg(archive.root.join("backups"))
+        .run()
+        .succeeded();
+
+    let before = (archive.objects("backups"), archive.objects("wal"));
+    let dry = json(&archive.tool("prune").args(["--keep-count", "2", "--dry-run", "--json"]));
+    assert_as_documented("pgwake prune", dry.clone());
+    assert_eq!((archive.objects("backups"), archive.objects("wal")), before);
+    archive
+        .tool("prune")
+        .args(["--keep-window", "1d"])
+        .run()
+        .succeeded()
+        .says("what is left of backup 20200101T000000Z-00000000 removed");
+    assert_eq!(archive.names(), names);
+    archive.tool("prune").run().exited(2);
+    archive
+        .tool("prune")
+        .args(["--keep-count", "2"])
+        .run()
+        .succeeded()
+        .says(&format!("backup {} removed", names[0]));
+    assert_eq!(archive.names(), names[1..]);
+    assert!(archive.objects("wal").len() < before.1.len());
+    assert!(!archive.objects("backups").iter().any(|path| path.to_string_lossy().contains(&names[0])));
+    archive.tool("verify").run().succeeded().says("nothing is wrong");
+
+    // a receiver that begins anew does not put back what its directory still has
+    receiver.terminate();
+    receiver.wait().succeeded();
+    let kept = archive.objects("wal");
+    let receiver = archive.receiver(&primary);
+    // archiving goes on, and both backups that stayed lead to the end
+    fill(&primary, "t", 30_000);
+    let (end, expected) = (primary.psql("SELECT pg_current_wal_flush_lsn()"), fingerprint(&primary, "t"));
+    wait_until("all of it is archived", || {
+        let reached = text(&archive.list()["windows"][0]["to_lsn"]);
+        primary.psql(&format!("SELECT '{reached}'::pg_lsn >= '{end}'::pg_lsn")) == "t"
+    });
+    receiver.terminate();
+    receiver.wait().succeeded();
+    assert_eq!(archive.objects("wal")[0], kept[0]);
+    primary.stop(Stop::Fast);
+    for name in &names[1..] {
+        let directory = primary.dir().join(name);
+        archive.tool("restore").args(["--backup", name, "-D"]).arg(&directory).run().succeeded();
+        let server = primary.adopt(&directory);
+        server.start();
+        wait_until("recovery has ended", || server.psql("SELECT pg_is_in_recovery()") == "f");
+        assert_eq!(fingerprint(&server, "t"), expected);
+        server.stop(Stop::Fast);
+    }
+}

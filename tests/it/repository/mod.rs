@@ -1,0 +1,6 @@
+//! Promise: a base backup in the archive is whole, or it is not there; and a cluster comes back from it.
+
+mod harness;
+mod keeping;
+mod restoring;
+mod taking;
