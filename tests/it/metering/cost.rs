@@ -1,4 +1,4 @@
-//! Metrics cost the thread that receives no system call.
+//! Metrics cost those who receive no system call.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +10,9 @@ use crate::{require_program, require_server};
 /// Commits, one after the other, each of which waits until it is received and durable.
 const COMMITS: u64 = 300;
 
-/// The system calls of the thread that receives, the main thread, while so many commits come.
+/// The system calls while so many commits come, of all threads: which of them receives and which syncs may change at any moment.
 fn calls(primary: &Cluster, tool: Tool, log: &Path) -> BTreeMap<String, u64> {
-    // without -f, strace sees the main thread only
-    let args = ["-D", "-qq", "-o", log.to_str().expect("a path")].map(std::ffi::OsString::from);
+    let args = ["-D", "-f", "-qq", "-o", log.to_str().expect("a path")].map(std::ffi::OsString::from);
     let tool = tool.under("strace", args.to_vec());
     let mut running = tool.spawn();
     running.wait_for_stderr("streaming started");
@@ -32,18 +31,21 @@ fn calls(primary: &Cluster, tool: Tool, log: &Path) -> BTreeMap<String, u64> {
     running.wait().succeeded();
     let mut calls = BTreeMap::new();
     for line in after[before..].lines() {
-        if let Some((name, _)) = line.split_once('(') {
+        // 1234 recvfrom(5, …
+        let name = line.split_once('(').and_then(|(before, _)| before.split_whitespace().last());
+        if let Some(name) = name.filter(|_| !line.contains(" resumed>")) {
             *calls.entry(name.to_owned()).or_default() += 1;
         }
     }
     calls
 }
 
-/// How often these are called depends on who is faster, this thread or the disk's, whatever is measured.
-const WAITING: [&str; 2] = ["epoll_wait", "futex"];
+/// How often these are called depends on how quick the disk is, and so on how many threads have to wake each other, whatever is
+/// measured.
+const WAITING: [&str; 3] = ["epoll_wait", "futex", "write"];
 
 #[test]
-fn the_thread_that_receives_makes_the_same_system_calls_with_metrics_and_without() {
+fn the_same_system_calls_are_made_with_metrics_and_without() {
     require_server!();
     require_program!("strace");
     let primary = primary().setting("synchronous_standby_names", "pgwake").start();
@@ -60,7 +62,7 @@ fn the_thread_that_receives_makes_the_same_system_calls_with_metrics_and_without
     };
     assert!(working(&without) > COMMITS, "{without:?}");
     // one more a commit would be as many more as there are commits
-    assert!(working(&with) < working(&without) + COMMITS / 10, "without {without:?}, with {with:?}");
+    assert!(working(&with) < working(&without) + COMMITS / 2, "without {without:?}, with {with:?}");
     let new: Vec<_> = with.keys().filter(|name| !without.contains_key(*name)).collect();
-    assert!(new.iter().all(|name| with[*name] < 5), "new calls {new:?}: {with:?}");
+    assert!(new.iter().all(|name| with[*name] < COMMITS / 10), "new calls {new:?}: {with:?}");
 }
