@@ -5,8 +5,8 @@
 //! for its turn, into a directory of its own, and has begun a segment before it is measured: what a receiver does once, when
 //! it starts, is not a commit's to wait for. The situations, and what the environment says of them, are in [`situation`].
 //!
-//! `cargo bench --bench commit` measures, and prints every run as a line of `benches/results/commit.tsv` to standard output.
-//! `cargo bench --bench commit -- --draw` makes tables and the chart from that file, and measures nothing.
+//! `cargo bench --bench commit` measures, and prints every run as a line to standard output. Kept as `benches/results/commit.tsv`,
+//! tables and the chart are made from them by `cargo bench --bench commit -- --draw`, which measures nothing.
 
 mod chart;
 mod figures;
