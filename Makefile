@@ -1,13 +1,16 @@
 # pgwake: the commands one needs. Each sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check matrix sim torture fuzz bench
+.PHONY: help demo demo-archive test lint check matrix sim torture fuzz bench
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: ## from nothing to a streaming standby, on real servers
 	@scripts/demo
+
+demo-archive: ## the zero-loss drill: kill primary and receiver, restore from the store (RUNS, 3 unless set)
+	@scripts/demo-archive $(or $(RUNS),3)
 
 test: ## all tests, against PostgreSQL 15 (PGWAKE_TEST_MAJORS for others, ARGS for the runner)
 	@scripts/setup-tests $(subst $(,), ,$(or $(PGWAKE_TEST_MAJORS),15))

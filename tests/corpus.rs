@@ -48,6 +48,11 @@ fn backup_object() {
 }
 
 #[test]
+fn encrypted_object() {
+    replay("encrypted_object", archive::fuzzing::fuzz_encrypted_object);
+}
+
+#[test]
 fn tar() {
     replay("tar", backup::fuzzing::fuzz_tar);
 }

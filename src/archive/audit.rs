@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::catalog::{self, Catalog, TimelineContent};
+use super::envelope::EnvelopeError;
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
 use super::layout;
@@ -208,6 +209,11 @@ impl Walk<'_> {
                     Some(object.key.clone()),
                     ProblemKind::WrongLength { len: found, segment_len: len },
                 );
+                return Ok(None);
+            }
+            Err(ArchiveError::Envelope { source: source @ EnvelopeError::Altered, .. }) => {
+                let kind = ProblemKind::Compression { reason: source.to_string() };
+                self.problem(object.start_lsn, Some(object.key.clone()), kind);
                 return Ok(None);
             }
             Err(error) => return Err(error),

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::envelope::EnvelopeError;
+use super::keyring::KeySourceError;
 use super::layout::Generation;
 use super::lease::LeaseRecord;
 use super::store_url::ArchiveUrlError;
@@ -53,6 +55,27 @@ pub enum ArchiveError {
         /// The bound.
         max_len: u64,
     },
+    /// Less came of an object than the store had announced.
+    #[error("object \"{key}\" broke off after {found} of {expected} bytes")]
+    Short {
+        /// The object.
+        key: String,
+        /// What came.
+        found: u64,
+        /// What was announced.
+        expected: u64,
+    },
+    /// An object does not open, or could not be closed.
+    #[error("cannot use object \"{key}\"")]
+    Envelope {
+        /// The object.
+        key: String,
+        /// Why not.
+        source: EnvelopeError,
+    },
+    /// There are no keys to be had.
+    #[error("could not get the encryption keys")]
+    Keys(#[from] KeySourceError),
     /// An object does not hold what its name says.
     #[error("object \"{key}\" is damaged")]
     Damaged {
@@ -227,6 +250,8 @@ impl ArchiveError {
                 | Store::UnknownConfigurationKey { .. } => ErrorClass::Operator,
                 _ => ErrorClass::Transient,
             },
+            ArchiveError::Envelope { source: EnvelopeError::Altered, .. } => ErrorClass::Integrity,
+            ArchiveError::Envelope { .. } | ArchiveError::Keys(_) => ErrorClass::Operator,
             ArchiveError::Url { .. }
             | ArchiveError::File { .. }
             | ArchiveError::NotAnArchive { .. }
@@ -247,7 +272,9 @@ impl ArchiveError {
             | ArchiveError::Gap { .. }
             | ArchiveError::EndsInGap { .. }
             | ArchiveError::Hole { .. } => ErrorClass::Integrity,
-            ArchiveError::PartsGone { .. } | ArchiveError::Vanished { .. } => ErrorClass::Transient,
+            ArchiveError::PartsGone { .. } | ArchiveError::Vanished { .. } | ArchiveError::Short { .. } => {
+                ErrorClass::Transient
+            }
             ArchiveError::ThreadEnded => ErrorClass::Bug,
         }
     }

@@ -6,8 +6,10 @@
 //! server that takes the one for the other ends recovery too early.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
+
+use bytes::Bytes;
 
 use super::error::ArchiveError;
 use super::gap::{self, GoesOn};
@@ -78,7 +80,7 @@ pub async fn fetch(
     } else {
         return Ok(Fetched::Nothing);
     };
-    write(target, &content)?;
+    write_durably(target, &content)?;
     Ok(fetched)
 }
 
@@ -173,10 +175,22 @@ async fn with_ancestors(
 
 /// The segment's own object, if there is one.
 async fn read_whole(store: &ArchiveStore, file: WalFileName) -> Result<Option<Vec<u8>>, ArchiveError> {
-    let (key, len) = (layout::segment_key(file), file.segment.size().as_u64());
-    let Some(content) = store.read(&key, wal_object::max_encoded_len(len)).await? else { return Ok(None) };
-    let wal = wal_object::decode(&content, len);
-    wal.map(Some).map_err(|source| ArchiveError::Damaged { key, source })
+    let content = read_whole_object(store, file).await?;
+    content.map(|content| decode_whole(file, &content)).transpose()
+}
+
+pub(super) async fn read_whole_object(
+    store: &ArchiveStore,
+    file: WalFileName,
+) -> Result<Option<Bytes>, ArchiveError> {
+    let max_len = wal_object::max_encoded_len(file.segment.size().as_u64());
+    store.read(&layout::segment_key(file), max_len).await
+}
+
+/// The WAL in it.
+pub(super) fn decode_whole(file: WalFileName, content: &[u8]) -> Result<Vec<u8>, ArchiveError> {
+    let wal = wal_object::decode(content, file.segment.size().as_u64());
+    wal.map_err(|source| ArchiveError::Damaged { key: layout::segment_key(file), source })
 }
 
 /// Reads parts one behind the other, as far as there is no gap. `false`: one of them has just been removed.
@@ -206,7 +220,7 @@ async fn read_parts(
 }
 
 /// Under another name first: what a crash leaves under the final one would be taken for the whole file.
-fn write(target: &Path, content: &[u8]) -> Result<(), ArchiveError> {
+pub(super) fn write_durably(target: &Path, content: &[u8]) -> Result<(), ArchiveError> {
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(format!(".pgwake.{}", std::process::id()));
     let temporary = target.with_file_name(name);
@@ -214,8 +228,7 @@ fn write(target: &Path, content: &[u8]) -> Result<(), ArchiveError> {
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&temporary, target)?;
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        sync_directory(target)
     });
     written.map_err(|source| {
         // what cannot be removed either is not the first problem
@@ -224,12 +237,17 @@ fn write(target: &Path, content: &[u8]) -> Result<(), ArchiveError> {
     })
 }
 
+/// Makes a name durable.
+pub(super) fn sync_directory(target: &Path) -> io::Result<()> {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use bytes::Bytes;
     use futures_util::FutureExt as _;
     use tokio::sync::OnceCell;
 

@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod catalog;
 mod check;
+pub mod envelope;
 pub mod error;
 pub mod fetch;
 mod file;
@@ -16,8 +17,10 @@ mod file;
 pub mod fuzzing;
 mod gap;
 pub mod identity;
+pub mod keyring;
 pub mod layout;
 pub mod lease;
+pub mod prefetch;
 mod problem;
 mod retry;
 pub mod store;
@@ -35,8 +38,12 @@ pub use error::ArchiveError;
 pub use fetch::{AtGap, Fetched, fetch};
 pub use file::{ArchivedFile, OpenFileError};
 pub use identity::ClusterIdentity;
+pub use keyring::{Keyring, KeyringError};
+pub use prefetch::Prefetched;
 pub use problem::{Problem, ProblemKind};
 pub use store::{ArchiveStore, Creation};
 pub use store_url::{ArchiveUrl, ArchiveUrlError};
-pub use uploader::{Archived, ArchivingSink, Gaps, Standing, TakeOver, UploadOptions, Uploader};
+pub use uploader::{
+    ArchiveWatch, Archived, ArchivingSink, Gaps, Standing, TakeOver, UploadOptions, Uploader,
+};
 pub use verify::{TimelineReport, VerifyError, VerifyReport, WalRange, verify};

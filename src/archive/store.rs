@@ -5,6 +5,7 @@
 //! [`ArchiveStore::check_conditions`] before anything is entrusted to them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -13,7 +14,9 @@ use futures_util::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
+use super::envelope::{self, EnvelopeError};
 use super::error::ArchiveError;
+use super::keyring::Keyring;
 use super::layout;
 use super::store_url::ArchiveUrl;
 
@@ -26,6 +29,9 @@ pub struct ArchiveStore {
     directory: Option<Arc<std::path::Path>>,
     /// What the user calls it.
     address: Option<Arc<str>>,
+    /// What objects are encrypted with, if they are.
+    keys: Option<Arc<Keyring>>,
+    failures: Arc<AtomicU64>,
 }
 
 /// What came of a creation.
@@ -65,16 +71,34 @@ impl ArchiveStore {
 
     /// The objects of `store` below `prefix`.
     pub fn over(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        ArchiveStore { store, prefix: Path::from(prefix), directory: None, address: None }
+        ArchiveStore {
+            store,
+            prefix: Path::from(prefix),
+            directory: None,
+            address: None,
+            keys: None,
+            failures: Arc::default(),
+        }
     }
 
     pub(super) fn address(&self) -> Option<&str> {
         self.address.as_deref()
     }
 
+    /// The same with objects that are encrypted: all that is written is, and what is read has to be.
+    pub fn with_keys(self, keys: Option<Arc<Keyring>>) -> Self {
+        ArchiveStore { keys, ..self }
+    }
+
+    /// How many requests have failed.
+    pub fn failure_count(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
     /// Creates an object, unless there is one of this name.
     pub async fn create(&self, key: &str, content: Bytes) -> Result<Creation, ArchiveError> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let content = self.sealed(key, content)?;
         match self.store.put_opts(&self.path(key), PutPayload::from_bytes(content), options).await {
             Ok(_) => Ok(Creation::Created),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
@@ -86,14 +110,15 @@ impl ArchiveStore {
                 let path = self.file(key).unwrap_or_default();
                 Err(ArchiveError::file("make durable", path, std::io::Error::other(error)))
             }
-            Err(error) => Err(ArchiveError::store("create", key, error)),
+            Err(error) => Err(self.failed("create", key, error)),
         }
     }
 
     /// Writes an object, whether there is one of this name or not: for those that only one writer has.
     pub(super) async fn replace(&self, key: &str, content: Bytes) -> Result<(), ArchiveError> {
+        let content = self.sealed(key, content)?;
         let put = self.store.put(&self.path(key), PutPayload::from_bytes(content)).await;
-        put.map(drop).map_err(|error| ArchiveError::store("write", key, error))
+        put.map(drop).map_err(|error| self.failed("write", key, error))
     }
 
     /// Makes the names of objects durable that somebody has found, in a store that is a directory: who created them may not have
@@ -131,14 +156,19 @@ impl ArchiveStore {
         let found = match self.store.get(&self.path(key)).await {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(ArchiveError::store("read", key, error)),
+            Err(error) => return Err(self.failed("read", key, error)),
         };
         let len = found.meta.size;
+        let max_len = max_len + envelope::MAX_OVERHEAD;
         if len > max_len {
             return Err(ArchiveError::TooLong { key: key.to_owned(), len, max_len });
         }
-        let content = found.bytes().await.map_err(|error| ArchiveError::store("read", key, error))?;
-        Ok(Some(content))
+        let content = found.bytes().await.map_err(|error| self.failed("read", key, error))?;
+        if content.len() as u64 != len {
+            let found = content.len() as u64;
+            return Err(ArchiveError::Short { key: key.to_owned(), found, expected: len });
+        }
+        self.opened(key, content).map(Some)
     }
 
     /// Whether there is an object of this name.
@@ -146,7 +176,7 @@ impl ArchiveStore {
         match self.store.head(&self.path(key)).await {
             Ok(_) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(ArchiveError::store("look for", key, error)),
+            Err(error) => Err(self.failed("look for", key, error)),
         }
     }
 
@@ -166,7 +196,7 @@ impl ArchiveStore {
         prefix: &str,
         mut found: BoxStream<'static, object_store::Result<ObjectMeta>>,
     ) -> Result<Vec<ListedObject>, ArchiveError> {
-        let failed = |error| ArchiveError::store("list", prefix, error);
+        let failed = |error| self.failed("list", prefix, error);
         let mut objects = Vec::new();
         while let Some(object) = found.try_next().await.map_err(failed)? {
             if objects.len() == MAX_LISTED {
@@ -185,7 +215,7 @@ impl ArchiveStore {
     /// What lies directly below `prefix`: the names that go on with a slash, and the objects.
     pub async fn list_level(&self, prefix: &str) -> Result<(Vec<String>, Vec<ListedObject>), ArchiveError> {
         let found = self.store.list_with_delimiter(Some(&self.path(prefix))).await;
-        let found = found.map_err(|error| ArchiveError::store("list", prefix, error))?;
+        let found = found.map_err(|error| self.failed("list", prefix, error))?;
         let objects = found.objects.iter();
         let objects = objects.filter_map(|object| {
             let modified_at = object.last_modified.into();
@@ -199,7 +229,7 @@ impl ArchiveStore {
     pub async fn remove(&self, key: &str) -> Result<(), ArchiveError> {
         match self.store.delete(&self.path(key)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(ArchiveError::store("remove", key, error)),
+            Err(error) => Err(self.failed("remove", key, error)),
         }
     }
 
@@ -226,6 +256,26 @@ impl ArchiveStore {
             return Ok(());
         }
         Err(ArchiveError::Overwrites { key })
+    }
+
+    fn sealed(&self, key: &str, content: Bytes) -> Result<Bytes, ArchiveError> {
+        let Some(keys) = &self.keys else { return Ok(content) };
+        let sealed = envelope::seal(keys, key, &content);
+        sealed.map(Bytes::from).map_err(|source| ArchiveError::Envelope { key: key.to_owned(), source })
+    }
+
+    fn opened(&self, key: &str, content: Bytes) -> Result<Bytes, ArchiveError> {
+        let opened = match &self.keys {
+            Some(keys) => envelope::open(keys, key, &content).map(Bytes::from),
+            None if envelope::is_sealed(&content) => Err(EnvelopeError::NoKey),
+            None => Ok(content),
+        };
+        opened.map_err(|source| ArchiveError::Envelope { key: key.to_owned(), source })
+    }
+
+    fn failed(&self, action: &'static str, key: &str, error: Error) -> ArchiveError {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        ArchiveError::store(action, key, error)
     }
 
     fn path(&self, key: &str) -> Path {

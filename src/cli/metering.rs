@@ -10,11 +10,13 @@ use tokio::sync::oneshot;
 use super::connection::{ConnectError, open_sql};
 use super::report;
 use crate::ErrorClass;
+use crate::archive::{ArchiveWatch, Standing};
 use crate::client::conninfo::Settings;
 use crate::inspect::InspectError;
 use crate::inspect::slots::{ReplicationSlot, slots};
 use crate::observe::metrics::{
-    HealthLimits, ListenAddr, ListenError, MeteringObserver, MetricsServer, ReceiverMetrics, SlotReading,
+    ArchiveReading, HealthLimits, ListenAddr, ListenError, MeteringObserver, MetricsServer, ReceiverMetrics,
+    SlotReading,
 };
 use crate::pg::SlotName;
 use crate::sink::RealDisk;
@@ -102,6 +104,19 @@ impl Meter {
         match &self.0 {
             Some(running) => Box::new(MeteringObserver::new(Arc::clone(&running.metrics))),
             None => Box::new(LogObserver),
+        }
+    }
+
+    /// From now on the archive is looked at, too.
+    pub(super) fn watch_archive(&self, watch: ArchiveWatch) {
+        if let Some(running) = &self.0 {
+            running.metrics.set_archive(move || ArchiveReading {
+                archived_lsn: watch.archived().map(|archived| archived.lsn).filter(|lsn| lsn.is_valid()),
+                behind_bytes: watch.behind_len(),
+                oldest_age: watch.oldest_age(),
+                failure_count: watch.failure_count(),
+                is_writer: watch.standing() == Standing::Holding,
+            });
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::watch;
 
-use super::archive::{self, finish_archive, open_archive};
+use super::archive::{self, ArchiveSlot, finish_archive, open_archive};
 use super::connection::{ConnectError, ConnectionArgs};
 use super::exit::Exit;
 use super::metering::{Meter, MeteringArgs};
@@ -25,8 +25,8 @@ use crate::handover::Handover;
 use crate::pg::{Lsn, SlotName};
 use crate::sink::RecordCheck;
 use crate::stream::{
-    Backoff, MissingSlot, Progress, ReceiveError, ReceiveOptions, Reconnect, Refusal, ServerConnector,
-    StartChoice, StreamOptions,
+    Backoff, FlushMeaning, MissingSlot, Progress, ReceiveError, ReceiveOptions, Reconnect, Refusal,
+    ServerConnector, StartChoice, StreamOptions,
 };
 use crate::wire::command::{DropWhenActive, SlotPersistence, WalReservation};
 use crate::wire::server_error::SqlState;
@@ -69,14 +69,14 @@ pub(super) struct ReceiveArgs {
     /// s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIR. With pgwake in
     /// synchronous_standby_names, synchronous_commit = remote_apply then waits for the archive. Receiving never waits
     /// for it: what the archive does not have yet is kept in the directory.
-    #[arg(help_heading = "More options", long, value_name = "URL", value_parser = archive::parse_url)]
+    #[arg(help_heading = "Archive", long, value_name = "URL", value_parser = archive::parse_url)]
     #[arg(conflicts_with = "compress")]
     archive: Option<ArchiveUrl>,
 
     /// How old WAL may get before it is on its way to the archive; 0 for as soon as it is durable
     ///
     /// Each part is an object, and a request that the store may charge for. Where commits wait for the archive, say 0.
-    #[arg(help_heading = "More options", long, value_name = "SECONDS", value_parser = archive::parse_delay)]
+    #[arg(help_heading = "Archive", long, value_name = "SECONDS", value_parser = archive::parse_delay)]
     #[arg(default_value = "1s", requires = "archive")]
     archive_delay: Duration,
 
@@ -84,7 +84,7 @@ pub(super) struct ReceiveArgs {
     ///
     /// One receiver at a time writes to an archive. It says three times within this that it lives, and stops archiving when it
     /// could not; a second one refuses to start meanwhile.
-    #[arg(help_heading = "More options", long, value_name = "SECONDS", value_parser = archive::parse_lease)]
+    #[arg(help_heading = "Archive", long, value_name = "SECONDS", value_parser = archive::parse_lease)]
     #[arg(default_value = "30s", requires = "archive")]
     archive_lease: Duration,
 
@@ -95,8 +95,40 @@ pub(super) struct ReceiveArgs {
     accept_archive_gap: bool,
 
     /// Take the archive from the receiver that has it, though it lives: that one ends
-    #[arg(help_heading = "More options", long, requires = "archive")]
+    #[arg(help_heading = "Archive", long, requires = "archive")]
     take_over: bool,
+
+    /// Report as flushed only what is in the archive, too: where this machine's disk is not to be trusted
+    ///
+    /// synchronous_commit = on then waits for the archive as remote_apply does, and the slot keeps WAL until it is there. So does
+    /// a primary that is told to shut down: for a store that is away it waits a minute.
+    #[arg(help_heading = "Archive", long, requires = "archive")]
+    require_archive: bool,
+
+    /// A second slot on the primary that keeps WAL until it is in the archive
+    ///
+    /// Whoever loses this machine goes on from that slot. It is moved in SQL, for which the role has to be able to connect to a
+    /// database; --create-slot makes it if it does not exist.
+    #[arg(help_heading = "Archive", long, value_name = "NAME", requires = "archive")]
+    archive_slot: Option<SlotName>,
+
+    /// Receive no more while so much WAL is in the directory and not in the archive: 512MB, 20GB
+    ///
+    /// The slot keeps the rest on the primary, and commits that wait for this receiver wait. There is a warning at 50 %, 80 %
+    /// and 95 %, without this option at these shares of the disk.
+    #[arg(help_heading = "Archive", long, value_name = "SIZE", value_parser = archive::parse_size)]
+    #[arg(requires = "archive")]
+    spool_limit: Option<u64>,
+
+    /// Remove segments from the directory that are in the archive, but keep the latest of them, up to so much
+    ///
+    /// Only whole segments that are in the archive as such are removed, and never the last two.
+    #[arg(help_heading = "Archive", long, value_name = "SIZE", value_parser = archive::parse_size)]
+    #[arg(requires = "archive")]
+    keep_local: Option<u64>,
+
+    #[command(flatten)]
+    encryption: archive::EncryptionArgs,
 
     /// Store segments compressed: gzip[:1-9], lz4 (which has one level) or zstd[:1-22]
     ///
@@ -201,7 +233,10 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings, handover: &Handover) 
         }
     };
     let opened = match &args.archive {
-        Some(url) => open_archive(url, args.upload_options(), &args.directory).await.map(Some),
+        Some(url) => match args.encryption.open(url) {
+            Ok(store) => open_archive(store, url, args.upload_options(), &args.directory).await.map(Some),
+            Err(error) => Err(error),
+        },
         None => Ok(None),
     };
     let uploader = match opened {
@@ -216,6 +251,13 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings, handover: &Handover) 
         }
     };
     meter.watch_slot(&settings, args.slot.as_ref());
+    let archive_slot = args.archive_slot.as_ref().zip(uploader.as_ref());
+    let archive_slot = archive_slot.and_then(|(slot, uploader)| {
+        ArchiveSlot::start(slot, settings.clone(), uploader.watch(), args.create_slot)
+    });
+    if let Some(uploader) = &uploader {
+        meter.watch_archive(uploader.watch());
+    }
     let (sender, progress) = watch::channel(Progress::default());
     let mut connector = ServerConnector::new(settings);
     let shutdown = async {
@@ -241,6 +283,9 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings, handover: &Handover) 
     let progress = *progress.borrow();
     // what came before a failure is worth as much
     let archived = finish_archive(uploader).await;
+    if let Some(slot) = archive_slot {
+        slot.finish().await;
+    }
     match received {
         Ok(_) => match archived {
             Ok(()) => print_outcome(&progress, args.endpos, args.json),
@@ -407,6 +452,8 @@ impl ReceiveArgs {
             lease: self.archive_lease,
             gaps: if self.accept_archive_gap { Gaps::Accept } else { Gaps::Refuse },
             take_over: if self.take_over { TakeOver::Now } else { TakeOver::Never },
+            spool_limit: self.spool_limit,
+            keep_len: self.keep_local,
         }
     }
 
@@ -420,6 +467,11 @@ impl ReceiveArgs {
                 missing_slot: if self.create_slot { MissingSlot::Create } else { MissingSlot::Refuse },
                 status_interval: Duration::from_secs(self.status_interval.into()),
                 receive_timeout: Duration::from_secs(self.receive_timeout.into()),
+                flush_meaning: if self.require_archive {
+                    FlushMeaning::Archived
+                } else {
+                    FlushMeaning::Durable
+                },
                 record_check: if self.no_verify_records { RecordCheck::Off } else { RecordCheck::On },
                 ..StreamOptions::default()
             },

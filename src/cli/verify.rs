@@ -40,6 +40,9 @@ pub(super) struct VerifyArgs {
     #[arg(conflicts_with_all = ["directory", "format", "manifest", "ignore", "wal_path", "no_wal", "no_checksums", "threads"])]
     archive: Option<ArchiveUrl>,
 
+    #[command(flatten)]
+    encryption: archive::EncryptionArgs,
+
     /// How it is stored; plain where there is a PG_VERSION, unless said
     #[arg(long, value_name = "FORMAT")]
     format: Option<FormatArg>,
@@ -103,7 +106,7 @@ impl VerifyArgs {
 /// Runs the command.
 pub(super) fn run(args: &VerifyArgs) -> Exit {
     if let Some(url) = &args.archive {
-        return archive::run_verify(url, args.json);
+        return archive::run_verify(url, &args.encryption, args.json);
     }
     // clap has seen to it that there is one
     let Some(directory) = &args.directory else { return Exit::Usage };

@@ -11,6 +11,7 @@ pub mod control_file;
 pub mod fuzzing;
 mod identifier;
 mod lsn;
+mod marks;
 mod record_crc;
 mod segment;
 mod slot_name;
@@ -29,6 +30,7 @@ pub use checksum_algorithm::{ChecksumAlgorithm, ParseChecksumAlgorithmError};
 pub use control_file::{ClusterLayout, ClusterState, ControlFile};
 pub use identifier::{ParseSystemIdentifierError, SystemIdentifier};
 pub use lsn::{Lsn, ParseLsnError};
+pub use marks::Marks;
 pub use segment::{
     ParseWalFileNameError, ParseWalSegmentSizeError, WalFileName, WalSegment, WalSegmentSize,
     WalSegmentSizeError,

@@ -37,7 +37,7 @@ pub use flushed::{ArchivedLsn, FlushedLsn};
 pub use listing::SegmentFile;
 pub use queue::{Batch, SinkCommand, SinkLimits};
 pub use real_disk::{RealDisk, RealFile};
-pub use room::FullDisk;
+pub use room::{FullDisk, free_len};
 pub use segment_writer::{Layout, PendingFlush, RecordCheck, SegmentWriter};
 pub use stamp::{ClusterDifference, ClusterStamp};
 pub use sync_observer::{SyncObserver, Synced};

@@ -34,6 +34,11 @@ impl FullDisk {
     }
 }
 
+/// How many more bytes the disk that a directory is on takes; `None` where that cannot be told.
+pub fn free_len(directory: &Path) -> Option<u64> {
+    Room::of(directory).map(|room| room.bytes)
+}
+
 impl Room {
     fn of(directory: &Path) -> Option<Self> {
         let stat = rustix::fs::statvfs(directory).ok()?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
-use super::receiver::{Action, FlushPolicy, Moment, Receiver, ReceiverConfig};
+use super::receiver::{Action, FlushMeaning, FlushPolicy, Moment, Receiver, ReceiverConfig};
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 use crate::sink::memory_disk::MemoryDisk;
 use crate::sink::{Layout, SegmentWriter};
@@ -27,6 +27,7 @@ pub fn fuzz_receiver(data: &[u8]) {
         status_interval: Duration::from_secs(10),
         receive_timeout: Duration::from_secs(60),
         flush_policy: FlushPolicy::Prompt,
+        flush_meaning: FlushMeaning::Durable,
     };
     let mut writer = SegmentWriter::open(MemoryDisk::default(), Layout::Archive).expect("memory has room");
     writer.begin(config.timeline, segment_size, start_lsn).expect("the start is a segment's");

@@ -36,7 +36,7 @@ pub use positions::Positions;
 pub use receive::{
     ReceiveOptions, ReceiveOutcome, Reconnect, open_sink, receive, receive_into, receive_observed,
 };
-pub use receiver::{Action, FlushPolicy, Moment, Receiver, ReceiverConfig};
+pub use receiver::{Action, FlushMeaning, FlushPolicy, Moment, Receiver, ReceiverConfig};
 pub use refusal::{Refusal, WalRemoved, Wanted};
 pub use resume::StartChoice;
 pub use session::StreamOptions;

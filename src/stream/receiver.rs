@@ -74,6 +74,16 @@ pub enum FlushPolicy {
     Unreported,
 }
 
+/// What the server is told to be flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlushMeaning {
+    /// What is durable here.
+    #[default]
+    Durable,
+    /// What is in the archive, too. The server waits for that when it shuts down, for a minute at the most.
+    Archived,
+}
+
 /// What a receiver needs to know at the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiverConfig {
@@ -92,6 +102,8 @@ pub struct ReceiverConfig {
     pub receive_timeout: Duration,
     /// When to flush.
     pub flush_policy: FlushPolicy,
+    /// What to report as flushed.
+    pub flush_meaning: FlushMeaning,
 }
 
 /// What the driver has to do, in this order.
@@ -212,9 +224,17 @@ impl Receiver {
 
     /// The flush position as it may be reported: [`Lsn::INVALID`] below the floor.
     pub fn reported_flush_lsn(&self) -> Lsn {
-        let flush_lsn = self.positions.flush_lsn();
+        let flush_lsn = self.answered_lsn();
         let reported = self.config.flush_policy != FlushPolicy::Unreported;
         if reported && flush_lsn >= self.config.flush_floor { flush_lsn } else { Lsn::INVALID }
+    }
+
+    /// What counts as flushed.
+    fn answered_lsn(&self) -> Lsn {
+        match self.config.flush_meaning {
+            FlushMeaning::Durable => self.positions.flush_lsn(),
+            FlushMeaning::Archived => self.positions.apply_lsn(),
+        }
     }
 
     /// Whether the stop position was reached, or [`Self::stop`] was called, before the server ended the stream.
@@ -442,7 +462,7 @@ impl Receiver {
         self.server_wal_end_lsn = self.server_wal_end_lsn.max(keepalive.wal_end_lsn);
         if keepalive.reply_requested {
             // a server that shuts down pings until flush has caught up: let it, within bounds
-            let flush_lsn = self.positions.flush_lsn().max(self.config.start_lsn);
+            let flush_lsn = self.answered_lsn().max(self.config.start_lsn);
             if flush_lsn < received_lsn && self.shutdown.has_waited(self.now.elapsed, flush_lsn) {
                 let after = shutdown::LONGEST_WAIT;
                 return self.break_off(ReceiverError::ShutdownHeldUp { flush_lsn, received_lsn, after });
@@ -457,7 +477,8 @@ impl Receiver {
         let same = self.reported.filter(|last| {
             last.write_lsn == self.positions.write_lsn() && last.flush_lsn == self.reported_flush_lsn()
         });
-        let flushing = self.flush_asked_lsn > self.positions.flush_lsn().max(self.config.start_lsn);
+        let answered_lsn = self.answered_lsn();
+        let flushing = self.flush_asked_lsn > answered_lsn.max(self.config.start_lsn);
         let wait_until = same.filter(|_| flushing).map(|last| last.at.saturating_add(PING_ANSWER_INTERVAL));
         match wait_until {
             Some(at) if at > self.now.elapsed => self.answer_at = Some(at),

@@ -15,7 +15,7 @@ use super::driver::{Clock, Driver, Progress, StreamOutcome, Until, changed};
 use super::error::ReceiveError;
 use super::missing_slot::{MissingSlot, SlotUse};
 use super::observer::Observer;
-use super::receiver::{FlushPolicy, Receiver, ReceiverConfig};
+use super::receiver::{FlushMeaning, FlushPolicy, Receiver, ReceiverConfig};
 use super::refusal::{Refusal, WalRemoved, Wanted};
 use super::resume::{self, ResumeError, ServerState, SlotHold, SlotPosition, StartChoice};
 use super::upstream::{StreamStart, Upstream};
@@ -39,6 +39,8 @@ pub struct StreamOptions {
     pub record_check: RecordCheck,
     /// When WAL is made durable.
     pub flush_policy: FlushPolicy,
+    /// What is reported as flushed.
+    pub flush_meaning: FlushMeaning,
 }
 
 impl Default for StreamOptions {
@@ -51,6 +53,7 @@ impl Default for StreamOptions {
             receive_timeout: Duration::from_secs(60),
             record_check: RecordCheck::On,
             flush_policy: FlushPolicy::default(),
+            flush_meaning: FlushMeaning::default(),
         }
     }
 }
@@ -291,6 +294,7 @@ impl<K: Sink> Session<'_, K> {
                         status_interval: self.options.status_interval,
                         receive_timeout: self.options.receive_timeout,
                         flush_policy: self.options.flush_policy,
+                        flush_meaning: self.options.flush_meaning,
                     };
                     let mut receiver = Receiver::new(self.clock.now(), config);
                     let mut driver = Driver {

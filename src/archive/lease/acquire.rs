@@ -78,6 +78,9 @@ pub(in crate::archive) async fn acquire(
             _ => {
                 let Some((mut keeper, lease)) = claim(store, next, &record).await? else { continue };
                 if !is_gone {
+                    if silence.is_none() {
+                        waiting(&found);
+                    }
                     await_end_of(store, generation, &found, silence.is_none(), &mut keeper).await?;
                 }
                 // time may have passed since the claim

@@ -33,7 +33,7 @@ pub(super) struct LocalSegment {
 }
 
 impl LocalWal {
-    /// Looks at the names. What is stored compressed is passed over: an archive compresses for itself.
+    /// Looks at the names.
     pub(super) fn list(directory: &Path, size: WalSegmentSize) -> Result<Self, ArchiveError> {
         let failed = |source| ArchiveError::file("list directory", directory, source);
         let mut found = LocalWal { size, segments: Vec::new(), histories: Vec::new() };

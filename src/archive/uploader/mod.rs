@@ -19,6 +19,9 @@ mod plan;
 mod put;
 mod record;
 mod sink;
+mod spool;
+mod stats;
+mod tidy;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -43,6 +46,11 @@ use local::LocalWal;
 use plan::{Piece, Plan};
 use put::Route;
 pub use sink::ArchivingSink;
+use sink::Room;
+use spool::Spool;
+pub use stats::ArchiveWatch;
+use stats::Stats;
+use tidy::Tidy;
 
 /// How WAL is archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +63,10 @@ pub struct UploadOptions {
     pub take_over: TakeOver,
     /// What to do when WAL is neither in the archive nor in the directory.
     pub gaps: Gaps,
+    /// How much WAL may be in the directory and not in the archive, in bytes, before no more is received.
+    pub spool_limit: Option<u64>,
+    /// How much WAL that is in the archive may stay in the directory, in bytes; `None`: all of it.
+    pub keep_len: Option<u64>,
 }
 
 /// What to do about another writer that lives.
@@ -97,8 +109,6 @@ pub struct Archived {
     /// All before this, from where the directory begins, is durable in the archive; [`Lsn::INVALID`] as long as WAL of a
     /// timeline before it is not.
     pub lsn: Lsn,
-    /// Bytes that are durable in the directory and not in the archive, older timelines' included.
-    pub behind_len: u64,
 }
 
 /// What the thread is told.
@@ -132,6 +142,8 @@ pub struct Uploader {
     feed: Arc<watch::Sender<Feed>>,
     told: watch::Receiver<Told>,
     teller: Arc<watch::Sender<Told>>,
+    watch: ArchiveWatch,
+    spool_limit: Option<u64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -163,14 +175,17 @@ impl Uploader {
         }
         let holder = Holder::of(directory)?;
         let directory_path: Arc<Path> = directory.into();
+        let stats = Arc::new(Stats::new());
+        let (spool_limit, thread_stats) = (options.spool_limit, Arc::clone(&stats));
+        let watch = ArchiveWatch { stats, told: teller.subscribe(), store: store.clone() };
         let (fed, thread_teller) = (feed.subscribe(), Arc::clone(&teller));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime =
             runtime.map_err(|source| ArchiveError::file("start a thread for", directory, source))?;
         let thread = std::thread::Builder::new().name("wal-archive".into()).spawn(move || {
             let mut ending = Ending { teller: &thread_teller, known: false };
-            let result =
-                runtime.block_on(run(&directory_path, &store, &holder, options, fed, &thread_teller));
+            let tellers = (&*thread_teller, &*thread_stats);
+            let result = runtime.block_on(run(&directory_path, &store, &holder, options, fed, tellers));
             ending.known = true;
             if let Err(error) = result {
                 thread_teller.send_modify(|told| told.error = Some(error));
@@ -180,12 +195,14 @@ impl Uploader {
         });
         let thread = thread.map_err(|source| ArchiveError::file("start a thread for", directory, source))?;
         let told = teller.subscribe();
-        Ok(Uploader { feed, told, teller, thread: Some(thread) })
+        Ok(Uploader { feed, told, teller, watch, spool_limit, thread: Some(thread) })
     }
 
     /// A sink that lets this hear of what `inner` has made durable, and the driver of what is archived.
     pub fn beside<K>(&self, inner: K) -> ArchivingSink<K> {
-        ArchivingSink::new(inner, Arc::clone(&self.feed), self.told.clone(), Arc::clone(&self.teller))
+        let (feed, teller) = (Arc::clone(&self.feed), Arc::clone(&self.teller));
+        let room = Room { stats: Arc::clone(&self.watch.stats), limit: self.spool_limit };
+        ArchivingSink::new(inner, feed, self.told.clone(), teller, room)
     }
 
     /// Waits until it is known whether the archive can be written to, but no longer than `patience`.
@@ -198,9 +215,9 @@ impl Uploader {
         }
     }
 
-    /// How far it is.
-    pub fn archived(&self) -> Option<Archived> {
-        self.told.borrow().archived
+    /// How it goes, for whoever asks later.
+    pub fn watch(&self) -> ArchiveWatch {
+        self.watch.clone()
     }
 
     fn take_error(&self) -> Option<ArchiveError> {
@@ -224,9 +241,9 @@ impl Uploader {
         };
         let _ = tokio::time::timeout(patience, ended).await;
         let anything = self.feed.borrow().streams.iter().any(|stream| stream.flushed_lsn.is_valid());
-        let behind = match self.archived() {
+        let behind = match self.watch.archived() {
             None if !anything => Some(0),
-            archived => archived.map(|archived| archived.behind_len),
+            archived => archived.map(|_| self.watch.behind_len()),
         };
         self.take_error().map_or(Ok(behind), Err)
     }
@@ -235,7 +252,8 @@ impl Uploader {
 /// What there is to do at a time.
 enum Task {
     Piece(TimelineId, Piece),
-    Fold,
+    /// The segment that is there as a whole now.
+    Fold(Option<WalFileName>),
 }
 
 /// Everything of one run.
@@ -243,6 +261,9 @@ struct Upload<'a> {
     route: &'a Route,
     options: UploadOptions,
     teller: &'a watch::Sender<Told>,
+    stats: &'a Stats,
+    spool: Spool,
+    tidy: Tidy,
     /// Without it nothing is told.
     lease: Lease,
     started: Instant,
@@ -262,7 +283,7 @@ async fn run(
     holder: &Holder,
     options: UploadOptions,
     fed: watch::Receiver<Feed>,
-    teller: &watch::Sender<Told>,
+    (teller, stats): (&watch::Sender<Told>, &Stats),
 ) -> Result<(), ArchiveError> {
     match store.check_conditions().await {
         // somebody has to change something: better now than when it is relied upon
@@ -275,10 +296,8 @@ async fn run(
         TakeOver::Never => Patience::UntilSilent,
         TakeOver::Now => Patience::TakeOver,
     };
-    let (mut keeper, lease) = lease::acquire(store, holder, options.lease, patience, |silent| {
-        tracing::warn!(
-            "the archive was held by {silent}, which says nothing; it is taken over when its time is up"
-        );
+    let (mut keeper, lease) = lease::acquire(store, holder, options.lease, patience, |other| {
+        tracing::warn!("the archive was held by {other}; it is taken over when its time is up");
         stand(Standing::Waiting);
     })
     .await?;
@@ -287,7 +306,7 @@ async fn run(
     let gaps = options.gaps;
     let route = Route { directory: Arc::clone(directory), store: store.clone(), lease: lease.clone(), gaps };
     let result = tokio::select! {
-        result = archive(&route, options, fed, teller) => result,
+        result = archive(&route, options, fed, teller, stats) => result,
         () = keeper.keep() => lease.valid().await,
     };
     keeper.release().await;
@@ -299,11 +318,15 @@ async fn archive(
     options: UploadOptions,
     mut fed: watch::Receiver<Feed>,
     teller: &watch::Sender<Told>,
+    stats: &Stats,
 ) -> Result<(), ArchiveError> {
     let mut upload = Upload {
         route,
         options,
         teller,
+        stats,
+        spool: Spool::new(options.spool_limit),
+        tidy: Tidy::new(options.keep_len),
         lease: route.lease.clone(),
         started: Instant::now(),
         plans: VecDeque::new(),
@@ -448,8 +471,8 @@ impl Upload<'_> {
             self.folding += 1;
             let route = self.route.clone();
             self.tasks.spawn(async move {
-                retried(|| route.fold(file)).await?;
-                Ok(Task::Fold)
+                let is_whole = retried(|| route.fold(file)).await?;
+                Ok(Task::Fold(is_whole.then_some(file)))
             });
         }
         let is_live = |index: usize, count: usize| index + 1 == count;
@@ -469,17 +492,21 @@ impl Upload<'_> {
     }
 
     /// What was put up before this moment is counted by whoever comes after, because the archive is ours at this moment.
-    fn tell(&self) {
+    fn tell(&mut self) {
+        let behind_len = self.plans.iter().map(Plan::behind_len).sum();
+        let oldest = self.plans.iter().filter_map(Plan::oldest_at).min();
+        self.stats.set(behind_len, oldest.map(|at| self.started + at));
+        self.spool.look(&self.route.directory, behind_len);
         if !self.lease.is_valid() {
             return;
         }
+        self.tidy.tidy(&self.route.directory);
         let Some(live) = self.plans.back() else { return };
         // the WAL of a timeline is worth nothing without what came before it
         let all_before = self.plans.iter().rev().skip(1).all(|plan| plan.behind_len() == 0);
         let archived = Archived {
             timeline: live.timeline(),
             lsn: if all_before { live.archived_lsn() } else { Lsn::INVALID },
-            behind_len: self.plans.iter().map(Plan::behind_len).sum(),
         };
         self.teller.send_if_modified(|told| told.archived.replace(archived) != Some(archived));
     }
@@ -512,11 +539,19 @@ impl Upload<'_> {
             done = done => {
                 match done.map_err(|_| ArchiveError::ThreadEnded)?? {
                     Task::Piece(timeline, piece) => {
+                        if let Some(file) = piece.whole_segment() {
+                            self.tidy.is_up(file);
+                        }
                         for plan in self.plans.iter_mut().filter(|plan| plan.timeline() == timeline) {
                             plan.handle_done(piece);
                         }
                     }
-                    Task::Fold => self.folding -= 1,
+                    Task::Fold(folded) => {
+                        self.folding -= 1;
+                        if let Some(file) = folded {
+                            self.tidy.is_up(file);
+                        }
+                    }
                 }
                 Ok(())
             }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::layout::{Generation, SegmentRange};
-use crate::pg::{Lsn, TimelineId, WalFileName, WalSegment, WalSegmentSize};
+use crate::pg::{Lsn, Marks, TimelineId, WalFileName, WalSegment, WalSegmentSize};
 
 /// The longest part in bytes: what is lost of a store's time when one has to be sent again.
 const MAX_RANGE_LEN: u64 = 4 << 20;
@@ -76,6 +76,17 @@ impl Piece {
         }
     }
 
+    /// The segment that is up as a whole when it is.
+    pub(super) fn whole_segment(self) -> Option<WalFileName> {
+        match self {
+            Piece::Segment(file) => Some(file),
+            Piece::Known(Known { object: KnownObject::Segment, file, end_lsn }) => {
+                (end_lsn == file.segment.end_lsn()).then_some(file)
+            }
+            _ => None,
+        }
+    }
+
     /// How many may be on their way with it.
     fn max_in_flight(self) -> usize {
         match self {
@@ -113,6 +124,8 @@ pub(super) struct Plan {
     in_flight: VecDeque<(Piece, Done)>,
     /// Since when there is something that is not on its way.
     waiting_since: Option<Duration>,
+    /// What is not up, and since when it is durable.
+    unarchived: Marks,
     /// Nothing more comes: what is there goes without delay.
     ended: bool,
     /// Up in parts, to be put up as wholes.
@@ -145,6 +158,7 @@ impl Plan {
             known: VecDeque::new(),
             in_flight: VecDeque::new(),
             waiting_since: None,
+            unarchived: Marks::new(),
             ended: false,
             to_fold: VecDeque::new(),
         }
@@ -174,6 +188,11 @@ impl Plan {
         self.flushed_lsn - self.archived_lsn
     }
 
+    /// Since when the oldest of them is durable.
+    pub(super) fn oldest_at(&self) -> Option<Duration> {
+        self.unarchived.oldest()
+    }
+
     /// Whether all that will ever come is up.
     pub(super) fn is_finished(&self) -> bool {
         self.ended && self.archived_lsn == self.flushed_lsn && self.to_fold.is_empty()
@@ -189,6 +208,7 @@ impl Plan {
         if lsn > self.flushed_lsn {
             self.flushed_lsn = lsn;
             self.waiting_since.get_or_insert(now);
+            self.unarchived.push(lsn, now);
         }
     }
 
@@ -205,6 +225,7 @@ impl Plan {
         while let Some((piece, Done::Yes)) = self.in_flight.front().copied() {
             self.in_flight.pop_front();
             self.archived_lsn = piece.end_lsn();
+            self.unarchived.reach(self.archived_lsn, |_| {});
             if self.goes_up_whole() {
                 self.to_fold.extend(piece.completes_parts_of());
             }

@@ -68,16 +68,18 @@ impl Route {
 
     /// Puts up a whole segment whose parts are up, and removes those when it was read back: nothing else has its bytes then.
     /// That it is not in the directory any more is no failure: its parts are as good.
-    pub(super) async fn fold(&self, file: WalFileName) -> Result<(), ArchiveError> {
+    /// Says whether it is up as a whole.
+    pub(super) async fn fold(&self, file: WalFileName) -> Result<bool, ArchiveError> {
         let result = async {
             self.put(Piece::Segment(file)).await?;
             self.compare_known(Known::segment(file)).await
         };
         match result.await {
-            Err(ArchiveError::Hole { .. }) => return Ok(()),
+            Err(ArchiveError::Hole { .. }) => return Ok(false),
             result => result?,
         }
-        self.remove_parts(file).await
+        self.remove_parts(file).await?;
+        Ok(true)
     }
 
     /// Removes the parts of a segment that another run has put up as a whole, if it can be read.
@@ -154,10 +156,12 @@ impl Route {
         let found = self.store.read(key, wal_object::max_encoded_len(stored_len)).await?;
         let found = found.ok_or_else(|| ArchiveError::Vanished { key: key.to_owned() })?;
         let directory = Arc::clone(&self.directory);
-        let work =
-            move || Ok((local::read(&directory, file, start, end)?, wal_object::decode(&found, stored_len)));
+        let work = move || {
+            let wal = local::read(&directory, file, start, end)?;
+            Ok::<_, ArchiveError>((wal, wal_object::decode(&found, stored_len)))
+        };
         let compared = tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?;
-        let (wal, found): (Vec<u8>, _) = compared?;
+        let (wal, found) = compared?;
         let key = key.to_owned();
         match found {
             Ok(found) if found.starts_with(&wal) => Ok(()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::stats::Stats;
 use super::{FedStream, Feed, Told};
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 use crate::sink::{ArchivedLsn, ClusterStamp, DiskEntry, Sink, SinkCommand, SinkError, SinkEvent};
@@ -16,6 +17,14 @@ pub struct ArchivingSink<K> {
     feed: Arc<watch::Sender<Feed>>,
     told: watch::Receiver<Told>,
     teller: Arc<watch::Sender<Told>>,
+    room: Room,
+}
+
+/// How much may wait for the archive.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) stats: Arc<Stats>,
+    pub(super) limit: Option<u64>,
 }
 
 impl<K> ArchivingSink<K> {
@@ -24,8 +33,9 @@ impl<K> ArchivingSink<K> {
         feed: Arc<watch::Sender<Feed>>,
         told: watch::Receiver<Told>,
         teller: Arc<watch::Sender<Told>>,
+        room: Room,
     ) -> Self {
-        ArchivingSink { inner, feed, told, teller }
+        ArchivingSink { inner, feed, told, teller, room }
     }
 
     fn archived(&mut self) -> Option<Result<SinkEvent, SinkError>> {
@@ -53,7 +63,9 @@ impl<K: Sink> Sink for ArchivingSink<K> {
     }
 
     fn has_room(&self) -> bool {
-        self.inner.has_room()
+        // when more is archived that is told, and this is asked again
+        let may_wait = self.room.limit.is_none_or(|limit| self.room.stats.behind_len() < limit);
+        may_wait && self.inner.has_room()
     }
 
     fn written_lsn(&mut self) -> Lsn {

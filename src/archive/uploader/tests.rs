@@ -32,6 +32,8 @@ fn options() -> UploadOptions {
         lease: Duration::from_secs(30),
         gaps: Gaps::Refuse,
         take_over: TakeOver::Never,
+        spool_limit: None,
+        keep_len: None,
     }
 }
 

@@ -115,7 +115,7 @@ async fn drive(args: &BackupArgs) -> Exit {
         Ok(settings) => settings,
         Err(error) => return report::usage(&SetupError::from(error), json),
     };
-    let store = match ArchiveStore::open(&args.archive.archive) {
+    let store = match args.archive.open() {
         Ok(store) => store,
         Err(error) => return report::failure(&error, error.class(), json),
     };

@@ -1,13 +1,14 @@
 //! `pgwake wal fetch`.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use clap::Args;
 
 use super::super::{block_on, report};
 use super::ArchiveArgs;
-use crate::archive::{ArchiveStore, AtGap, Fetched, fetch};
+use crate::archive::{ArchiveError, AtGap, Fetched, Prefetched, fetch, prefetch};
 use crate::cli::Exit;
 
 /// Get a file of the log out of an archive, for restore_command
@@ -39,6 +40,16 @@ pub(in crate::cli) struct FetchArgs {
 
     #[command(flatten)]
     archive: ArchiveArgs,
+
+    /// How many segments to fetch ahead for a server that recovers
+    ///
+    /// They wait in a directory beside PATH, which is removed 20 seconds after the last of them was asked for. 0: none.
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u8).range(..=64))]
+    prefetch: u8,
+
+    /// This is the process that fetches ahead
+    #[arg(long, hide = true)]
+    ahead: bool,
 }
 
 /// The exit code of what is no answer to whether the file is there. A server that recovers takes every code up to 125
@@ -55,11 +66,27 @@ fn get(args: &FetchArgs) -> ExitCode {
     let mut found = Fetched::Nothing;
     let exit = block_on(false, async {
         let fetched = async {
-            let store = ArchiveStore::open(&args.archive.archive)?;
+            let address = args.archive.archive.to_string();
+            let prefetched = Prefetched::beside(&args.path, &address).filter(|_| args.prefetch > 0);
+            if let Some(prefetched) = prefetched.as_ref().filter(|_| args.ahead) {
+                prefetch::run(&args.archive.open()?, prefetched, args.prefetch.into()).await?;
+                return Ok(Fetched::Segment);
+            }
+            if let Some(prefetched) = &prefetched
+                && prefetched.take(&args.name, &args.path)?
+            {
+                fetch_ahead(prefetched, &args.name);
+                return Ok(Fetched::Segment);
+            }
             let at_gap = if args.end_at_gap { AtGap::End } else { AtGap::Fail };
-            fetch(&store, &args.name, &args.path, at_gap).await
+            let fetched = fetch(&args.archive.open()?, &args.name, &args.path, at_gap).await?;
+            if let (Some(prefetched), Fetched::Segment) = (&prefetched, fetched) {
+                fetch_ahead(prefetched, &args.name);
+            }
+            Ok(fetched)
         };
-        match fetched.await {
+        let fetched: Result<Fetched, ArchiveError> = fetched.await;
+        match fetched {
             Ok(fetched) => {
                 found = fetched;
                 Exit::Done
@@ -75,5 +102,21 @@ fn get(args: &FetchArgs) -> ExitCode {
         }
         (Exit::Done, _) => ExitCode::SUCCESS,
         _ => ExitCode::from(FAULT),
+    }
+}
+
+/// Leaves somebody behind who fetches what is asked for next, unless there is one. What cannot be fetched ahead is fetched
+/// when it is asked for.
+fn fetch_ahead(prefetched: &Prefetched, name: &str) {
+    if !prefetched.wants_server(name) {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut command = Command::new(program);
+    // a group of its own: the server ends this command's, not that one
+    command.args(std::env::args_os().skip(1)).arg("--ahead").process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Err(error) = command.spawn() {
+        tracing::debug!(%error, "nothing is fetched ahead");
     }
 }

@@ -5,9 +5,12 @@ mod fetch;
 mod list;
 mod prune;
 mod restore;
+mod slot;
 mod upload;
 mod verify;
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -17,10 +20,11 @@ pub(super) use fetch::{FAULT, FetchArgs, run as run_fetch};
 pub(super) use list::{ListArgs, run as run_list};
 pub(super) use prune::{PruneArgs, run as run_prune};
 pub(super) use restore::{RestoreArgs, run as run_restore};
+pub(super) use slot::ArchiveSlot;
 pub(super) use upload::{finish_archive, open_archive};
 pub(super) use verify::run as run_verify;
 
-use crate::archive::ArchiveUrl;
+use crate::archive::{ArchiveError, ArchiveStore, ArchiveUrl, Keyring};
 
 /// Which archive.
 #[derive(Debug, Args)]
@@ -31,6 +35,56 @@ pub(super) struct ArchiveArgs {
     /// Behind a question mark the address takes options by their names: s3://wal/db1?endpoint=http://127.0.0.1:9000.
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     pub(super) archive: ArchiveUrl,
+
+    #[command(flatten)]
+    encryption: EncryptionArgs,
+}
+
+impl ArchiveArgs {
+    /// The archive, without having spoken to it.
+    pub(super) fn open(&self) -> Result<ArchiveStore, ArchiveError> {
+        self.encryption.open(&self.archive)
+    }
+
+    /// What another command has to be told to read it, too.
+    pub(super) fn encryption_words(&self) -> Vec<String> {
+        self.encryption.words()
+    }
+}
+
+/// What its objects are encrypted with.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Encryption")]
+pub(super) struct EncryptionArgs {
+    /// Encrypt what is written with the first key in this file; all of its keys read
+    ///
+    /// A key a line: a name, a space, 64 hexadecimal digits ("openssl rand -hex 32"). Only the file's owner may be able to read it.
+    #[arg(long, value_name = "FILE")]
+    encryption_keys: Option<PathBuf>,
+
+    /// The same with the lines that a shell command prints
+    #[arg(long, value_name = "COMMAND", conflicts_with = "encryption_keys")]
+    encryption_keys_command: Option<String>,
+}
+
+impl EncryptionArgs {
+    fn words(&self) -> Vec<String> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let file = self.encryption_keys.as_ref().map(|path| absolute(path).display().to_string());
+        let file = file.map(|path| vec!["--encryption-keys".to_owned(), path]);
+        let command = self.encryption_keys_command.clone();
+        let command = command.map(|command| vec!["--encryption-keys-command".to_owned(), command]);
+        file.or(command).unwrap_or_default()
+    }
+
+    pub(super) fn open(&self, url: &ArchiveUrl) -> Result<ArchiveStore, ArchiveError> {
+        let keys = match (&self.encryption_keys, &self.encryption_keys_command) {
+            (Some(path), _) => Some(Keyring::from_file(path)?),
+            (None, Some(command)) => Some(Keyring::from_command(command)?),
+            (None, None) => None,
+        };
+        Ok(ArchiveStore::open(url)?.with_keys(keys.map(Arc::new)))
+    }
 }
 
 /// The reason is told with its cause: clap prints one line.
@@ -58,9 +112,31 @@ pub(super) fn parse_lease(text: &str) -> Result<Duration, String> {
     long_enough.then_some(lease).ok_or_else(|| "must be at least a second".to_owned())
 }
 
+/// `10GB`, `512MB`, `1073741824`.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 4] = [("TB", 40), ("GB", 30), ("MB", 20), ("kB", 10)];
+    let unit = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (number, shift) = unit.unwrap_or((text, 0));
+    let number: Option<u64> = number.trim_end().parse().ok();
+    let size = number.and_then(|number| number.checked_mul(1 << shift));
+    size.ok_or_else(|| "must be a number of bytes, or one with kB, MB, GB or TB behind it".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_postgresqls_units() {
+        for (text, size) in
+            [("0", 0), ("5kB", 5 << 10), ("512 MB", 512 << 20), ("10GB", 10 << 30), ("1TB", 1 << 40)]
+        {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "-1", "1K", "GB", "99999999TB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn delays_have_units() {

@@ -168,7 +168,7 @@ fn parse_timeline(text: &str) -> Result<TimelineTarget, String> {
 /// Runs the command.
 pub(in crate::cli) fn run(args: RestoreArgs) -> Exit {
     let (json, is_dry) = (args.json, args.dry_run);
-    let store = match ArchiveStore::open(&args.archive.archive) {
+    let store = match args.archive.open() {
         Ok(store) => store,
         Err(error) => return report::failure(&error, error.class(), json),
     };
@@ -306,7 +306,7 @@ impl RestoreArgs {
         Ok(RestoreRequest {
             store,
             archive_url: self.archive.archive.whole().to_owned(),
-            fetch_options: Vec::new(),
+            fetch_options: self.archive.encryption_words(),
             program,
             directory: self.pgdata,
             backup: self.backup,

@@ -15,11 +15,11 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
 /// An archive that is away is waited for while WAL is received; one that cannot be used, or that another receiver has, ends the
 /// run before it begins.
 pub(in crate::cli) async fn open_archive(
+    store: ArchiveStore,
     url: &ArchiveUrl,
     options: UploadOptions,
     directory: &Path,
 ) -> Result<Uploader, ArchiveError> {
-    let store = ArchiveStore::open(url)?;
     let mut uploader = Uploader::start(store, directory, options)?;
     if uploader.settled(CHECK_TIMEOUT + options.lease).await? == Standing::Looking {
         tracing::warn!("archive {url} does not answer yet");

@@ -1,7 +1,8 @@
 //! `pgwake verify --archive`.
 
+use super::EncryptionArgs;
 use crate::ErrorClass;
-use crate::archive::{ArchiveStore, ArchiveUrl, VerifyReport, audit};
+use crate::archive::{ArchiveUrl, VerifyReport, audit};
 use crate::cli::Exit;
 use crate::cli::{block_on, human, report};
 use crate::repository::RepositoryError;
@@ -14,10 +15,10 @@ struct Verified {
 }
 
 /// Runs the command.
-pub(in crate::cli) fn run(url: &ArchiveUrl, json: bool) -> Exit {
+pub(in crate::cli) fn run(url: &ArchiveUrl, encryption: &EncryptionArgs, json: bool) -> Exit {
     block_on(json, async {
         let verified = async {
-            let store = ArchiveStore::open(url)?;
+            let store = encryption.open(url)?;
             let backups =
                 verify(&store, |record| tracing::info!("looking at backup {}", record.name)).await?;
             let wal = audit(&store).await?;

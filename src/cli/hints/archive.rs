@@ -1,5 +1,6 @@
 //! Hints for archives.
 
+use crate::archive::envelope::EnvelopeError;
 use crate::archive::{ArchiveError, ArchiveUrlError};
 
 pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
@@ -58,6 +59,24 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
         }
         ArchiveError::Fenced { .. } => {
             "What was reported as archived is there. Leave the archive to that one, or take it back with --take-over."
+        }
+        ArchiveError::Envelope { source, .. } => match source {
+            EnvelopeError::NotEncrypted => {
+                "With keys given, objects have to be encrypted: one that is not may be anybody's. An archive is encrypted from its \
+                 first object on; begin a new prefix."
+            }
+            EnvelopeError::UnknownKey(_) | EnvelopeError::NoKey => {
+                "Give the keys with --encryption-keys or --encryption-keys-command; keep old ones as long as there are objects of \
+                 theirs."
+            }
+            EnvelopeError::Altered => {
+                "The key's name is right and its content is not, or somebody changed the object. Compare the key first."
+            }
+            EnvelopeError::Random => return None,
+        },
+        ArchiveError::Keys(_) => {
+            "A key a line: a name, a space, 64 hexadecimal digits, as from: echo \"k1 $(openssl rand -hex 32)\". chmod 600 a \
+             file of keys."
         }
         ArchiveError::Identity { .. } | ArchiveError::Lease { .. } => {
             "A later pgwake may have made it; this one changes nothing there."

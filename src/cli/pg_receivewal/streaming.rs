@@ -18,8 +18,8 @@ use crate::handover::Handover;
 use crate::pg::ServerVersion;
 use crate::sink::{Layout, RealDisk, RecordCheck};
 use crate::stream::{
-    ConnectFailure, Connector, FlushPolicy, MissingSlot, Progress, ReceiveError, ReceiveOptions, Reconnect,
-    ServerConnector, StartChoice, StreamOptions, open_sink, receive_observed,
+    ConnectFailure, Connector, FlushMeaning, FlushPolicy, MissingSlot, Progress, ReceiveError,
+    ReceiveOptions, Reconnect, ServerConnector, StartChoice, StreamOptions, open_sink, receive_observed,
 };
 
 /// The waits between attempts.
@@ -118,6 +118,7 @@ fn receive_options(
             receive_timeout: RECEIVE_TIMEOUT,
             record_check: if version.is_supported() { RecordCheck::On } else { RecordCheck::Off },
             flush_policy,
+            flush_meaning: FlushMeaning::Durable,
         },
         start: StartChoice::Current,
         stop_lsn: receive.endpos,

@@ -19,6 +19,7 @@ pub(super) fn write(now: &Snapshot) -> String {
     durations(&mut text, now);
     errors(&mut text, now);
     slot(&mut text, now);
+    archive(&mut text, now);
     text.0
 }
 
@@ -160,6 +161,35 @@ fn slot(text: &mut Text, now: &Snapshot) {
     );
 }
 
+fn archive(text: &mut Text, now: &Snapshot) {
+    let Some(archive) = &now.archive else { return };
+    text.gauge(
+        "archived_lsn_bytes",
+        "What is in the archive, as a WAL position in bytes; reported to the server as applied.",
+        lsn(archive.archived_lsn),
+    );
+    text.gauge(
+        "archive_lag_bytes",
+        "WAL that is durable here and not in the archive.",
+        Some(archive.behind_bytes),
+    );
+    text.gauge(
+        "archive_lag_seconds",
+        "How long the oldest WAL that is not in the archive has been durable here; 0 when all is there.",
+        Some(seconds(archive.oldest_age)),
+    );
+    text.gauge(
+        "archive_writer",
+        "1 while this receiver is the one that writes to the archive.",
+        Some(u8::from(archive.is_writer)),
+    );
+    text.counter(
+        "archive_failures_total",
+        "Requests that the archive's store has failed.",
+        archive.failure_count,
+    );
+}
+
 fn lsn(lsn: Option<crate::pg::Lsn>) -> Option<u64> {
     lsn.map(crate::pg::Lsn::as_u64)
 }
@@ -236,7 +266,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_absent() {
         let text = write(&fresh());
-        for absent in ["slot_", "lsn_bytes", "lag_bytes", "last_error", "transit", "timeline "] {
+        for absent in ["archive", "slot_", "lsn_bytes", "lag_bytes", "last_error", "transit", "timeline "] {
             assert!(!text.contains(&format!("pgwake_{absent}")), "{absent}: {text}");
         }
         assert!(text.contains("\npgwake_errors_total{class=\"integrity\"} 0\n"), "{text}");
@@ -247,6 +277,7 @@ mod tests {
         let mut now = fresh();
         now.slot =
             Some(super::super::SlotReading { held_bytes: Some(1), safe_wal_size: Some(-2), lost: true });
+        now.archive = Some(super::super::ArchiveReading::default());
         now.transit_seconds = Some(-0.25);
         let text = write(&now);
         let mut last_head = String::new();

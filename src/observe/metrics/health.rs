@@ -40,6 +40,9 @@ pub(super) fn judge(snapshot: &Snapshot, limits: HealthLimits) -> Health {
     if let Some(span) = long(snapshot.unflushed) {
         return ill("WAL that has arrived is not durable since", span);
     }
+    if let Some(span) = long(snapshot.archive.and_then(|archive| archive.oldest_age)) {
+        return ill("WAL is durable here and not in the archive since", span);
+    }
     if let Some(span) = long(snapshot.away) {
         return ill("no server has been streaming for", span);
     }
@@ -93,7 +96,13 @@ mod tests {
     #[test]
     fn idle_is_told_from_stuck() {
         type Change = fn(&mut Snapshot);
-        let cases: [(Change, bool, &str); 13] = [
+        fn archive(now: &mut Snapshot, seconds: u64) {
+            let oldest_age = secs(seconds);
+            now.archive = Some(super::super::ArchiveReading { oldest_age, ..Default::default() });
+        }
+        let cases: [(Change, bool, &str); 15] = [
+            (|now| archive(now, 59), true, "idle"),
+            (|now| archive(now, 60), false, "WAL is durable here and not in the archive since"),
             (|_| {}, true, "idle"),
             (|now| now.flush_lag = Some(1 << 20), true, "streaming, 1.00 MiB not yet durable"),
             (|now| now.away = secs(59), true, "connecting for 59.0 s"),

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use super::ReceiverMetrics;
-use super::marks::Marks;
-use crate::pg::{Lsn, TimelineId};
+use crate::pg::{Lsn, Marks, TimelineId};
 use crate::stream::resume::Stray;
 use crate::stream::{BatchReceived, LogObserver, Observer, ReceiveError};
 use crate::wire::replication::PgTimestamp;

@@ -9,12 +9,11 @@ mod exposition;
 mod health;
 mod histogram;
 mod http;
-mod marks;
 mod metering;
 mod snapshot;
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use health::{Health, HealthLimits};
@@ -24,6 +23,7 @@ pub use metering::MeteringObserver;
 use histogram::Histogram;
 
 use crate::ErrorClass;
+use crate::pg::Lsn;
 use crate::sink::{SyncObserver, Synced};
 
 /// Where a receiver is in its life.
@@ -82,6 +82,7 @@ pub struct ReceiverMetrics {
     directory_syncs: Histogram,
     /// Asked and answered on the thread that answers HTTP.
     slot: Mutex<Option<SlotReading>>,
+    archive: OnceLock<ArchiveProbe>,
 }
 
 const ERROR_CLASSES: [(ErrorClass, &str); 4] = [
@@ -100,6 +101,30 @@ pub struct SlotReading {
     pub safe_wal_size: Option<i64>,
     /// Whether it is lost already.
     pub lost: bool,
+}
+
+/// How it stands with the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ArchiveReading {
+    /// All before this is in it.
+    pub archived_lsn: Option<Lsn>,
+    /// WAL that is durable here and not there, in bytes.
+    pub behind_bytes: u64,
+    /// How long the oldest of that has been durable here.
+    pub oldest_age: Option<Duration>,
+    /// Requests that the store failed.
+    pub failure_count: u64,
+    /// Whether this receiver is the one that writes there.
+    pub is_writer: bool,
+}
+
+/// Who is asked for it, on the thread that answers HTTP.
+struct ArchiveProbe(Box<dyn Fn() -> ArchiveReading + Send + Sync>);
+
+impl std::fmt::Debug for ArchiveProbe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ArchiveProbe")
+    }
 }
 
 /// A time that may not be set.
@@ -156,6 +181,7 @@ impl ReceiverMetrics {
             data_syncs: Histogram::default(),
             directory_syncs: Histogram::default(),
             slot: Mutex::new(None),
+            archive: OnceLock::new(),
         }
     }
 
@@ -182,6 +208,11 @@ impl ReceiverMetrics {
     /// The slot was looked at; `None`: it cannot be.
     pub fn set_slot(&self, reading: Option<SlotReading>) {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+    }
+
+    /// From now on there is an archive, and `probe` knows how it stands with it. There is only ever one.
+    pub fn set_archive(&self, probe: impl Fn() -> ArchiveReading + Send + Sync + 'static) {
+        let _ = self.archive.set(ArchiveProbe(Box::new(probe)));
     }
 
     /// What is measured, as Prometheus reads it.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::histogram::HistogramSnapshot;
-use super::{ERROR_CLASSES, Health, Phase, ReceiverMetrics, SlotReading, health};
+use super::{ArchiveReading, ERROR_CLASSES, Health, Phase, ReceiverMetrics, SlotReading, health};
 use crate::pg::Lsn;
 
 /// What the text and the judgement are made of. Spans of time are up to now.
@@ -42,6 +42,7 @@ pub(super) struct Snapshot {
     pub(super) data_syncs: HistogramSnapshot,
     pub(super) directory_syncs: HistogramSnapshot,
     pub(super) slot: Option<SlotReading>,
+    pub(super) archive: Option<ArchiveReading>,
 }
 
 impl ReceiverMetrics {
@@ -88,6 +89,7 @@ impl ReceiverMetrics {
             acknowledgement: self.acknowledgement.snapshot(),
             data_syncs: self.data_syncs.snapshot(),
             directory_syncs: self.directory_syncs.snapshot(),
+            archive: self.archive.get().map(|probe| (probe.0)()),
             slot: *self.slot.lock().unwrap_or_else(PoisonError::into_inner),
         };
         snapshot.healthy = matches!(health::judge(&snapshot, self.limits), Health::Well(_));

@@ -23,6 +23,7 @@ impl Story {
             status_interval: Duration::from_secs(10),
             receive_timeout: Duration::from_secs(60),
             flush_policy: FlushPolicy::Prompt,
+            flush_meaning: FlushMeaning::Durable,
         };
         change(&mut config);
         let mut writer = SegmentWriter::open(MemoryDisk::default(), Layout::Archive).unwrap();

@@ -25,7 +25,9 @@ fn under_load_and_at_rest() {
     require_server!();
     let primary = primary().setting("max_slot_wal_keep_size", "512MB").start();
     let received = directory(&primary, "received");
-    let measured = streaming(&measured(&primary.conninfo(), &received));
+    let url = format!("file://{}", primary.dir().subdir("archive", 0o700).display());
+    let tool = measured(&primary.conninfo(), &received).args(["--archive", &url, "--archive-delay", "0"]);
+    let measured = streaming(&tool);
     let before = measured.scrape();
     make_wal(&primary, 8);
     let end = position(&primary);
@@ -36,8 +38,15 @@ fn under_load_and_at_rest() {
         assert!(flushed <= written && written <= received, "{now:?}");
         flushed >= end
     });
+    wait_until("all is archived", || measured.scrape().find("archived_lsn_bytes").unwrap_or(0.0) >= end);
     let now = measured.scrape();
-    for name in ["received_lsn_bytes", "written_lsn_bytes", "flushed_lsn_bytes", "server_lsn_bytes"] {
+    for name in [
+        "archived_lsn_bytes",
+        "received_lsn_bytes",
+        "written_lsn_bytes",
+        "flushed_lsn_bytes",
+        "server_lsn_bytes",
+    ] {
         let value = now.value(name);
         assert!(value >= end && value <= position(&primary), "{name} {value}, the server {end}");
     }
@@ -45,6 +54,9 @@ fn under_load_and_at_rest() {
         "receive_lag_bytes",
         "flush_lag_bytes",
         "flush_lag_seconds",
+        "archive_lag_bytes",
+        "archive_lag_seconds",
+        "archive_failures_total",
         "unflushed_seconds",
         "disconnected_seconds",
     ] {
@@ -56,7 +68,13 @@ fn under_load_and_at_rest() {
     assert_histogram(&now, "acknowledgement_seconds", "");
     assert_histogram(&now, "fsync_seconds", "of=\"data\",");
     assert_histogram(&now, "fsync_seconds", "of=\"directory\",");
-    for (name, value) in [("timeline", 1.0), ("streaming", 1.0), ("healthy", 1.0), ("streams_total", 1.0)] {
+    for (name, value) in [
+        ("timeline", 1.0),
+        ("archive_writer", 1.0),
+        ("streaming", 1.0),
+        ("healthy", 1.0),
+        ("streams_total", 1.0),
+    ] {
         assert_eq!(now.value(name), value, "{name}");
     }
     // one machine has one clock

@@ -243,11 +243,19 @@ pub(super) fn base_backup(primary: &Cluster, name: &str) -> PathBuf {
 /// up to its end; the server is promoted then.
 #[track_caller]
 pub(super) fn recover(primary: &Cluster, backup: &Path, received: &Path) -> Cluster {
+    let size = primary.psql("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'");
+    recover_segments(primary, backup, received, size.parse().expect("a segment's size"))
+}
+
+/// The same, of a primary that is gone.
+#[track_caller]
+pub(super) fn recover_segments(
+    primary: &Cluster,
+    backup: &Path,
+    received: &Path,
+    segment_len: u64,
+) -> Cluster {
     let archive = primary.dir().subdir(&format!("socket_archive_{}", fastrand::u32(..)), 0o755);
-    let segment_len: u64 = primary
-        .psql("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'")
-        .parse()
-        .expect("a segment's size");
     for entry in fs::read_dir(received).expect("list what was received").flatten() {
         let name = entry.file_name().into_string().expect("a name");
         if !name.starts_with('.') {

@@ -1,8 +1,10 @@
 //! `pgwake receive` on real servers: what it promises, what it refuses, what it survives.
 
+mod archive_options;
 mod archiving;
 mod bytes;
 mod crashing;
+mod drill;
 mod enduring;
 mod failing_over;
 mod harness;
@@ -10,6 +12,8 @@ mod refusing;
 mod resuming;
 mod service;
 mod slots;
+mod store_faults;
+mod stores;
 mod suffering;
 mod timelines;
 mod trusting;

@@ -14,6 +14,7 @@ pub(crate) mod proxy;
 pub(crate) mod rewriting;
 pub(crate) mod scripted;
 pub(crate) mod servers;
+pub(crate) mod store_proxy;
 pub(crate) mod tls;
 pub(crate) mod tool;
 

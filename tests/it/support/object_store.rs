@@ -1,7 +1,7 @@
 //! A real S3-compatible server on loopback, with a bucket called `wal`.
 
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::servers::{Port, find_program};
 use super::{Running, TestDir, Tool, wait_until};
@@ -55,13 +55,32 @@ impl ObjectStore {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// Where its buckets are.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub(crate) fn url(&self, prefix: &str) -> String {
         let port = self.port.number();
         format!("s3://wal/{prefix}?endpoint=http://127.0.0.1:{port}&region=us-east-1")
     }
 
     /// What a program needs in its environment.
+    pub(crate) fn variables() -> [(&'static str, &'static str); 2] {
+        [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]
+    }
+
+    /// The same, for a shell.
+    pub(crate) fn environment() -> String {
+        format!("AWS_ACCESS_KEY_ID={ACCESS_KEY} AWS_SECRET_ACCESS_KEY={SECRET_KEY}")
+    }
+
+    /// What a program needs in its environment.
     pub(crate) fn credentials(tool: Tool) -> Tool {
-        tool.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        Self::variables().into_iter().fold(tool, |tool, (name, value)| tool.env(name, value))
     }
 }

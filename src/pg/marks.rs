@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::pg::Lsn;
+use super::lsn::Lsn;
 
 /// Positions that something has yet to reach, in order, each with the time since when it is waited for.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub struct Marks {
     marks: VecDeque<(Lsn, Duration)>,
 }
 
@@ -16,12 +16,13 @@ const MAX_MARKS: usize = 2048;
 
 impl Marks {
     /// All the memory that it will ever have.
-    pub(super) fn new() -> Self {
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
         Marks { marks: VecDeque::with_capacity(MAX_MARKS) }
     }
 
     /// `lsn` is waited for from now on; what is not beyond all others is waited for already.
-    pub(super) fn push(&mut self, lsn: Lsn, now: Duration) {
+    pub fn push(&mut self, lsn: Lsn, now: Duration) {
         let len = self.marks.len();
         match self.marks.back_mut() {
             Some((last, _)) if *last >= lsn => {}
@@ -32,7 +33,7 @@ impl Marks {
     }
 
     /// Everything before `lsn` was reached: tells `wait` since when each of it was waited for.
-    pub(super) fn reach(&mut self, lsn: Lsn, mut wait: impl FnMut(Duration)) {
+    pub fn reach(&mut self, lsn: Lsn, mut wait: impl FnMut(Duration)) {
         while let Some((mark, since)) = self.marks.front()
             && *mark <= lsn
         {
@@ -42,11 +43,12 @@ impl Marks {
     }
 
     /// Since when the first of them is waited for.
-    pub(super) fn oldest(&self) -> Option<Duration> {
+    pub fn oldest(&self) -> Option<Duration> {
         self.marks.front().map(|(_, since)| *since)
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Nothing is waited for any more.
+    pub fn clear(&mut self) {
         self.marks.clear();
     }
 }

@@ -1,0 +1,148 @@
+//! Stores and networks on bad days, between a receiver and a real store: nothing is acknowledged that is not there, and nothing
+//! is read that is not what was written.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::harness::{caught_up, directory, keeping_wal, make_wal, receive, streaming};
+use crate::require_server;
+use crate::support::object_store::{self, ObjectStore};
+use crate::support::store_proxy::{StoreFault, StoreProxy};
+use crate::support::{Cluster, Tool, servers, wait_until};
+
+/// A synchronous primary, a store, and the proxy between the receiver and that.
+struct Scene {
+    // the receiver's store goes first
+    proxy: StoreProxy,
+    store: ObjectStore,
+    received: PathBuf,
+    primary: Cluster,
+}
+
+impl Scene {
+    /// `None`: there is no store to be had.
+    fn new() -> Option<Scene> {
+        if object_store::program().is_none() {
+            servers::missing("s3s-fs", "the program", "get it with scripts/object-store");
+            return None;
+        }
+        let primary = keeping_wal(1).setting("synchronous_standby_names", "pgwake").start();
+        let received = directory(&primary);
+        let store = ObjectStore::start(primary.dir());
+        let proxy = StoreProxy::before(store.port(), store.root().to_owned());
+        Some(Scene { proxy, store, received, primary })
+    }
+
+    fn receiver(&self) -> Tool {
+        let tool = receive(&self.primary.conninfo(), &self.received);
+        ObjectStore::credentials(tool.args(["--archive", &self.proxy.url("db1"), "--archive-delay", "0"]))
+    }
+
+    fn run(&self, args: &[&str], url: &str) -> Tool {
+        ObjectStore::credentials(Tool::pgwake().args(args).args(["--archive", url]))
+    }
+
+    /// A commit that waits for the archive, and what was acknowledged then is in the store: asked without the proxy.
+    fn commit(&self, row: usize) {
+        self.primary.psql(&format!("SET synchronous_commit = remote_apply; INSERT INTO t VALUES ({row})"));
+        let lsn = self.primary.psql("SELECT replay_lsn FROM pg_stat_replication");
+        let listed = self.run(&["list", "--json"], &self.store.url("db1")).run().succeeded().stdout;
+        let listed: serde_json::Value = serde_json::from_str(&listed).expect("a listing");
+        let ranges = listed["timelines"][0]["ranges"].as_array().expect("ranges").clone();
+        assert_eq!(ranges.len(), 1, "a gap: {ranges:?}");
+        let end = ranges[0]["end_lsn"].as_str().expect("a position");
+        let there = self.primary.psql(&format!("SELECT '{end}'::pg_lsn >= '{lsn}'::pg_lsn"));
+        assert_eq!(there, "t", "{lsn} was acknowledged, and the archive ends at {end}");
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_that_is_not_in_the_store() {
+    require_server!();
+    let Some(scene) = Scene::new() else { return };
+    let receiver = streaming(&scene.receiver());
+    scene.primary.wait_for("SELECT sync_state FROM pg_stat_replication", "sync");
+    scene.primary.psql("SET synchronous_commit = local; CREATE TABLE t (i int)");
+    let faults = [
+        StoreFault::Status(500),
+        StoreFault::Status(503),
+        StoreFault::Status(429),
+        StoreFault::CutBefore,
+        StoreFault::LoseAnswer,
+        StoreFault::WrongEtag,
+        StoreFault::Slow(Duration::from_secs(4)),
+    ];
+    for (row, fault) in faults.into_iter().enumerate() {
+        let before = scene.proxy.faults();
+        scene.proxy.next(2, "PUT", "/ranges/", fault);
+        let started = Instant::now();
+        scene.commit(row);
+        if matches!(fault, StoreFault::Slow(_)) {
+            assert!(started.elapsed() >= Duration::from_secs(4), "{:?}", started.elapsed());
+        }
+        // whole segments, too
+        scene.proxy.next(1, "PUT", "/wal/0", fault);
+        make_wal(&scene.primary, 2);
+        scene.commit(row + 100);
+        assert!(scene.proxy.faults() > before, "{fault:?} was not tried");
+    }
+    // and the lease: it outlives a store that does not answer for a while
+    scene.proxy.next(6, "PUT", "/lease/", StoreFault::Status(503));
+    caught_up(&scene.primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+    let url = scene.store.url("db1");
+    scene.run(&["wal", "verify"], &url).run().succeeded().says("nothing is wrong");
+}
+
+#[test]
+fn nothing_is_read_that_does_not_check() {
+    require_server!();
+    let Some(scene) = Scene::new() else { return };
+    let receiver = streaming(&scene.receiver());
+    make_wal(&scene.primary, 3);
+    caught_up(&scene.primary);
+    let listed = || scene.run(&["list"], &scene.store.url("db1")).run();
+    wait_until("it is archived", || listed().code == Some(0));
+    receiver.terminate();
+    receiver.wait().succeeded();
+    let mut names: Vec<String> = super::harness::wal_files(&scene.received).into_iter().collect();
+    names.retain(|name| name.len() == 24);
+    let name = &names[0];
+    let target = scene.primary.dir().subdir("fetched", 0o755).join("file");
+    let path = target.to_str().expect("a path");
+    let fetch = || scene.run(&["wal", "fetch", name, path], &scene.proxy.url("db1")).run();
+    for fault in [StoreFault::Alter, StoreFault::Shorten] {
+        scene.proxy.next(1, "GET", name, fault);
+        fetch().exited(200).complains("is damaged");
+        assert!(!target.exists(), "{fault:?}");
+    }
+    // what breaks off is asked for again, and what breaks off for good is no segment
+    scene.proxy.next(1, "GET", name, StoreFault::Truncate);
+    fetch();
+    scene.proxy.next(100, "GET", name, StoreFault::Truncate);
+    let _ = std::fs::remove_file(&target);
+    fetch().exited(200);
+    assert!(!target.exists());
+    for status in [500, 503, 403] {
+        scene.proxy.next(100, "GET", "cluster.json", StoreFault::Status(status));
+        fetch().exited(200);
+        assert!(!target.exists(), "{status}");
+    }
+}
+
+/// Such as Garage, or rclone's server: what was archived could be written over.
+#[test]
+fn a_store_that_ignores_the_condition_is_found_out_before_anything_is_entrusted_to_it() {
+    require_server!();
+    let Some(scene) = Scene::new() else { return };
+    scene.proxy.next(1000, "PUT", "/probe/", StoreFault::IgnoreCondition);
+    scene.receiver().run().exited(1).complains("does not honour conditions").complains("If-None-Match");
+    assert_eq!(
+        scene.primary.psql("SELECT count(*) FROM pg_replication_slots"),
+        "0",
+        "a slot was left behind"
+    );
+    let left = std::fs::read_dir(scene.store.root().join("wal")).expect("the bucket").count();
+    assert!(left <= 1, "more than the trial's prefix is there");
+}
