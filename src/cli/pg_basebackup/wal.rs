@@ -92,7 +92,16 @@ impl WalBeside {
                     *created_slot = Some(slot);
                 }
             }
-            Ok(Err(failure)) => return Err(tool.error(failure)),
+            Ok(Err(failure)) => {
+                let failed = tool.error(&failure);
+                if let (true, SlotChoice::Create(name)) = (failure.leaves_doubt(), &choice) {
+                    tool.hint(format!(
+                        "The server may have made the slot before its answer was lost. If replication slot \"{name}\" \
+                         is there and nobody else's, drop it: it holds WAL back."
+                    ));
+                }
+                return Err(failed);
+            }
             // the stream ended before it connected: it says why
             Err(_) => {
                 let mut receive = receive;
@@ -205,6 +214,13 @@ enum StartFailure {
     Connect(OpenError),
     #[error("{}", command_failed(.command, .source))]
     Slot { command: String, source: ClientError },
+}
+
+impl StartFailure {
+    /// Whether the server may have made a slot all the same: it has not refused.
+    fn leaves_doubt(&self) -> bool {
+        matches!(self, StartFailure::Slot { source, .. } if source.sqlstate().is_none())
+    }
 }
 
 impl Connector for SlotConnector {
