@@ -296,8 +296,9 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings, handover: &Handover) 
         },
         Err(error) => {
             meter.failed(error.class());
-            let in_vain = progress.timeline.is_none() || is_hole(&error);
-            if let Some(made) = made.filter(|_| in_vain) {
+            let in_vain =
+                |made: &MadeSlot| progress.timeline.is_none() || (made.is_only_server && is_hole(&error));
+            if let Some(made) = made.filter(in_vain) {
                 made.drop_again().await;
             }
             fail(&error, args.json)
@@ -312,6 +313,8 @@ struct MadeSlot {
     settings: Settings,
     /// Where the server's WAL ended just before: all from here on is wanted.
     before_lsn: Lsn,
+    /// There is no other: where there is, that one may be the one without the WAL, and the slot still hold it here.
+    is_only_server: bool,
 }
 
 /// How long the server may take to drop a slot that was made in vain.
@@ -388,6 +391,7 @@ async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<Opt
     let mut connection = args.connection.connect(settings, Purpose::PhysicalReplication).await?;
     connection.set_answer_timeout(args.silence());
     let before_lsn = connection.identify_system().await.map_err(SetupError::Identify)?.flush_lsn;
+    let is_only_server = settings.hosts.len() == 1;
     let settings = settings.pinned_to(connection.host());
     let created =
         connection.create_physical_slot(slot, SlotPersistence::Permanent, WalReservation::Immediate).await;
@@ -395,7 +399,7 @@ async fn prepare_once(args: &ReceiveArgs, settings: &mut Settings) -> Result<Opt
     match created {
         Ok(()) => {
             tracing::info!("created replication slot \"{slot}\"");
-            Ok(Some(MadeSlot { name: slot.clone(), settings, before_lsn }))
+            Ok(Some(MadeSlot { name: slot.clone(), settings, before_lsn, is_only_server }))
         }
         Err(error) if error.sqlstate() == Some(SqlState::DUPLICATE_OBJECT) => Ok(None),
         Err(source) => Err(SetupError::CreateSlot { slot: slot.clone(), source }),

@@ -17,7 +17,7 @@ use super::{human, report, service};
 use crate::archive::Uploader;
 use crate::compression::Compression;
 use crate::handover::Handover;
-use crate::pg::Lsn;
+use crate::pg::{Lsn, TimelineId};
 use crate::sink::{FullDisk, Layout, RealDisk};
 use crate::stream::{
     Backoff, Progress, ReceiveError, ReceiveOptions, ReceiveOutcome, Reconnect, ServerConnector, open_sink,
@@ -46,6 +46,19 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// When it is tried again although no room is seen: a quota may have been raised.
 const BLIND_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How far WAL is durable. A position says nothing without its timeline: after a failover a lower one is further on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Durable {
+    timeline: Option<TimelineId>,
+    lsn: Lsn,
+}
+
+impl Durable {
+    fn is_beyond(self, before: Durable) -> bool {
+        self.lsn.is_valid() && (self.timeline, self.lsn) > (before.timeline, before.lsn)
+    }
+}
+
 impl Storing<'_> {
     /// Receives until `shutdown` resolves, or what ends it is none that room heals.
     pub(super) async fn run(
@@ -72,7 +85,7 @@ impl Storing<'_> {
         mut stopped: watch::Receiver<bool>,
     ) -> Result<ReceiveOutcome, ReceiveError> {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT, self.options.seed);
-        let (mut durable_lsn, mut told_at) = (Lsn::INVALID, None);
+        let (mut durable, mut told_at) = (Durable::default(), None);
         loop {
             let received = self.once(connector, stopped.clone()).await;
             let error = match received {
@@ -81,15 +94,15 @@ impl Storing<'_> {
             };
             self.meter.count_error(error.class());
             let full = FullDisk::of(self.directory);
-            durable_lsn = self.forget_what_was_not_stored(durable_lsn);
-            if told_at.is_none_or(|told| durable_lsn > told) {
+            durable = self.forget_what_was_not_stored(durable);
+            if told_at.is_none_or(|told| durable.is_beyond(told)) {
                 backoff.reset();
                 tracing::warn!(
                     error = report::one_line(&error),
                     "no room for WAL: what comes is acknowledged only once there is some, and commits that wait for this \
                      receiver wait until then"
                 );
-                told_at = Some(durable_lsn);
+                told_at = Some(durable);
             }
             service::out_of_room();
             let stop = async { drop(stopped.wait_for(|stop| *stop).await) };
@@ -103,15 +116,15 @@ impl Storing<'_> {
 
     /// What was received and did not fit has to come again. An attempt that brought nothing takes nothing back of what is
     /// durable since one before; returns how far that goes.
-    fn forget_what_was_not_stored(&self, durable_lsn: Lsn) -> Lsn {
-        let durable_lsn = durable_lsn.max(self.progress.borrow().flush_lsn);
+    fn forget_what_was_not_stored(&self, before: Durable) -> Durable {
+        let progress = *self.progress.borrow();
+        let now = Durable { timeline: progress.timeline, lsn: progress.flush_lsn };
+        let durable = if now.is_beyond(before) { now } else { before };
         self.progress.send_modify(|progress| {
-            (progress.received_lsn, progress.flush_lsn) = (durable_lsn, durable_lsn);
-            if !durable_lsn.is_valid() {
-                progress.timeline = None;
-            }
+            (progress.received_lsn, progress.flush_lsn) = (durable.lsn, durable.lsn);
+            progress.timeline = durable.timeline;
         });
-        durable_lsn
+        durable
     }
 
     /// From what the directory holds, with a sink of its own, which takes the directory before anybody is connected to.
@@ -273,5 +286,15 @@ mod tests {
         seen.push((18, 0));
         seen.extend([(18, 0); 6]);
         assert_eq!(told(&seen), [(57, Alarm::Stalled(Duration::from_secs(5)))]);
+    }
+
+    #[test]
+    fn after_a_failover_a_lower_position_is_further_on() {
+        let at = |timeline, lsn| Durable { timeline: TimelineId::new(timeline), lsn: Lsn::new(lsn) };
+        assert!(at(1, 10).is_beyond(Durable::default()));
+        assert!(at(1, 11).is_beyond(at(1, 10)));
+        assert!(!at(1, 10).is_beyond(at(1, 10)));
+        assert!(at(2, 5).is_beyond(at(1, 10)));
+        assert!(!at(2, 0).is_beyond(at(1, 10)), "nothing of the new timeline is durable");
     }
 }
