@@ -38,9 +38,15 @@ impl BackupListing {
         let records: BTreeSet<BackupName> =
             objects.iter().filter_map(|object| keys::parse_record_key(&object.key)).collect();
         let mut listing = BackupListing::default();
-        let begun = directories.iter().filter_map(|prefix| keys::parse_data_prefix(prefix));
-        listing.unfinished =
-            begun.filter(|name| !records.contains(name)).map(|name| UnfinishedBackup { name }).collect();
+        for prefix in &directories {
+            let Some(name) = keys::parse_data_prefix(prefix).filter(|name| !records.contains(name)) else {
+                continue;
+            };
+            // a directory is left behind what was pruned in it
+            if !store.list(&keys::data_prefix(&name)).await?.is_empty() {
+                listing.unfinished.push(UnfinishedBackup { name });
+            }
+        }
         let mut names = records.into_iter();
         let mut readers = JoinSet::new();
         loop {

@@ -95,6 +95,7 @@ fn what_is_pruned_is_what_nobody_needs() {
         .says(&format!("backup {} removed", names[0]));
     assert_eq!(archive.names(), names[1..]);
     assert!(archive.objects("wal").len() < before.1.len());
+    assert_eq!(archive.list()["unfinished_backups"].as_array().map(Vec::len), Some(0));
     assert!(!archive.objects("backups").iter().any(|path| path.to_string_lossy().contains(&names[0])));
     archive.tool("verify").run().succeeded().says("nothing is wrong");
 
