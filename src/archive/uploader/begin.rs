@@ -162,11 +162,15 @@ pub(super) fn last_run(local: &LocalWal, timeline: TimelineId) -> &[LocalSegment
     &segments[gap.map_or(0, |gap| gap + 1)..]
 }
 
-/// WAL goes up in the order of positions, so what the archive does not have before its first segment was pruned there.
+/// What the archive does not have before its first segment was pruned there. Not right before it: of several that were on their
+/// way when a run was killed, a later one may have arrived alone.
 fn not_pruned<'a>(run: &'a [LocalSegment], remote: &Remote) -> &'a [LocalSegment] {
     let Some(first) = remote.first() else { return run };
-    let kept = &run[run.partition_point(|segment| segment.file < first)..];
-    if kept.is_empty() { run } else { kept }
+    let older = run.partition_point(|segment| segment.file < first);
+    if older == run.len() {
+        return run;
+    }
+    &run[older.saturating_sub(continuity::LOOK_BACK as usize)..]
 }
 
 /// Parts that a run did not live to remove.
