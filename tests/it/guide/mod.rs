@@ -63,6 +63,7 @@ fn the_readme_is_what_happens() {
         "the guide runs it",
         "tests/it/metering asks one",
         "archives to a store of its own",
+        "in a directory and in a store of its own",
         "tests/it/benching has its own",
     ];
     assert_eq!(not_run.len(), elsewhere.len(), "{not_run:?}");
