@@ -136,7 +136,8 @@ pub(super) async fn begin(
     let compared = up.iter().position(|segment| !is_whole(segment)).or(up.len().checked_sub(1));
     let start_lsn = run[compared.unwrap_or(0)].file.segment.start_lsn();
     let mut plan = Plan::new(timeline, route.lease.generation(), size, start_lsn, delay)
-        .with_known(remote.known_from(start_lsn));
+        .with_known(remote.known_from(start_lsn))
+        .with_found(up.iter().filter(|segment| is_whole(segment)).map(|segment| segment.file).collect());
     for segment in run {
         let file = segment.file;
         let end_lsn = match (segment.is_partial, ends) {

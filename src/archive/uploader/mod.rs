@@ -544,6 +544,9 @@ impl Upload<'_> {
                         }
                         for plan in self.plans.iter_mut().filter(|plan| plan.timeline() == timeline) {
                             plan.handle_done(piece);
+                            if piece.whole_segment().is_some() {
+                                plan.take_found().into_iter().for_each(|file| self.tidy.is_up(file));
+                            }
                         }
                     }
                     Task::Fold(folded) => {

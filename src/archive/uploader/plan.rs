@@ -122,6 +122,7 @@ pub(super) struct Plan {
     known: VecDeque<Known>,
     /// On their way or up, in order, from `archived_lsn` to `started_lsn`.
     in_flight: VecDeque<(Piece, Done)>,
+    found: Vec<WalFileName>,
     /// Since when there is something that is not on its way.
     waiting_since: Option<Duration>,
     /// What is not up, and since when it is durable.
@@ -157,6 +158,7 @@ impl Plan {
             archived_lsn,
             known: VecDeque::new(),
             in_flight: VecDeque::new(),
+            found: Vec::new(),
             waiting_since: None,
             unarchived: Marks::new(),
             ended: false,
@@ -167,6 +169,16 @@ impl Plan {
     /// These are up already; in order, and those that are parts without a gap from where it begins.
     pub(super) fn with_known(self, known: Vec<Known>) -> Self {
         Plan { known: known.into(), ..self }
+    }
+
+    /// Whole segments of the directory that the archive has, too. They count once one of this plan's was compared with it.
+    pub(super) fn with_found(self, found: Vec<WalFileName>) -> Self {
+        Plan { found, ..self }
+    }
+
+    /// Those; from then on there are none.
+    pub(super) fn take_found(&mut self) -> Vec<WalFileName> {
+        std::mem::take(&mut self.found)
     }
 
     pub(super) fn timeline(&self) -> TimelineId {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::CombineError;
 use super::listing::Listing;
@@ -36,16 +36,17 @@ pub(super) fn with_workers<J: Send, T, W: FnMut(&J) -> Answer>(
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
     let (jobs, queue) = sync_channel(QUEUE_LEN);
     let (answer, answers) = channel();
-    let queue = Mutex::new(queue);
+    // the workers' alone: when all of them have gone nobody waits for room in it
+    let queue = Arc::new(Mutex::new(queue));
     std::thread::scope(|scope| {
         let mut threads = Vec::with_capacity(count);
         for _ in 0..count {
-            let (queue, new_worker, answer) = (&queue, &new_worker, answer.clone());
+            let (queue, new_worker, answer) = (Arc::clone(&queue), &new_worker, answer.clone());
             let thread = std::thread::Builder::new().name("combine".to_owned());
-            let thread = thread.spawn_scoped(scope, move || work(queue, new_worker(), &answer));
+            let thread = thread.spawn_scoped(scope, move || work(&queue, new_worker(), &answer));
             threads.push(thread.map_err(CombineError::Thread)?);
         }
-        drop(answer);
+        drop((answer, queue));
         let driven = drive(Workers { jobs, answers });
         // all of them, so that a panic is this error and no other panic
         let panicked = threads.into_iter().filter_map(|thread| thread.join().err()).count() > 0;
@@ -115,8 +116,8 @@ impl<'a, 'o, J> Crew<'a, 'o, J> {
         let number = self.first + self.slots.len() as u64;
         self.slots.push_back(None);
         if self.workers.jobs.send((number, job)).is_err() {
-            // nobody is left to work
-            return Err(CombineError::ThreadPanicked);
+            // nobody is left to work; what was done before that is told
+            return self.drain().and(Err(CombineError::ThreadPanicked));
         }
         while let Ok(answer) = self.workers.answers.try_recv() {
             self.place(answer);
