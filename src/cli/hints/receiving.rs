@@ -101,10 +101,6 @@ pub(super) fn sink(error: &SinkError) -> Option<&'static str> {
             "Two servers have written the same timeline, as after a failover when the old primary was started again: find \
              out which of them is right, and receive from the other one, if at all, into a new directory."
         }
-        SinkError::DamagedSegment { .. } => {
-            "Move it away, with mv and \".damaged\" behind its name: the server is asked for this segment again, and may still \
-             have it. \"pgwake wal verify\" tells what else is wrong in the directory; --no-verify-records goes on without a look."
-        }
         SinkError::NoContinuation { .. } => {
             "The server has lost WAL that is in this directory and has written other WAL since, as after it was restored from \
              a backup or a snapshot; or the WAL is damaged. What is in the directory may be all that is left of what was lost: \

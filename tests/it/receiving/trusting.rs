@@ -33,36 +33,6 @@ fn damaged_wal_is_not_acknowledged() {
 }
 
 #[test]
-fn nothing_is_received_behind_a_damaged_segment_until_it_is_out_of_the_way() {
-    require_server!();
-    let primary = keeping_wal(1).start();
-    let received = directory(&primary);
-    let receiver = streaming(&receive(&primary.conninfo(), &received).args(["--start", "current"]));
-    make_wal(&primary, 3);
-    caught_up(&primary);
-    receiver.terminate();
-    receiver.wait().succeeded();
-    let names = std::fs::read_dir(&received).expect("list the directory").flatten().map(|entry| entry.path());
-    let finished = names
-        .filter(|path| path.extension().is_none() && path.file_name().is_some_and(|name| name.len() == 24));
-    let last = finished.max().expect("a segment was finished");
-    let mut content = std::fs::read(&last).expect("read the segment");
-    // what a copy leaves that was not synced when the power went
-    content[8192..65536].fill(0);
-    std::fs::write(&last, content).expect("damage the segment");
-
-    let outcome = receive(&primary.conninfo(), &received).run().exited(3);
-    outcome.complains("is not valid WAL").complains("Move it away");
-    std::fs::rename(&last, primary.dir().join("damaged")).expect("move the segment away");
-    make_wal(&primary, 1);
-    let receiver = streaming(&receive(&primary.conninfo(), &received));
-    caught_up(&primary);
-    receiver.terminate();
-    receiver.wait().succeeded();
-    assert_same_as(&[&primary], &received);
-}
-
-#[test]
 fn records_need_not_be_verified() {
     require_server!();
     let primary = keeping_wal(1).start();
