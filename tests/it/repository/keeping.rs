@@ -99,7 +99,7 @@ fn what_is_pruned_is_what_nobody_needs() {
     assert!(!archive.objects("backups").iter().any(|path| path.to_string_lossy().contains(&names[0])));
     archive.tool("verify").run().succeeded().says("nothing is wrong");
 
-    // a receiver that begins anew does not put back what its directory still has
+    // a receiver that begins anew puts back no more of what its directory still has than may have been on its way
     receiver.terminate();
     receiver.wait().succeeded();
     let kept = archive.objects("wal");
@@ -113,7 +113,8 @@ fn what_is_pruned_is_what_nobody_needs() {
     });
     receiver.terminate();
     receiver.wait().succeeded();
-    assert_eq!(archive.objects("wal")[0], kept[0]);
+    let put_back = archive.objects("wal").iter().position(|object| *object == kept[0]);
+    assert!(put_back.is_some_and(|count| count <= 4), "{put_back:?} before {:?}", kept[0]);
     primary.stop(Stop::Fast);
     for name in &names[1..] {
         let directory = primary.dir().join(name);
