@@ -61,6 +61,8 @@ fn what_is_pruned_is_what_nobody_needs() {
     let mut names = Vec::new();
     for _ in 0..3 {
         fill(&primary, "t", 30_000);
+        // in order, as their names are: those tell seconds
+        std::thread::sleep(std::time::Duration::from_millis(1100));
         names.push(text(&archive.take(&primary, &[])["name"]));
     }
     // one that was broken off, a while ago
