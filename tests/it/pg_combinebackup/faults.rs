@@ -90,7 +90,7 @@ pub(super) fn failing_system_calls_leave_nothing(chain: &Chain) {
     let dir = TestDir::new();
     let faults = [
         ("fsync:error=EIO:when=1", "could not fsync"),
-        ("fsync:error=EIO:when=300", "could not fsync"),
+        ("fsync:error=EIO:when=60", "could not fsync"),
         ("renameat2,renameat,rename:error=EIO:when=1", "could not rename"),
         ("renameat2,renameat,rename:error=EIO:when=2", "could not rename"),
         ("symlinkat:error=EIO:when=1", "could not create symbolic link"),
