@@ -19,15 +19,17 @@ impl Failure {
         self.happened.load(Ordering::Acquire)
     }
 
-    /// An error when something has failed: the first time the one that was reported.
+    /// An error when something has failed: the one that was reported first, to everybody who asks, for whoever asks first may not be
+    /// the one who tells it.
     pub(super) fn check(&self) -> Result<(), FileError> {
         if !self.has_happened() {
             return Ok(());
         }
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Err(first.unwrap_or_else(|| {
-            FileError::new("write", "backup", io::Error::other("an earlier file could not be written"))
-        }))
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        Err(first.as_ref().map_or_else(
+            || FileError::new("write", "backup", io::Error::other("an earlier file could not be written")),
+            told_again,
+        ))
     }
 
     /// Something has failed.
@@ -39,5 +41,32 @@ impl Failure {
     /// The backup is abandoned: nobody waits for anything any more.
     pub(super) fn abandon(&self) {
         self.happened.store(true, Ordering::Release);
+    }
+}
+
+/// The system's errors cannot be copied, but be made of what they say.
+fn told_again(error: &FileError) -> FileError {
+    let source = match error.source.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.source.kind(), error.source.to_string()),
+    };
+    FileError::new(error.operation, &error.path, source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_who_asks_hears_what_failed_first() {
+        let failure = Failure::default();
+        failure.check().unwrap();
+        failure.report(FileError::new("fsync file", "a", io::Error::from_raw_os_error(5)));
+        failure.report(FileError::new("fsync file", "b", io::Error::from_raw_os_error(28)));
+        for _ in 0..2 {
+            let error = failure.check().unwrap_err();
+            assert_eq!(error.to_string(), "could not fsync file \"a\"");
+            assert_eq!(error.source.raw_os_error(), Some(5));
+        }
     }
 }
