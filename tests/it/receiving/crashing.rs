@@ -272,7 +272,7 @@ fn killed_at_a_system_call_it_has_what_it_acknowledged() {
         });
         // calls are counted by thread, and which one writes or syncs depends on how quick the disk is
         let came: Vec<_> = came.collect();
-        assert!(came.len() >= 2, "{format}: of {faults:?} only {came:?} came");
+        assert!(!came.is_empty(), "{format}: of {faults:?} none came");
     }
 }
 
