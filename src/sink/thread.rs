@@ -149,6 +149,7 @@ struct State<D: Disk> {
     waits_for_room: bool,
     flushed: Option<FlushedLsn>,
     written_lsn: Lsn,
+    /// The first, which is the cause of those behind it.
     error: Option<SinkError>,
     /// No more jobs will come.
     closed: bool,
@@ -380,12 +381,15 @@ where
         }
         drop(state);
         let Ok(mut writer) = self.shared.writer.try_lock() else { return false };
-        let written = writer.write_at_once(*lsn, data);
-        drop(writer);
-        match written {
+        match writer.write_at_once(*lsn, data) {
             Ok(false) => return false,
             Ok(true) => self.shared.lock().written_lsn = *lsn + data.len() as u64,
-            Err(error) => self.push_job(Job::Request(Box::new(|_| Err(error)))),
+            Err(error) => {
+                // while the writer is held: a sync that ends after this finds it poisoned, and could not say by what
+                self.shared.lock().error.get_or_insert(error);
+                drop(writer);
+                self.push_job(Job::Request(Box::new(|_| Err(SinkError::Poisoned))));
+            }
         }
         true
     }
@@ -551,7 +555,7 @@ fn run<D: Disk>(shared: &Shared<D>) {
         state.syncing = Syncing::Nobody;
         match verified {
             Ok(left) => verification = left,
-            Err(error) => return state.error = Some(error),
+            Err(error) => return state.end(Some(error)),
         }
     }
 }

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::super::disk::{DiskFile, OpenMode};
 use super::super::{Layout, RealDisk, RealFile};
 use super::*;
@@ -167,13 +169,26 @@ async fn an_error_ends_the_thread_and_is_told_once() {
 }
 
 /// A disk of the operating system whose syncs take their time, now and then a long one.
-struct SlowDisk(RealDisk);
+struct SlowDisk(RealDisk, Arc<Trouble>);
 
 #[derive(Clone)]
-struct SlowFile(RealFile);
+struct SlowFile(RealFile, Arc<Trouble>);
+
+/// What else such a disk may be up to.
+#[derive(Default)]
+struct Trouble {
+    is_full: AtomicBool,
+    holds_syncs: AtomicBool,
+    /// One is held.
+    is_syncing: AtomicBool,
+}
 
 impl DiskFile for SlowFile {
     fn sync_data(&self) -> std::io::Result<()> {
+        while self.1.holds_syncs.load(Ordering::SeqCst) {
+            self.1.is_syncing.store(true, Ordering::SeqCst);
+            std::thread::yield_now();
+        }
         let took = [0, 0, 0, 0, 0, 0, 0, 300, 3_000, 12_000][fastrand::usize(..10)];
         std::thread::sleep(Duration::from_micros(took));
         self.0.sync_data()
@@ -200,7 +215,7 @@ impl Disk for SlowDisk {
     }
 
     fn open(&mut self, name: &str, mode: OpenMode) -> std::io::Result<SlowFile> {
-        self.0.open(name, mode).map(SlowFile)
+        Ok(SlowFile(self.0.open(name, mode)?, Arc::clone(&self.1)))
     }
 
     fn make_ready(&mut self, len: u64) {
@@ -208,7 +223,7 @@ impl Disk for SlowDisk {
     }
 
     fn take_ready(&mut self, name: &str, len: u64) -> std::io::Result<Option<SlowFile>> {
-        Ok(self.0.take_ready(name, len)?.map(SlowFile))
+        Ok(self.0.take_ready(name, len)?.map(|file| SlowFile(file, Arc::clone(&self.1))))
     }
 
     fn len(&mut self, file: &SlowFile) -> std::io::Result<u64> {
@@ -220,6 +235,9 @@ impl Disk for SlowDisk {
     }
 
     fn write_at(&mut self, file: &mut SlowFile, offset: u64, chunks: &[Bytes]) -> std::io::Result<()> {
+        if self.1.is_full.load(Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
         self.0.write_at(&mut file.0, offset, chunks)
     }
 
@@ -236,8 +254,46 @@ impl Disk for SlowDisk {
     }
 
     fn lock(&mut self, name: &str) -> std::io::Result<Option<SlowFile>> {
-        Ok(self.0.lock(name)?.map(SlowFile))
+        Ok(self.0.lock(name)?.map(|file| SlowFile(file, Arc::clone(&self.1))))
     }
+}
+
+fn slow_disk(directory: &std::path::Path) -> SlowDisk {
+    SlowDisk(RealDisk::new(directory), Arc::default())
+}
+
+/// A disk that is full is waited for, which one that failed for another reason is not: so the reason must come through, also
+/// where a sync under way ends first and finds the writer of no use any more.
+#[tokio::test]
+async fn a_disk_that_is_full_while_it_syncs_is_told_to_be_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = slow_disk(directory.path());
+    let trouble = Arc::clone(&disk.1);
+    let writer = SegmentWriter::open(disk, Layout::Archive).unwrap();
+    let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
+    sink.prepare(stamp()).await.unwrap();
+    let start = Lsn::new(1 << 20);
+    sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+    let write =
+        |number: u64| SinkCommand::Write { lsn: start + 3 * number, data: Bytes::from_static(b"WAL") };
+    sink.push(write(0));
+    sink.push(SinkCommand::Flush);
+    while !matches!(sink.event().await.unwrap(), SinkEvent::Flushed(_)) {}
+    trouble.holds_syncs.store(true, Ordering::SeqCst);
+    sink.push(write(1));
+    sink.push(SinkCommand::Flush);
+    while !trouble.is_syncing.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    trouble.is_full.store(true, Ordering::SeqCst);
+    sink.push(write(2));
+    trouble.holds_syncs.store(false, Ordering::SeqCst);
+    let error = loop {
+        if let Err(error) = sink.event().await {
+            break error;
+        }
+    };
+    assert!(error.is_out_of_room(), "{error}");
 }
 
 /// Two threads sync, and two run the task; whoever it is, positions only grow, none is beyond what was written, and all comes
@@ -246,7 +302,7 @@ impl Disk for SlowDisk {
 fn a_disk_of_any_speed_gets_all_of_it_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let expected = handing_over(async |handover| {
-        let writer = SegmentWriter::open(SlowDisk(RealDisk::new(directory.path())), Layout::Archive).unwrap();
+        let writer = SegmentWriter::open(slow_disk(directory.path()), Layout::Archive).unwrap();
         let sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
         let mut sink = sink.with_handover(Some(handover));
         sink.prepare(stamp()).await.unwrap();
