@@ -33,58 +33,14 @@ use tokio::sync::{Notify, oneshot};
 use super::continuation::StreamChecker;
 use super::disk::{Disk, DiskEntry};
 use super::error::{Operation, SinkError};
-use super::flushed::{ArchivedLsn, FlushedLsn};
+use super::flushed::FlushedLsn;
+use super::interface::{Sink, SinkEvent};
 use super::queue::{Batch, SinkCommand, SinkLimits};
 use super::segment_writer::SegmentWriter;
 use super::stamp::ClusterStamp;
 use super::unverified_segment::Verification;
 use crate::handover::{Handover, Work};
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
-
-/// What the sink has to say to the driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SinkEvent {
-    /// More is durable.
-    Flushed(FlushedLsn),
-    /// More is with the operating system: see [`Sink::written_lsn`].
-    Written,
-    /// The queue was full and has room again.
-    Room,
-    /// More is in the archive. Only sinks that archive say so.
-    Archived(ArchivedLsn),
-}
-
-/// A sink as the driver sees it: never blocking, with events that can be awaited.
-///
-/// The driver is written against this, so that a simulated sink in virtual time can stand in for the thread.
-pub trait Sink {
-    /// Queues a command.
-    fn push(&mut self, command: SinkCommand);
-    /// How far the stream is with the operating system.
-    fn written_lsn(&mut self) -> Lsn;
-    /// Whether more WAL should be read from the socket.
-    fn has_room(&self) -> bool;
-    /// The next event. Cancel-safe. After an error there are no more.
-    fn event(&mut self) -> impl Future<Output = Result<SinkEvent, SinkError>>;
-    /// Checks the directory's cluster and lists the directory, after all that was queued.
-    fn prepare(&mut self, stamp: ClusterStamp) -> impl Future<Output = Result<Vec<DiskEntry>, SinkError>>;
-    /// Begins a stream, after all that was queued. Events of the stream before it do not come any more: on the
-    /// same timeline they would speak of positions that this one has not reached again.
-    fn begin(
-        &mut self,
-        timeline: TimelineId,
-        segment_size: WalSegmentSize,
-        start_lsn: Lsn,
-    ) -> impl Future<Output = Result<(), SinkError>>;
-    /// Makes a history file durable, after all that was queued.
-    fn write_history(
-        &mut self,
-        timeline: TimelineId,
-        content: Bytes,
-    ) -> impl Future<Output = Result<(), SinkError>>;
-    /// Waits until all that was queued is done, and durable.
-    fn settle(&mut self) -> impl Future<Output = Result<(), SinkError>>;
-}
 
 /// A [`SegmentWriter`] on a thread. Dropped, it finishes what is queued.
 #[derive(Debug)]
