@@ -205,19 +205,9 @@ fn check_identity(
         }
     }
     let Some(manifest) = &finished.manifest else { return Ok(()) };
-    if end.lsn <= start.lsn || !is_chain(&manifest.wal_ranges, start, end) {
+    let leads = WalRange::lead(&manifest.wal_ranges, (start.timeline, start.lsn), (end.timeline, end.lsn));
+    if end.lsn <= start.lsn || !leads {
         return Err(CreateError::ManifestRange { start_lsn: start.lsn, end_lsn: end.lsn });
     }
     Ok(())
-}
-
-/// Whether the ranges, newest timeline first, lead from the start to the end without a break.
-fn is_chain(ranges: &[WalRange], start: BackupStart, end: BackupEnd) -> bool {
-    let (Some(first), Some(last)) = (ranges.last(), ranges.first()) else { return false };
-    let joined = ranges
-        .windows(2)
-        .all(|pair| pair[1].timeline < pair[0].timeline && pair[1].end_lsn == pair[0].start_lsn);
-    let forward = ranges.iter().all(|range| range.start_lsn <= range.end_lsn);
-    let begins = (first.timeline, first.start_lsn) == (start.timeline, start.lsn);
-    joined && forward && begins && (last.timeline, last.end_lsn) == (end.timeline, end.lsn)
 }

@@ -40,6 +40,21 @@ pub struct WalRange {
     pub end_lsn: Lsn,
 }
 
+impl WalRange {
+    /// Whether `ranges`, newest timeline first as a manifest lists them, lead from `start` to `end` without a break.
+    pub fn lead(ranges: &[WalRange], start: (TimelineId, Lsn), end: (TimelineId, Lsn)) -> bool {
+        let (Some(first), Some(last)) = (ranges.last(), ranges.first()) else { return false };
+        let joined = ranges
+            .windows(2)
+            .all(|pair| pair[1].timeline < pair[0].timeline && pair[1].end_lsn == pair[0].start_lsn);
+        let forward = ranges.iter().all(|range| range.start_lsn <= range.end_lsn);
+        joined
+            && forward
+            && (first.timeline, first.start_lsn) == start
+            && (last.timeline, last.end_lsn) == end
+    }
+}
+
 /// What a manifest says besides its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestSummary {

@@ -27,6 +27,7 @@ use crate::client::{
 use crate::compression::CompressionMethod;
 use crate::pg::version::BaseBackupSyntax;
 use crate::pg::{Lsn, ServerVersion, SlotName};
+use crate::standby::copy::archive_names;
 use crate::wire::command::{BaseBackup, ManifestOptions};
 use crate::wire::server_error::SqlState;
 
@@ -365,11 +366,7 @@ impl Copy<'_> {
             Some(_) => ManifestRequest::Requested,
             None => ManifestRequest::NotRequested,
         };
-        let name = |tablespace: &Tablespace| match (tablespace.oid, &tablespace.location) {
-            (Some(oid), Some(location)) => ArchiveName::tablespace(oid, location.clone()),
-            _ => ArchiveName::data_directory(),
-        };
-        ArchiveStream::untagged(self.stream.tablespaces().iter().map(name).collect(), manifest)
+        ArchiveStream::untagged(archive_names(self.stream.tablespaces()), manifest)
     }
 
     fn handle(&mut self, event: ArchiveEvent) -> Result<(), Failed> {

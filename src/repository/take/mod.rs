@@ -24,15 +24,14 @@ use super::record::{BackupPoint, BackupRecord, StreamContent, WalPlace};
 use super::sums;
 use crate::archive::{ArchiveStore, ClusterIdentity};
 use crate::backup::{
-    ArchiveEnd, ArchiveEvent, ArchiveName, ArchiveStream, BackupInspector, DirectoryModes, InspectedBackup,
+    ArchiveEnd, ArchiveEvent, ArchiveStream, BackupInspector, DirectoryModes, InspectedBackup,
     ManifestRequest, WalRange,
 };
-use crate::client::{
-    BackupEnd, BackupStart, BackupStep, ClientError, Connection, Sql, SystemIdentity, Tablespace,
-};
+use crate::client::{BackupEnd, BackupStart, BackupStep, ClientError, Connection, Sql, SystemIdentity};
 use crate::observe::progress::CopyProgress;
 use crate::pg::version::BaseBackupSyntax;
 use crate::pg::{ChecksumAlgorithm, Timestamp, WalSegmentSize};
+use crate::standby::copy::archive_names;
 use crate::wire::command::{BaseBackup, CheckpointMode, ManifestOptions};
 
 /// What backup to take, and how.
@@ -297,15 +296,6 @@ async fn stream(
     Ok(Streamed { start, end, inspected: inspector.finish()?, writer })
 }
 
-/// Servers up to 14 do not name their archives.
-fn archive_names(tablespaces: &[Tablespace]) -> Vec<ArchiveName> {
-    let name = |tablespace: &Tablespace| match (tablespace.oid, &tablespace.location) {
-        (Some(oid), Some(location)) => ArchiveName::tablespace(oid, location.clone()),
-        _ => ArchiveName::data_directory(),
-    };
-    tablespaces.iter().map(name).collect()
-}
-
 /// Everything that names the cluster or the backup's WAL must name the same.
 fn check_identity(
     system: &SystemIdentity,
@@ -318,19 +308,10 @@ fn check_identity(
         return Err(TakeError::OtherSystem { found, expected });
     }
     let labelled = inspected.backup_label.start_lsn == start.lsn;
-    if !labelled || end.lsn <= start.lsn || !is_chain(&inspected.manifest.wal_ranges, start, end) {
+    let leads =
+        WalRange::lead(&inspected.manifest.wal_ranges, (start.timeline, start.lsn), (end.timeline, end.lsn));
+    if !labelled || end.lsn <= start.lsn || !leads {
         return Err(TakeError::ManifestRange { start_lsn: start.lsn, end_lsn: end.lsn });
     }
     Ok(())
-}
-
-/// Whether the ranges, newest timeline first, lead from the start to the end without a break.
-fn is_chain(ranges: &[WalRange], start: BackupStart, end: BackupEnd) -> bool {
-    let (Some(first), Some(last)) = (ranges.last(), ranges.first()) else { return false };
-    let joined = ranges
-        .windows(2)
-        .all(|pair| pair[1].timeline < pair[0].timeline && pair[1].end_lsn == pair[0].start_lsn);
-    let forward = ranges.iter().all(|range| range.start_lsn <= range.end_lsn);
-    let begins = (first.timeline, first.start_lsn) == (start.timeline, start.lsn);
-    joined && forward && begins && (last.timeline, last.end_lsn) == (end.timeline, end.lsn)
 }
