@@ -156,3 +156,25 @@ proptest! {
         prop_assert!(same || read([&text[..]]).is_err());
     }
 }
+
+#[test]
+fn ranges_lead_from_the_start_to_the_end_without_a_break() {
+    let timeline = |number| TimelineId::new(number).unwrap();
+    let range = |number, start, end| WalRange {
+        timeline: timeline(number),
+        start_lsn: Lsn::new(start),
+        end_lsn: Lsn::new(end),
+    };
+    let leads = |ranges: &[WalRange]| {
+        WalRange::lead(ranges, (timeline(1), Lsn::new(10)), (timeline(3), Lsn::new(40)))
+    };
+    assert!(leads(&[range(3, 30, 40), range(2, 20, 30), range(1, 10, 20)]));
+    assert!(leads(&[range(3, 20, 40), range(1, 10, 20)]));
+    assert!(!leads(&[]));
+    assert!(!leads(&[range(3, 10, 40)]), "it begins on another timeline");
+    assert!(!leads(&[range(3, 21, 40), range(1, 10, 20)]), "a break");
+    assert!(!leads(&[range(3, 20, 39), range(1, 10, 20)]), "it ends before");
+    assert!(!leads(&[range(3, 20, 40), range(1, 11, 20)]), "it begins behind");
+    assert!(!leads(&[range(1, 10, 20), range(3, 20, 40)]), "oldest first");
+    assert!(!leads(&[range(3, 50, 40), range(1, 10, 50)]), "one goes back");
+}
