@@ -7,6 +7,7 @@ use super::harness::{
     assert_same_as, caught_up, directory, keeping_wal, make_wal, receive, streaming, without_slot,
 };
 use crate::require_server;
+use crate::support::google_front;
 use crate::support::object_store::{self, ObjectStore};
 use crate::support::{Cluster, Port, Running, TestDir, Tool, servers, wait_until};
 
@@ -183,7 +184,8 @@ fn google() {
     let primary = primary();
     let port = Port::reserve();
     let number = port.number().to_string();
-    let public = format!("127.0.0.1:{number}");
+    // what the server does not know of the protocol that is spoken to it
+    let public = format!("127.0.0.1:{}", google_front::front(port.number()));
     let args = [
         "-scheme",
         "http",

@@ -8,6 +8,8 @@
 pub(crate) mod cluster;
 pub(crate) mod dir;
 pub(crate) mod faults;
+pub(crate) mod google_front;
+pub(crate) mod http;
 pub(crate) mod object_store;
 pub(crate) mod process;
 pub(crate) mod proxy;

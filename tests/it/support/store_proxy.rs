@@ -3,11 +3,13 @@
 //! It forwards one request a connection, so that a client opens a new one for each, and what it does to one request it does to
 //! that one alone.
 
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use super::http::{self, Length, read_message};
 
 /// What to do to a request, or to its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +54,6 @@ struct State {
 pub(crate) struct StoreProxy {
     addr: SocketAddr,
     state: Arc<Mutex<State>>,
-}
-
-/// A request or an answer: all up to the empty line, and the rest.
-struct Message {
-    head: String,
-    body: Vec<u8>,
 }
 
 impl StoreProxy {
@@ -141,13 +137,7 @@ fn serve(mut client: TcpStream, port: u16, root: &std::path::Path, state: &Mutex
         }
         _ => {}
     }
-    let mut server = TcpStream::connect(("127.0.0.1", port))?;
-    server.set_nodelay(true)?;
-    // behind the first line: it is none of those that are signed
-    let (first, rest) = request.head.split_once("\r\n").unwrap_or((&request.head, ""));
-    server.write_all(format!("{first}\r\nconnection: close\r\n{rest}").as_bytes())?;
-    server.write_all(&request.body)?;
-    let Some(mut answer) = read_message(&mut server, Length::ToTheEnd)? else { return Ok(()) };
+    let Some(mut answer) = http::ask(port, &request)? else { return Ok(()) };
     let len = answer.body.len();
     match fault {
         Some(StoreFault::LoseAnswer) => return Ok(()),
@@ -170,44 +160,4 @@ fn serve(mut client: TcpStream, port: u16, root: &std::path::Path, state: &Mutex
     }
     client.write_all(answer.head.as_bytes())?;
     client.write_all(&answer.body)
-}
-
-#[derive(Clone, Copy)]
-enum Length {
-    OfRequest,
-    ToTheEnd,
-}
-
-/// `None`: the other side has closed before it said anything.
-fn read_message(stream: &mut TcpStream, length: Length) -> io::Result<Option<Message>> {
-    let mut bytes = Vec::new();
-    let mut piece = [0; 64 << 10];
-    let head_len = loop {
-        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            break at + 4;
-        }
-        match stream.read(&mut piece)? {
-            0 => return Ok(None),
-            len => bytes.extend_from_slice(&piece[..len]),
-        }
-    };
-    let mut body = bytes.split_off(head_len);
-    let head = String::from_utf8_lossy(&bytes).into_owned();
-    match length {
-        Length::ToTheEnd => {
-            stream.read_to_end(&mut body)?;
-        }
-        Length::OfRequest => {
-            let lower = head.to_ascii_lowercase();
-            let value = lower.lines().find_map(|line| line.strip_prefix("content-length:"));
-            let len: usize = value.and_then(|value| value.trim().parse().ok()).unwrap_or(0);
-            while body.len() < len {
-                match stream.read(&mut piece)? {
-                    0 => return Ok(None),
-                    len => body.extend_from_slice(&piece[..len]),
-                }
-            }
-        }
-    }
-    Ok(Some(Message { head, body }))
 }

@@ -173,7 +173,8 @@ fn reachable_copy(program: &Path) -> PathBuf {
     copy
 }
 
-/// A program that runs. It is killed when this is dropped.
+/// A program that runs. It is killed when this is dropped; if that is because the test has failed, what it said on standard error
+/// is shown.
 #[derive(Debug)]
 pub(crate) struct Running {
     name: String,
@@ -276,6 +277,9 @@ impl Drop for Running {
         if self.is_running() {
             let _ = self.child.kill();
             let _ = self.child.wait();
+            if std::thread::panicking() {
+                eprintln!("{} was running, and had said:\n{}", self.name, self.stderr.text().trim_end());
+            }
         }
     }
 }
