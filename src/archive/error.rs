@@ -248,6 +248,7 @@ impl ArchiveError {
                 | Store::NotSupported { .. }
                 | Store::NotImplemented { .. }
                 | Store::UnknownConfigurationKey { .. } => ErrorClass::Operator,
+                error if is_refusal(error) => ErrorClass::Operator,
                 _ => ErrorClass::Transient,
             },
             ArchiveError::Envelope { source: EnvelopeError::Altered, .. } => ErrorClass::Integrity,
@@ -278,4 +279,15 @@ impl ArchiveError {
             ArchiveError::ThreadEnded => ErrorClass::Bug,
         }
     }
+}
+
+/// Whether the store has answered that it will not do such a thing at any time: a wrong region, a protocol of which it lacks a part.
+/// `object_store` keeps the status to itself but for a few, and says all of them in its text.
+fn is_refusal(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    let Some((_, answer)) = text.split_once("non-2xx status code: ") else { return false };
+    // those of Amazon's that are refused with 400 because they took too long come again
+    answer.starts_with('4')
+        && !["408", "425", "429"].iter().any(|busy| answer.starts_with(busy))
+        && !answer.contains("RequestTimeout")
 }

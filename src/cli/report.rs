@@ -135,7 +135,7 @@ impl Report {
     fn new(error: &(dyn Error + 'static), exit: Exit) -> Self {
         let chain = causes(error);
         let mut messages: Vec<String> = chain.iter().map(|link| message(*link)).collect();
-        messages.dedup();
+        drop_repeated(&mut messages);
         messages[0] = error.to_string();
         let message = messages.remove(0);
         Report { message, causes: messages, hints: hints::hints(&chain), exit_code: exit.code() }
@@ -174,10 +174,15 @@ fn message(link: &(dyn Error + 'static)) -> String {
     }
 }
 
+/// Some libraries' errors say their causes themselves.
+fn drop_repeated(messages: &mut Vec<String>) {
+    messages.dedup_by(|cause, error| error.contains(&**cause));
+}
+
 /// An error and its causes, for the log.
 pub(super) fn one_line(error: &(dyn Error + 'static)) -> String {
     let mut messages: Vec<String> = causes(error).iter().map(ToString::to_string).collect();
-    messages.dedup();
+    drop_repeated(&mut messages);
     messages.join(": ")
 }
 

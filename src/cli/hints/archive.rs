@@ -1,5 +1,6 @@
 //! Hints for archives.
 
+use crate::ErrorClass;
 use crate::archive::envelope::EnvelopeError;
 use crate::archive::{ArchiveError, ArchiveUrlError};
 
@@ -19,6 +20,9 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
                  and delete objects below the prefix."
             }
             Store::NotFound { .. } => "Make the bucket first, or check its name and its region.",
+            Store::Generic { .. } if error.class() == ErrorClass::Operator => {
+                "The store takes no such request. Check its address and region, and whether it speaks the provider's protocol."
+            }
             _ => return None,
         },
         ArchiveError::Overwrites { .. } => {

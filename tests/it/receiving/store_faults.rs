@@ -146,3 +146,16 @@ fn a_store_that_ignores_the_condition_is_found_out_before_anything_is_entrusted_
     let left = std::fs::read_dir(scene.store.root().join("wal")).expect("the bucket").count();
     assert!(left <= 1, "more than the trial's prefix is there");
 }
+
+/// A wrong region, a store that knows only a part of the protocol: nothing that waiting heals.
+#[test]
+fn what_a_store_refuses_at_first_ends_the_run_and_its_answer_is_told_once() {
+    require_server!();
+    let Some(scene) = Scene::new() else { return };
+    for status in [400, 405] {
+        scene.proxy.next(1, "PUT", "/probe/", StoreFault::Status(status));
+        let told = scene.receiver().run().exited(1).complains("could not create object \"probe/").stderr;
+        assert_eq!(told.matches(&format!("status code: {status}")).count(), 1, "{told}");
+        assert_eq!(told.matches("not today").count(), 1, "{told}");
+    }
+}
