@@ -14,6 +14,7 @@
 //! meant for such places, works from held descriptors; here the files are root's own, and nobody's standby.
 
 mod directories;
+mod given;
 mod help;
 mod mapping;
 mod options;

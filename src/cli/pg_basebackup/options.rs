@@ -1,16 +1,14 @@
-//! The command line of `pg_basebackup`: every option, in the order that the original looks at it.
+//! What the command line of `pg_basebackup` asks for, and what of it does not go together, in the order that the original
+//! looks at it.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::given::{Format, Given, Place, Wal};
 use super::mapping::TablespaceMapping;
-use super::rate::parse_max_rate;
 use crate::backup::SyncMethod;
-use crate::cli::pg_tool::compression::{CompressionSpec, MethodAndDetail};
-use crate::cli::pg_tool::connection::{ConnectionOptions, PasswordPrompt};
-use crate::cli::pg_tool::getopt::{LongOption, ShortOption, Value, long, short};
-use crate::cli::pg_tool::values::{parse_status_interval, refuse_operands};
+use crate::cli::pg_tool::compression::CompressionSpec;
+use crate::cli::pg_tool::connection::ConnectionOptions;
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::compression::ArchiveCompression;
 use crate::wire::command::{CheckpointMode, ManifestNames, ManifestOptions, ServerCompression, ServerTarget};
@@ -89,278 +87,16 @@ pub(super) enum CleanUp {
     Leave,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Key {
-    Pgdata,
-    Format,
-    Checkpoint,
-    CreateSlot,
-    Incremental,
-    MaxRate,
-    WriteRecoveryConf,
-    Slot,
-    Target,
-    TablespaceMapping,
-    WalMethod,
-    Gzip,
-    Compress,
-    Label,
-    NoClean,
-    NoSync,
-    Dbname,
-    Host,
-    Port,
-    Username,
-    NoPassword,
-    Password,
-    StatusInterval,
-    Verbose,
-    Progress,
-    Waldir,
-    NoSlot,
-    NoVerifyChecksums,
-    NoEstimateSize,
-    NoManifest,
-    ManifestForceEncode,
-    ManifestChecksums,
-    SyncMethod,
-    HelpOrVersion,
-}
-
-const SHORT: [ShortOption<Key>; 25] = [
-    short(b'c', Value::Required, Key::Checkpoint),
-    short(b'C', Value::None, Key::CreateSlot),
-    short(b'd', Value::Required, Key::Dbname),
-    short(b'D', Value::Required, Key::Pgdata),
-    short(b'F', Value::Required, Key::Format),
-    short(b'h', Value::Required, Key::Host),
-    short(b'i', Value::Required, Key::Incremental),
-    short(b'l', Value::Required, Key::Label),
-    short(b'n', Value::None, Key::NoClean),
-    short(b'N', Value::None, Key::NoSync),
-    short(b'p', Value::Required, Key::Port),
-    short(b'P', Value::None, Key::Progress),
-    short(b'r', Value::Required, Key::MaxRate),
-    short(b'R', Value::None, Key::WriteRecoveryConf),
-    short(b's', Value::Required, Key::StatusInterval),
-    short(b'S', Value::Required, Key::Slot),
-    short(b't', Value::Required, Key::Target),
-    short(b'T', Value::Required, Key::TablespaceMapping),
-    short(b'U', Value::Required, Key::Username),
-    short(b'v', Value::None, Key::Verbose),
-    short(b'w', Value::None, Key::NoPassword),
-    short(b'W', Value::None, Key::Password),
-    short(b'X', Value::Required, Key::WalMethod),
-    short(b'z', Value::None, Key::Gzip),
-    short(b'Z', Value::Required, Key::Compress),
-];
-
-/// In the original's order, which shows where a prefix is ambiguous.
-const LONG: [LongOption<Key>; 35] = [
-    long("help", Value::None, Key::HelpOrVersion),
-    long("version", Value::None, Key::HelpOrVersion),
-    long("pgdata", Value::Required, Key::Pgdata),
-    long("format", Value::Required, Key::Format),
-    long("incremental", Value::Required, Key::Incremental),
-    long("checkpoint", Value::Required, Key::Checkpoint),
-    long("create-slot", Value::None, Key::CreateSlot),
-    long("max-rate", Value::Required, Key::MaxRate),
-    long("write-recovery-conf", Value::None, Key::WriteRecoveryConf),
-    long("slot", Value::Required, Key::Slot),
-    long("target", Value::Required, Key::Target),
-    long("tablespace-mapping", Value::Required, Key::TablespaceMapping),
-    long("wal-method", Value::Required, Key::WalMethod),
-    long("gzip", Value::None, Key::Gzip),
-    long("compress", Value::Required, Key::Compress),
-    long("label", Value::Required, Key::Label),
-    long("no-clean", Value::None, Key::NoClean),
-    long("no-sync", Value::None, Key::NoSync),
-    long("dbname", Value::Required, Key::Dbname),
-    long("host", Value::Required, Key::Host),
-    long("port", Value::Required, Key::Port),
-    long("username", Value::Required, Key::Username),
-    long("no-password", Value::None, Key::NoPassword),
-    long("password", Value::None, Key::Password),
-    long("status-interval", Value::Required, Key::StatusInterval),
-    long("verbose", Value::None, Key::Verbose),
-    long("progress", Value::None, Key::Progress),
-    long("waldir", Value::Required, Key::Waldir),
-    long("no-slot", Value::None, Key::NoSlot),
-    long("no-verify-checksums", Value::None, Key::NoVerifyChecksums),
-    long("no-estimate-size", Value::None, Key::NoEstimateSize),
-    long("no-manifest", Value::None, Key::NoManifest),
-    long("manifest-force-encode", Value::None, Key::ManifestForceEncode),
-    long("manifest-checksums", Value::Required, Key::ManifestChecksums),
-    long("sync-method", Value::Required, Key::SyncMethod),
-];
-
 const DEFAULT_LABEL: &str = "pg_basebackup base backup";
-
-/// As they were given, before it is known whether they go together.
-#[derive(Debug, Default)]
-struct Given {
-    connection: ConnectionOptions,
-    pgdata: Option<OsString>,
-    format: Option<Format>,
-    target: Option<String>,
-    incremental: Option<OsString>,
-    mapping: TablespaceMapping,
-    waldir: Option<OsString>,
-    wal: Wal,
-    compress: Compress,
-    slot: Option<String>,
-    label: Option<String>,
-    checkpoint: Option<CheckpointMode>,
-    max_rate_kb: Option<u32>,
-    sync_method: SyncMethod,
-    manifest_checksums: Option<String>,
-    status_interval: Option<u64>,
-    create_slot: bool,
-    no_slot: bool,
-    write_recovery_conf: bool,
-    no_clean: bool,
-    no_sync: bool,
-    verbose: bool,
-    progress: bool,
-    no_verify_checksums: bool,
-    no_estimate_size: bool,
-    no_manifest: bool,
-    manifest_force_encode: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Plain,
-    Tar,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Wal {
-    None,
-    Fetch,
-    #[default]
-    Stream,
-}
-
-/// What `-Z` said.
-#[derive(Debug, Default)]
-struct Compress {
-    given: Option<MethodAndDetail>,
-    place: Option<Place>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Client,
-    Server,
-}
-
-impl Compress {
-    fn parse(text: &str) -> Self {
-        let (place, rest) = match (text.strip_prefix("server-"), text.strip_prefix("client-")) {
-            (Some(rest), _) => (Some(Place::Server), rest),
-            (None, Some(rest)) => (Some(Place::Client), rest),
-            (None, None) => (None, text),
-        };
-        Compress { given: Some(MethodAndDetail::split(rest)), place }
-    }
-}
 
 impl Options {
     /// Reads the command line; what is wrong with it is said.
     pub(super) fn parse(tool: &Invocation) -> Result<Self, Failed> {
-        let mut given = Given::default();
-        let operands = tool.options(&SHORT, &LONG, |key, value| given.take(tool, key, value))?;
-        refuse_operands(tool, &operands)?;
-        given.put_together(tool)
+        Given::read(tool)?.put_together(tool)
     }
 }
 
 impl Given {
-    fn take(&mut self, tool: &Invocation, key: Key, value: OsString) -> Result<(), Failed> {
-        let text = value.to_string_lossy().into_owned();
-        match key {
-            Key::Pgdata => self.pgdata = Some(value),
-            Key::Format => {
-                self.format = Some(match text.as_str() {
-                    "p" | "plain" => Format::Plain,
-                    "t" | "tar" => Format::Tar,
-                    _ => {
-                        return Err(tool.error(format!(
-                            "invalid output format \"{text}\", must be \"plain\" or \"tar\""
-                        )));
-                    }
-                });
-            }
-            Key::Checkpoint => {
-                self.checkpoint = Some(match text.to_ascii_lowercase().as_str() {
-                    "fast" => CheckpointMode::Fast,
-                    "spread" => CheckpointMode::Spread,
-                    _ => {
-                        return Err(tool.error(format!(
-                            "invalid checkpoint argument \"{text}\", must be \"fast\" or \"spread\""
-                        )));
-                    }
-                });
-            }
-            Key::WalMethod => {
-                self.wal = match text.as_str() {
-                    "n" | "none" => Wal::None,
-                    "f" | "fetch" => Wal::Fetch,
-                    "s" | "stream" => Wal::Stream,
-                    _ => {
-                        return Err(tool.error(format!(
-                            "invalid wal-method option \"{text}\", must be \"fetch\", \"stream\", or \"none\""
-                        )));
-                    }
-                };
-            }
-            Key::CreateSlot => self.create_slot = true,
-            Key::Incremental => self.incremental = Some(value),
-            Key::MaxRate => {
-                self.max_rate_kb = Some(parse_max_rate(&text).map_err(|error| tool.error(error))?);
-            }
-            Key::WriteRecoveryConf => self.write_recovery_conf = true,
-            Key::Slot => self.slot = Some(text),
-            Key::Target => self.target = Some(text),
-            Key::TablespaceMapping => self.mapping.add(&value).map_err(|error| tool.error(error))?,
-            Key::Gzip => {
-                let given = Some(MethodAndDetail { method: "gzip".to_owned(), detail: None });
-                self.compress = Compress { given, place: None };
-            }
-            Key::Compress => self.compress = Compress::parse(&text),
-            Key::Label => self.label = Some(text),
-            Key::NoClean => self.no_clean = true,
-            Key::NoSync => self.no_sync = true,
-            Key::Dbname => self.connection.dbname = Some(value),
-            Key::Host => self.connection.host = Some(value),
-            Key::Port => self.connection.port = Some(value),
-            Key::Username => self.connection.user = Some(value),
-            Key::NoPassword => self.connection.prompt = PasswordPrompt::Never,
-            Key::Password => self.connection.prompt = PasswordPrompt::Always,
-            Key::StatusInterval => self.status_interval = Some(parse_status_interval(tool, &text)?),
-            Key::Verbose => self.verbose = true,
-            Key::Progress => self.progress = true,
-            Key::Waldir => self.waldir = Some(value),
-            Key::NoSlot => self.no_slot = true,
-            Key::NoVerifyChecksums => self.no_verify_checksums = true,
-            Key::NoEstimateSize => self.no_estimate_size = true,
-            Key::NoManifest => self.no_manifest = true,
-            Key::ManifestForceEncode => self.manifest_force_encode = true,
-            Key::ManifestChecksums => self.manifest_checksums = Some(text),
-            Key::SyncMethod => {
-                self.sync_method = match text.as_str() {
-                    "fsync" => SyncMethod::Fsync,
-                    "syncfs" => SyncMethod::Syncfs,
-                    _ => return Err(tool.error(format!("unrecognized sync method: {text}"))),
-                };
-            }
-            // known, so that it can be abbreviated, and only of use as the first argument
-            Key::HelpOrVersion => return Err(tool.hint_help()),
-        }
-        Ok(())
-    }
-
     fn put_together(mut self, tool: &Invocation) -> Result<Options, Failed> {
         let target = self.target.take().filter(|target| target != "client");
         if target.is_some() && self.format.is_some() {
