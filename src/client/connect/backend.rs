@@ -42,7 +42,7 @@ fn is_here(stream: &Stream) -> bool {
     match stream {
         Stream::Unix(_) => true,
         Stream::Tcp(stream) => both_ends(stream),
-        Stream::Tls(stream) => both_ends(stream.get_ref().0),
+        Stream::Tls(stream) => both_ends(stream.get_ref().0.get_ref()),
         Stream::Other(_) => false,
     }
 }

@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use crate::client::Transport;
+use crate::client::tls::ReadAhead;
 
 /// What carries a connection.
 pub enum Stream {
@@ -17,7 +18,7 @@ pub enum Stream {
     /// A Unix socket.
     Unix(UnixStream),
     /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
     /// Anything else: a pipe in a test, say.
     Other(Box<dyn Transport>),
 }

@@ -9,10 +9,12 @@ mod client_auth;
 mod error;
 mod files;
 mod names;
+mod read_ahead;
 mod revocation;
 mod verifier;
 
 pub use error::{CertificateProblem, TlsError};
+pub use read_ahead::ReadAhead;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -45,7 +47,7 @@ pub struct TlsClient {
 #[derive(Debug)]
 pub struct TlsSession<S> {
     /// The bytes inside.
-    pub stream: TlsStream<S>,
+    pub stream: TlsStream<ReadAhead<S>>,
     /// The `tls-server-end-point` of the server's certificate, for SCRAM-SHA-256-PLUS.
     pub end_point: Option<Vec<u8>>,
 }
@@ -93,7 +95,7 @@ impl TlsClient {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
-        let connecting = connector.connect(self.server_name.clone(), stream);
+        let connecting = connector.connect(self.server_name.clone(), ReadAhead::new(stream));
         let stream = connecting.await.map_err(TlsError::from_handshake)?;
         let (_, connection) = stream.get_ref();
         if self.negotiation == SslNegotiation::Direct && connection.alpn_protocol().is_none() {
