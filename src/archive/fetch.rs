@@ -11,8 +11,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::asking_server::AskingServer;
 use super::error::ArchiveError;
-use super::gap::{self, GoesOn};
+use super::gap;
 use super::identity::ClusterIdentity;
 use super::layout::{self, SegmentRange};
 use super::store::ArchiveStore;
@@ -31,7 +32,7 @@ pub enum Fetched {
     },
     /// A timeline's history.
     History,
-    /// There is no such file.
+    /// There is no such file, or the server has as much of it itself.
     Nothing,
 }
 
@@ -50,7 +51,8 @@ const ATTEMPTS: usize = 3;
 
 /// Gets the file called `name` to `target`, durably; whatever was there is replaced when all of it has come.
 ///
-/// What is missing before later WAL is a fault, unless the server has the file itself, or is a standby, which asks its primary.
+/// A part of a segment is given only to a server that does not have as much of it itself. What is missing before later WAL is a
+/// fault, unless the server is a standby, which asks its primary.
 pub async fn fetch(
     store: &ArchiveStore,
     name: &str,
@@ -69,8 +71,16 @@ pub async fn fetch(
             None => None,
         };
         let end_lsn = found.as_ref().map_or(file.segment.start_lsn(), |(_, end_lsn)| *end_lsn);
-        if end_lsn < file.segment.end_lsn() && at_gap == AtGap::Fail && counts_on_archive(name, target) {
-            refuse_gap(store, file, end_lsn).await?;
+        if end_lsn < file.segment.end_lsn() {
+            let server = AskingServer::beside(target);
+            let archived_len = (end_lsn - file.segment.start_lsn()) as usize;
+            let archived = found.as_ref().map_or(&[][..], |(wal, _)| &wal[..archived_len]);
+            if server.has(file, archived)? {
+                return Ok(Fetched::Nothing);
+            }
+            if at_gap == AtGap::Fail && !server.is_standby() {
+                gap::refuse(store, file.timeline, end_lsn, identity.segment_size).await?;
+            }
         }
         match found {
             Some((wal, end_lsn)) if end_lsn == file.segment.end_lsn() => (wal, Fetched::Segment),
@@ -82,23 +92,6 @@ pub async fn fetch(
     };
     write_durably(target, &content)?;
     Ok(fetched)
-}
-
-/// Whether nobody else has what the archive lacks, as far as can be seen from where a server wants its file: `pg_wal`.
-fn counts_on_archive(name: &str, target: &Path) -> bool {
-    let Some(directory) = target.parent() else { return true };
-    let has_itself = directory.join(name).exists();
-    let is_standby = directory.parent().is_some_and(|data| data.join("standby.signal").exists());
-    !has_itself && !is_standby
-}
-
-async fn refuse_gap(store: &ArchiveStore, file: WalFileName, from: Lsn) -> Result<(), ArchiveError> {
-    match gap::goes_on(store, file, from).await? {
-        None => Ok(()),
-        Some(GoesOn { timeline: goes_on_on, lsn: to }) => {
-            Err(ArchiveError::EndsInGap { timeline: file.timeline, from, to, goes_on_on })
-        }
-    }
 }
 
 fn history_of(name: &str) -> Option<TimelineId> {
@@ -330,5 +323,41 @@ mod tests {
         assert_eq!(found, Fetched::Partial { end_lsn: start + 0x200 });
         let fetched = std::fs::read(&target).unwrap();
         assert!(fetched[..0x200] == wal[..0x200] && fetched[0x200..].iter().all(|byte| *byte == 0));
+    }
+
+    #[tokio::test]
+    async fn a_part_is_not_given_to_a_server_that_has_as_much() {
+        let store = ArchiveStore::over(Arc::new(object_store::memory::InMemory::new()), "db");
+        let size = WalSegmentSize::from_bytes(MIB).unwrap();
+        let system_identifier = crate::pg::SystemIdentifier::new(1);
+        ClusterIdentity { system_identifier, segment_size: size, major: 17 }.claim(&store).await.unwrap();
+        let wal: Vec<u8> = (0..MIB).map(|at| (at / 9) as u8 | 1).collect();
+        let file = WalFileName { timeline: TimelineId::FIRST, segment: size.segment_at(Lsn::new(5 * MIB)) };
+        let (start_lsn, len) = (file.segment.start_lsn(), 700_000);
+        let end_lsn = start_lsn + len as u64;
+        let part = SegmentRange { file, start_lsn, end_lsn, generation: Generation::FIRST };
+        let content = Bytes::from(wal_object::encode(&wal[..len]).unwrap());
+        store.create(&part.key(), content).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (target, own) = (directory.path().join("RECOVERYXLOG"), directory.path().join(file.to_string()));
+        let filled_up = |len: usize| {
+            let mut content = wal[..len].to_vec();
+            content.resize(MIB as usize, 0);
+            content
+        };
+        let partial = Fetched::Partial { end_lsn };
+        for (content, expected) in [
+            (filled_up(len - 1), partial),
+            (filled_up(len), Fetched::Nothing),
+            (wal.clone(), Fetched::Nothing),
+            // not yet as long as a segment, and of another one
+            (wal[..len - 1].to_vec(), partial),
+            (vec![7; MIB as usize], partial),
+        ] {
+            std::fs::write(&own, content).unwrap();
+            let found = fetch(&store, &file.to_string(), &target, AtGap::Fail).await.unwrap();
+            assert_eq!(found, expected);
+            assert_eq!(std::fs::remove_file(&target).is_ok(), expected == partial);
+        }
     }
 }

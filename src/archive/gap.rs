@@ -9,22 +9,35 @@ use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 
 /// Where the WAL of a line of history goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct GoesOn {
-    pub(super) timeline: TimelineId,
-    pub(super) lsn: Lsn,
+struct GoesOn {
+    timeline: TimelineId,
+    lsn: Lsn,
 }
 
 /// A receiver that was lost may have had so many objects on their way behind the first that is missing, in so many segments:
-/// they are no sign of a gap.
+/// they are no sign of a gap, where the archive has what is before it.
 const MAX_OBJECTS_BEHIND: usize = 3;
 const MAX_SEGMENTS_BEHIND: u64 = 2;
 
-/// Where there is WAL behind `from`, which is in `file` and not in the archive; `None`: nowhere, or nothing is before it either.
-pub(super) async fn goes_on(
+/// Refuses to take `from` on a timeline, a byte that the archive does not have, for the end of the log if there is WAL behind it.
+pub async fn refuse(
     store: &ArchiveStore,
-    file: WalFileName,
+    timeline: TimelineId,
     from: Lsn,
-) -> Result<Option<GoesOn>, ArchiveError> {
+    size: WalSegmentSize,
+) -> Result<(), ArchiveError> {
+    let file = WalFileName { timeline, segment: size.segment_at(from) };
+    match goes_on(store, file, from).await? {
+        None => Ok(()),
+        Some(GoesOn { timeline: goes_on_on, lsn: to }) => {
+            Err(ArchiveError::EndsInGap { timeline, from, to, goes_on_on })
+        }
+    }
+}
+
+/// Where there is WAL behind `from`, which is in `file` and not in the archive. Whether there is any before it does not matter:
+/// what was pruned, or was never archived, is missing too.
+async fn goes_on(store: &ArchiveStore, file: WalFileName, from: Lsn) -> Result<Option<GoesOn>, ArchiveError> {
     let history = match catalog::read_history(store, file.timeline).await? {
         Some((history, _)) => history,
         None => TimelineHistory::root(file.timeline),
@@ -34,21 +47,42 @@ pub(super) async fn goes_on(
         // a segment that the timeline never had
         return Ok(None);
     }
-    let found = match on_same(store, file, from).await? {
-        Some(found) => Some(found),
-        None => on_descendants(store, file, from).await?,
-    };
-    let is_within = found.is_some() && has_before(store, &history, file.segment.size(), from).await?;
-    Ok(found.filter(|_| is_within))
+    match on_same(store, file, from, &history).await? {
+        Some(found) => Ok(Some(found)),
+        None => on_descendants(store, file, from).await,
+    }
 }
 
-async fn on_same(store: &ArchiveStore, file: WalFileName, from: Lsn) -> Result<Option<GoesOn>, ArchiveError> {
-    let behind: Vec<Lsn> = starts(store, file.timeline, file.segment.size(), Some(file)).await?;
+async fn on_same(
+    store: &ArchiveStore,
+    file: WalFileName,
+    from: Lsn,
+    history: &TimelineHistory,
+) -> Result<Option<GoesOn>, ArchiveError> {
+    let size = file.segment.size();
+    let behind: Vec<Lsn> = starts(store, file.timeline, size, Some(file)).await?;
     let behind: Vec<Lsn> = behind.into_iter().filter(|start| *start >= from).collect();
-    let far = file.segment.start_lsn() + (MAX_SEGMENTS_BEHIND + 1) * file.segment.size().as_u64();
-    let is_gap = behind.len() > MAX_OBJECTS_BEHIND || behind.last().is_some_and(|last| *last >= far);
-    let first = behind.first().filter(|_| is_gap);
-    Ok(first.map(|lsn| GoesOn { timeline: file.timeline, lsn: *lsn }))
+    let (Some(first), Some(last)) = (behind.first(), behind.last()) else { return Ok(None) };
+    let far = file.segment.start_lsn() + (MAX_SEGMENTS_BEHIND + 1) * size.as_u64();
+    let is_gap =
+        behind.len() > MAX_OBJECTS_BEHIND || *last >= far || !has_before(store, history, size, from).await?;
+    Ok(is_gap.then_some(GoesOn { timeline: file.timeline, lsn: *first }))
+}
+
+async fn has_before(
+    store: &ArchiveStore,
+    history: &TimelineHistory,
+    size: WalSegmentSize,
+    from: Lsn,
+) -> Result<bool, ArchiveError> {
+    let ancestors = history.ancestors().iter().map(|entry| entry.timeline);
+    for timeline in std::iter::once(history.timeline()).chain(ancestors) {
+        let begins = starts(store, timeline, size, None).await?;
+        if begins.first().is_some_and(|first| *first < from) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Timelines that left this one behind `from`. Nothing is put up of one before all is that it grew out of.
@@ -69,22 +103,6 @@ async fn on_descendants(
         return Ok(Some(GoesOn { timeline, lsn: *first }));
     }
     Ok(None)
-}
-
-async fn has_before(
-    store: &ArchiveStore,
-    history: &TimelineHistory,
-    size: WalSegmentSize,
-    from: Lsn,
-) -> Result<bool, ArchiveError> {
-    let ancestors = history.ancestors().iter().map(|entry| entry.timeline);
-    for timeline in std::iter::once(history.timeline()).chain(ancestors) {
-        let begins = starts(store, timeline, size, None).await?;
-        if begins.first().is_some_and(|first| *first < from) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Where a timeline's objects begin, in order: all of them, or those of a segment and behind it.
@@ -170,8 +188,10 @@ mod tests {
         assert_eq!(goes_on_at(&store, 1, 5 * MIB).await, Some((1, 6 * MIB)));
         let store = archive(&[(1, 3), (1, 4), (1, 8)], &[(5, 0, 100)], None).await;
         assert_eq!(goes_on_at(&store, 1, 5 * MIB + 100).await, Some((1, 8 * MIB)));
-        // the archive was begun after the backup: the server has this itself, or says so
-        assert_eq!(goes_on_at(&store, 1, 2 * MIB).await, None);
+        // pruned, or the archive was begun after the backup: no server may end there
+        assert_eq!(goes_on_at(&store, 1, 2 * MIB).await, Some((1, 3 * MIB)));
+        let store = archive(&[(1, 8)], &[], None).await;
+        assert_eq!(goes_on_at(&store, 1, 7 * MIB).await, Some((1, 8 * MIB)));
         assert_eq!(goes_on_at(&store, 1, 9 * MIB).await, None);
     }
 

@@ -12,7 +12,7 @@ use super::super::values::{MappingArg, parse_application_name};
 use super::super::{block_on, human, report};
 use super::ArchiveArgs;
 use crate::ErrorClass;
-use crate::archive::ArchiveStore;
+use crate::archive::{ArchiveStore, AtGap};
 use crate::backup::standby_files::Setting;
 use crate::cli::Exit;
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
@@ -57,6 +57,10 @@ pub(in crate::cli) struct RestoreArgs {
     /// Along this timeline: a number, "latest" or "current" (the backup's own)
     #[arg(help_heading = "Target", long, value_name = "TIMELINE", default_value = "latest", value_parser = parse_timeline)]
     target_timeline: TimelineTarget,
+
+    /// Up to where WAL is missing, though there is more behind it
+    #[arg(help_heading = "Target", long, conflicts_with_all = ["target", "standby"])]
+    end_at_gap: bool,
 
     /// What the server does when it is there
     #[arg(help_heading = "Target", long, value_name = "ACTION", value_enum, default_value_t = ActionArg::Pause)]
@@ -312,6 +316,7 @@ impl RestoreArgs {
             backup: self.backup,
             target,
             timeline: self.target_timeline,
+            at_gap: if self.end_at_gap { AtGap::End } else { AtGap::Fail },
             action: match self.target_action {
                 ActionArg::Pause => TargetAction::Pause,
                 ActionArg::Promote => TargetAction::Promote,

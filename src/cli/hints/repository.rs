@@ -82,6 +82,7 @@ pub(super) fn target(error: &TargetError) -> Option<String> {
         TargetError::NoRestorePoint(_) => {
             "The name has to be as it was given to pg_create_restore_point, and its WAL in the archive.".to_owned()
         }
+        TargetError::Gap(error) => return archive::archive(error).map(ToOwned::to_owned),
         TargetError::Repository(error) => return repository(error),
     })
 }

@@ -8,6 +8,7 @@ use super::files::text_of;
 use super::target::{RecoveryTarget, Selection};
 use super::{RestoreRequest, Role};
 use crate::FileOwner;
+use crate::archive::AtGap;
 use crate::backup::confined::FileError;
 use crate::backup::standby_files::{
     STANDBY_SIGNAL_NAME, Secrecy, Setting, replace_file, write_standby_signal,
@@ -136,8 +137,8 @@ fn restore_command(request: &RestoreRequest) -> Result<String, RestoreError> {
     words.extend(["wal", "fetch", "--archive"].map(str::to_owned));
     words.push(request.archive_url.clone());
     words.extend(request.fetch_options.iter().cloned());
-    if request.target != RecoveryTarget::Latest {
-        // the target lies before it, and a server that does not get there says so
+    if request.target != RecoveryTarget::Latest || request.at_gap == AtGap::End {
+        // a target lies before it, and a server that does not get there says so
         words.push("--end-at-gap".to_owned());
     }
     let quoted: Vec<String> = words.iter().map(|word| quote(word)).collect();

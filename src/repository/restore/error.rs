@@ -100,9 +100,21 @@ pub enum TargetError {
     /// No such restore point.
     #[error("there is no restore point \"{}\" in the archive behind a backup", .0.escape_debug())]
     NoRestorePoint(String),
+    /// There is more behind what is missing.
+    #[error("recovery would end in a gap")]
+    Gap(#[source] ArchiveError),
     /// The archive could not be read.
     #[error("could not read the archive")]
     Repository(#[from] RepositoryError),
+}
+
+impl TargetError {
+    pub(super) fn of_gap(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::EndsInGap { .. } => TargetError::Gap(error),
+            error => error.into(),
+        }
+    }
 }
 
 impl From<ArchiveError> for TargetError {
@@ -241,6 +253,7 @@ impl RestoreError {
             RestoreError::Target(TargetError::Repository(error)) | RestoreError::Repository(error) => {
                 error.class()
             }
+            RestoreError::Target(TargetError::Gap(error)) => error.class(),
             RestoreError::Place(error) => error.class(),
             RestoreError::Backup { source, .. } if source.is_integrity() => ErrorClass::Integrity,
             RestoreError::Combine(_) => ErrorClass::Integrity,

@@ -25,7 +25,7 @@ use super::listing::BackupListing;
 use super::name::BackupName;
 use super::reach::WalMap;
 use super::record::StreamContent;
-use crate::archive::{ArchiveStore, Catalog};
+use crate::archive::{ArchiveStore, AtGap, Catalog, gap};
 use crate::backup::standby_files::Setting;
 use crate::client::Tablespace;
 use crate::client::conninfo::Settings;
@@ -55,6 +55,8 @@ pub struct RestoreRequest {
     pub target: RecoveryTarget,
     /// Along which timeline.
     pub timeline: TimelineTarget,
+    /// What WAL is taken for that is missing before later WAL, where no target lies before it.
+    pub at_gap: AtGap,
     /// What the server does when it is there.
     pub action: TargetAction,
     /// What becomes of it.
@@ -132,7 +134,16 @@ pub async fn select(request: &RestoreRequest) -> Result<Selection, TargetError> 
     let size = catalog.identity.segment_size;
     let candidates = Candidates::find(&listing, &map, request.backup.as_ref(), request.timeline)?;
     let candidate = match &request.target {
-        RecoveryTarget::Latest => candidates.list[0],
+        RecoveryTarget::Latest => {
+            let candidate = candidates.list[0];
+            // a standby goes on with what its primary has
+            if matches!(request.role, Role::Primary) && request.at_gap == AtGap::Fail {
+                let end = candidate.reached_lsn;
+                let timeline = candidates.history().timeline_at(end);
+                gap::refuse(store, timeline, end, size).await.map_err(TargetError::of_gap)?;
+            }
+            candidate
+        }
         RecoveryTarget::Lsn(target) => candidates.for_lsn(*target)?,
         RecoveryTarget::Name(name) => search::restore_point(store, size, &candidates, name).await?,
         RecoveryTarget::Time(target) => {

@@ -374,8 +374,17 @@ fn nothing_is_archived_behind_a_gap_unless_that_is_meant() {
     let fetch = Tool::pgwake().args(["wal", "fetch", "--archive", &url, &name]).arg(&target);
     fetch.run().exited(200).complains("goes on at").complains("--end-at-gap");
     fetch.clone().args(["--end-at-gap"]).run().succeeded();
+    // a standby asks its primary for it
     let standby = primary.dir().file("standby.signal", 0o600, "");
     fetch.run().succeeded();
     fs::remove_file(standby).expect("no standby any more");
+    // and what a server has itself, it is not given less of
+    let own = target.with_file_name(&name);
+    fs::copy(primary.data_dir().join("pg_wal").join(&name), &own).expect("have the segment");
+    fs::remove_file(&target).expect("remove what was fetched");
+    assert_eq!(fetch.run().exited(1).stderr, "");
+    assert!(!target.exists());
+    fs::write(&own, vec![0; 1 << 20]).expect("have a file for it");
+    fetch.run().exited(200);
     Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().exited(3).says("is missing");
 }

@@ -195,6 +195,67 @@ fn a_standby_from_the_archive_streams_from_its_primary() {
     receiver.wait().succeeded();
 }
 
+/// The archive has the segment that is being written up to where its receiver was stopped; the standby has more of it, and
+/// nobody else has.
+#[test]
+fn a_standby_keeps_what_it_has_received_and_the_archive_has_not() {
+    require_server!();
+    let primary = Cluster::builder().start();
+    let archive = Archive::beside(&primary);
+    fill(&primary, "t", 1000);
+    let receiver = archive.receiver(&primary);
+    archive.take(&primary, &[]);
+    fill(&primary, "t", 10);
+    restore(&archive, &primary, "replica")
+        .args(["--standby", "-d", &primary.tcp_conninfo()])
+        .run()
+        .succeeded();
+    let standby = primary.adopt(primary.dir().join("replica"));
+    standby.start();
+    let replayed = "SELECT count(*) FROM pg_stat_replication \
+         WHERE application_name <> 'pgwake' AND replay_lsn = pg_current_wal_lsn()";
+    primary.wait_for(replayed, "1");
+    receiver.terminate();
+    receiver.wait().succeeded();
+    fill(&primary, "t", 1000);
+    primary.wait_for(replayed, "1");
+    let expected = fingerprint(&primary, "t");
+    primary.kill9();
+    // it asks for the segment, and gets none
+    standby.restart();
+    standby.promote();
+    wait_until("recovery has ended", || standby.psql("SELECT pg_is_in_recovery()") == "f");
+    assert_eq!(fingerprint(&standby, "t"), expected);
+    standby.stop(Stop::Fast);
+}
+
+/// A backup that carries its WAL, and an archive that was begun later.
+#[test]
+fn what_begins_behind_a_gap_is_not_taken_for_the_end() {
+    require_server!();
+    let primary = Cluster::builder().wal_segsize(1).start();
+    let archive = Archive::beside(&primary);
+    fill(&primary, "t", 1000);
+    assert_eq!(archive.take(&primary, &[])["wal_included"], true);
+    let expected = fingerprint(&primary, "t");
+    fill(&primary, "u", 40_000);
+    primary.psql("CHECKPOINT");
+    let receiver = archive.receiver(&primary);
+    fill(&primary, "u", 1000);
+    let end = primary.psql("SELECT pg_current_wal_flush_lsn()");
+    primary.wait_for(&format!("SELECT replay_lsn >= '{end}' FROM pg_stat_replication"), "t");
+    receiver.terminate();
+    receiver.wait().succeeded();
+    primary.stop(Stop::Fast);
+    let refused = restore(&archive, &primary, "refused").run().exited(3);
+    refused.complains("recovery would end in a gap").complains("--end-at-gap");
+    assert!(!primary.dir().join("refused").exists());
+    restore(&archive, &primary, "restored").arg("--end-at-gap").run().succeeded();
+    let server = recovered(&primary, "restored");
+    assert_eq!(fingerprint(&server, "t"), expected);
+    server.stop(Stop::Fast);
+}
+
 /// Started until it is a primary, out of a real object store.
 #[test]
 fn a_cluster_comes_back_from_an_object_store() {
