@@ -356,6 +356,10 @@ impl<D: Disk> SegmentWriter<D> {
             .ok_or(SinkError::OutOfOrder { lsn: Lsn::INVALID, reason: "no stream has begun" })?;
         self.flush_compressed()?;
         self.written_lsn = lsn;
+        // of a full segment the last byte is not said to be durable before the name is: the server would have no need of the segment
+        // any more, and after a crash in between the name would be missing
+        let full = self.open.as_ref().is_some_and(|open| open.segment.end_lsn() == lsn);
+        let lsn = if full { Lsn::new(lsn.as_u64() - 1) } else { lsn };
         let dirty = self.open.as_mut().filter(|open| open.dirty);
         let file = dirty.map(|open| {
             open.dirty = false;

@@ -98,6 +98,8 @@ struct State<D: Disk> {
     /// The thread has taken jobs that are not done: what is pushed now has to come after them.
     working: bool,
     syncing: Syncing,
+    /// The sink's thread has more to verify, in its own time.
+    verification: Verification,
     /// How long syncs take, on average of the last few.
     sync_time: Duration,
     queued_bytes: usize,
@@ -187,9 +189,9 @@ impl<D: Disk> Drop for SyncMark<'_, D> {
             state.end(None);
         }
         state.syncing = Syncing::Nobody;
-        let somebody_waits = state.has_work() || state.closed || state.ended;
+        let is_waited_for = state.is_to_be_done();
         drop(state);
-        if somebody_waits {
+        if is_waited_for {
             self.0.work.notify_all();
         }
     }
@@ -198,6 +200,11 @@ impl<D: Disk> Drop for SyncMark<'_, D> {
 impl<D: Disk> State<D> {
     fn has_work(&self) -> bool {
         self.flush_wanted || !self.jobs.is_empty()
+    }
+
+    /// Whether the sink's thread has anything to look after.
+    fn is_to_be_done(&self) -> bool {
+        self.has_work() || self.closed || self.ended || self.verification == Verification::Pending
     }
 
     /// A sync that was asked for and has not begun is somebody else's now.
@@ -231,6 +238,7 @@ where
                 flush_wanted: false,
                 working: false,
                 syncing: Syncing::Nobody,
+                verification: Verification::Done,
                 sync_time: Duration::ZERO,
                 queued_bytes: 0,
                 waits_for_room: false,
@@ -489,12 +497,9 @@ impl<D: Disk> Drop for EndMark<'_, D> {
 fn run<D: Disk>(shared: &Shared<D>) {
     let _mark = EndMark(shared);
     let mut batch = Batch::default();
-    let mut verification = Verification::Done;
     loop {
         let mut state = shared.lock();
-        while state.syncing == Syncing::TasksThread
-            || !(state.has_work() || state.closed || state.ended || verification == Verification::Pending)
-        {
+        while state.syncing == Syncing::TasksThread || !state.is_to_be_done() {
             state = shared.wait(state);
         }
         if state.ended || (state.closed && !state.has_work()) {
@@ -510,7 +515,7 @@ fn run<D: Disk>(shared: &Shared<D>) {
         let mut state = shared.lock();
         state.syncing = Syncing::Nobody;
         match verified {
-            Ok(left) => verification = left,
+            Ok(left) => state.verification = left,
             Err(error) => return state.end(Some(error)),
         }
     }
