@@ -189,6 +189,11 @@ impl Connection {
         self.send().await
     }
 
+    /// How many bytes are queued and not sent.
+    pub(super) fn unsent_len(&self) -> usize {
+        self.outgoing.len()
+    }
+
     /// What is to be sent with the next wait.
     pub(super) fn outgoing(&mut self) -> &mut BytesMut {
         &mut self.outgoing

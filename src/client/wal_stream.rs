@@ -114,6 +114,11 @@ impl WalStream<'_> {
         frontend::standby_status_update(update, self.connection.outgoing());
     }
 
+    /// How many bytes are queued and not sent: more than a few only when the server does not read.
+    pub fn unsent_len(&self) -> usize {
+        self.connection.unsent_len()
+    }
+
     /// Sends what is queued, without waiting for a message.
     pub async fn send(&mut self) -> Result<(), ClientError> {
         self.connection.send().await

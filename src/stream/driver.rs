@@ -66,6 +66,10 @@ const BATCH_BYTES: usize = 1 << 20;
 const BATCH_MESSAGES: usize = 1024;
 const BATCH_TIME: Duration = Duration::from_millis(5);
 
+/// As long as a server leaves more of our status updates unread, nothing is read from it: each of its messages may bring one
+/// more.
+const MAX_UNSENT_LEN: usize = 64 << 10;
+
 /// How long the farewell may take when no receive timeout is set.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -89,6 +93,17 @@ enum Wake {
     Sink(SinkEvent),
     Until,
     Timeout,
+    /// The server reads our updates again.
+    Sent,
+}
+
+/// What a wait is for, besides the sink and the clock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Message,
+    /// That the server takes what is queued; messages come after it.
+    Sent,
+    Nothing,
 }
 
 /// Everything around one stream.
@@ -135,8 +150,12 @@ impl<K: Sink> Driver<'_, K> {
                 let now = self.clock.now();
                 if reading { receiver.resume_reading(now) } else { receiver.pause_reading(now) }
             }
-            let listening = reading && !receiver.is_server_done();
-            match self.wait(&mut stream, receiver, listening).await? {
+            let wanted = match reading && !receiver.is_server_done() {
+                true if stream.unsent_len() > MAX_UNSENT_LEN => Wanted::Sent,
+                true => Wanted::Message,
+                false => Wanted::Nothing,
+            };
+            match self.wait(&mut stream, receiver, wanted).await? {
                 Wake::Message(message) => self.handle_batch(message, &mut stream, receiver).await?,
                 Wake::Sink(SinkEvent::Flushed(flushed)) => {
                     receiver.handle_written(self.sink.written_lsn());
@@ -146,7 +165,7 @@ impl<K: Sink> Driver<'_, K> {
                     self.observer.flushed(receiver.positions().flush_lsn());
                 }
                 Wake::Sink(SinkEvent::Written) => receiver.handle_written(self.sink.written_lsn()),
-                Wake::Sink(SinkEvent::Room) => {}
+                Wake::Sink(SinkEvent::Room) | Wake::Sent => {}
                 Wake::Sink(SinkEvent::Archived(archived)) => {
                     receiver.handle_archived(self.clock.now(), archived);
                 }
@@ -156,7 +175,9 @@ impl<K: Sink> Driver<'_, K> {
                 }
                 Wake::Timeout => {
                     // a process that was stopped for a while finds that time is up before it has looked at what came
-                    if listening && let Some(message) = poll_once(stream.next()).await {
+                    if wanted == Wanted::Message
+                        && let Some(message) = poll_once(stream.next()).await
+                    {
                         self.handle_batch(message.map_err(lost)?, &mut stream, receiver).await?;
                     }
                     let result = receiver.handle_timeout(self.clock.now());
@@ -219,7 +240,7 @@ impl<K: Sink> Driver<'_, K> {
         &mut self,
         stream: &mut S,
         receiver: &Receiver,
-        listening: bool,
+        wanted: Wanted,
     ) -> Result<Wake, ReceiveError> {
         let deadline = receiver.poll_timeout().map(|elapsed| self.clock.instant(elapsed));
         let timeout = async {
@@ -229,18 +250,21 @@ impl<K: Sink> Driver<'_, K> {
             }
         };
         let message = async {
-            if listening {
-                return stream.next().await;
+            if wanted == Wanted::Message {
+                return stream.next().await.map(Wake::Message);
             }
             stream.send().await?;
-            pending().await
+            if wanted == Wanted::Nothing {
+                pending::<()>().await;
+            }
+            Ok(Wake::Sent)
         };
         tokio::select! {
             biased;
             () = changed(self.until) => Ok(Wake::Until),
             event = self.sink.event() => Ok(Wake::Sink(event?)),
             () = timeout => Ok(Wake::Timeout),
-            message = message => Ok(Wake::Message(message.map_err(lost)?)),
+            message = message => message.map_err(lost),
         }
     }
 
@@ -376,4 +400,87 @@ async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
         Poll::Pending => Poll::Ready(None),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::observer::LogObserver;
+    use super::super::receiver::{FlushMeaning, FlushPolicy, ReceiverConfig};
+    use super::*;
+    use crate::compression::Compression;
+    use crate::sink::{Layout, RealDisk, RecordCheck};
+    use crate::stream::error::ReceiverError;
+    use crate::stream::receive::open_sink;
+    use crate::wire::replication::{PrimaryKeepalive, StandbyStatusUpdate};
+
+    /// A server that asks and asks, and reads no answer.
+    struct Deaf<'a> {
+        unsent_len: &'a mut usize,
+    }
+
+    impl ReplicationStream for Deaf<'_> {
+        async fn next(&mut self) -> Result<Option<ReplicationMessage>, ClientError> {
+            let wal_end_lsn = Lsn::new(1 << 20);
+            Ok(Some(ReplicationMessage::PrimaryKeepalive(PrimaryKeepalive {
+                wal_end_lsn,
+                sent_at: PgTimestamp(0),
+                reply_requested: true,
+            })))
+        }
+
+        fn queue_status_update(&mut self, _: &StandbyStatusUpdate) {
+            *self.unsent_len += 39;
+        }
+
+        fn unsent_len(&self) -> usize {
+            *self.unsent_len
+        }
+
+        async fn send(&mut self) -> Result<(), ClientError> {
+            pending().await
+        }
+
+        async fn finish(self) -> Result<crate::client::StreamEnd, ClientError> {
+            pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_reads_do_not_pile_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(directory.path());
+        let mut sink = open_sink(disk, Layout::Archive, RecordCheck::Off, Compression::NONE).unwrap();
+        let (progress, _) = watch::channel(Progress::default());
+        let (_sender, mut until) = watch::channel(Until::Failure);
+        let (segment_size, start_lsn) = (WalSegmentSize::from_bytes(1 << 20).unwrap(), Lsn::new(1 << 20));
+        let clock = Clock::start();
+        let config = ReceiverConfig {
+            timeline: TimelineId::FIRST,
+            start_lsn,
+            segment_size,
+            flush_floor: Lsn::INVALID,
+            status_interval: Duration::from_secs(10),
+            receive_timeout: Duration::from_millis(500),
+            flush_policy: FlushPolicy::Prompt,
+            flush_meaning: FlushMeaning::Durable,
+        };
+        let mut receiver = Receiver::new(clock.now(), config);
+        let mut driver = Driver {
+            sink: &mut sink,
+            until: &mut until,
+            progress: &progress,
+            observer: &mut LogObserver,
+            segment_size,
+            finished_lsn: start_lsn,
+            clock,
+        };
+        let mut unsent_len = 0;
+        let error = driver.run(Deaf { unsent_len: &mut unsent_len }, &mut receiver).await.unwrap_err();
+        // what it says is heard until its own deafness is in the way
+        assert!(
+            matches!(error, ReceiveError::Stream { source: ReceiverError::Timeout { .. }, .. }),
+            "{error}"
+        );
+        assert!((MAX_UNSENT_LEN..2 * MAX_UNSENT_LEN).contains(&unsent_len), "{unsent_len}");
+    }
 }

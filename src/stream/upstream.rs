@@ -73,6 +73,10 @@ pub trait ReplicationStream {
     fn next(&mut self) -> impl Future<Output = Result<Option<ReplicationMessage>, ClientError>>;
     /// Queues a status update, to be sent by the next wait.
     fn queue_status_update(&mut self, update: &StandbyStatusUpdate);
+    /// How many bytes of status updates are queued and not sent.
+    fn unsent_len(&self) -> usize {
+        0
+    }
     /// Sends what is queued. Cancel-safe.
     fn send(&mut self) -> impl Future<Output = Result<(), ClientError>>;
     /// Sends CopyDone and reads to the end.
@@ -131,6 +135,10 @@ impl ReplicationStream for WalStream<'_> {
 
     fn queue_status_update(&mut self, update: &StandbyStatusUpdate) {
         WalStream::queue_status_update(self, update);
+    }
+
+    fn unsent_len(&self) -> usize {
+        WalStream::unsent_len(self)
     }
 
     async fn send(&mut self) -> Result<(), ClientError> {
