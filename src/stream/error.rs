@@ -58,6 +58,14 @@ pub enum ReceiverError {
         /// The bound.
         after: Duration,
     },
+    /// Nothing was read for long, because there is no room for more.
+    #[error("{} for {} s", if *.all_durable { "there was no room for more WAL" } else { "the disk took nothing more" }, .after.as_secs_f32())]
+    NoRoom {
+        /// It is not the disk that is waited for: all that was received is durable.
+        all_durable: bool,
+        /// The bound.
+        after: Duration,
+    },
     /// The sink says that it made durable what it was never given.
     #[error("position {flush_lsn} was reported durable, but only {received_lsn} was received")]
     FlushedBeyondReceived {
@@ -207,6 +215,11 @@ impl ReceiveError {
         matches!(self, ReceiveError::Sink(error) if error.is_out_of_room())
     }
 
+    /// Whether it was broken off because there was no room for more.
+    pub(super) fn is_pause(&self) -> bool {
+        matches!(self, ReceiveError::Stream { source: ReceiverError::NoRoom { .. }, .. })
+    }
+
     /// What to do about it. [`ErrorClass::Transient`] is retried while receiving, with growing waits.
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -215,7 +228,9 @@ impl ReceiveError {
             ReceiveError::Refused { refusal, .. } => refusal.class(),
             ReceiveError::Silent { .. } => ErrorClass::Transient,
             ReceiveError::Stream { source, .. } => match source {
-                ReceiverError::Timeout { .. } | ReceiverError::ShutdownHeldUp { .. } => ErrorClass::Transient,
+                ReceiverError::Timeout { .. }
+                | ReceiverError::ShutdownHeldUp { .. }
+                | ReceiverError::NoRoom { .. } => ErrorClass::Transient,
                 ReceiverError::FlushedBeyondReceived { .. } => ErrorClass::Bug,
                 _ => ErrorClass::Integrity,
             },

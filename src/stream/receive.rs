@@ -167,7 +167,12 @@ async fn receive_until<C: Connector, K: Sink>(
     };
     let mut connected_once = false;
     let mut last_wait = Duration::ZERO;
+    let mut wants_room = false;
     loop {
+        if std::mem::take(&mut wants_room) {
+            // connected, we would only be waited for
+            unless_stopped(&mut stop, room(session.sink)).await.transpose()?;
+        }
         let result = match unless_stopped(&mut stop, connector.connect()).await {
             None => Ok(()),
             Some(Err(failure)) => Err(failure.into()),
@@ -194,6 +199,7 @@ async fn receive_until<C: Connector, K: Sink>(
         if !again {
             return Err(error);
         }
+        wants_room = error.is_pause();
         // a server that has no WAL to send is of use too, if it stays for longer than we were to stay away
         let steady = last_wait.max(STEADY_WAITS * options.first_wait);
         let was_steady = std::mem::take(&mut session.streamed) > steady;
@@ -206,6 +212,15 @@ async fn receive_until<C: Connector, K: Sink>(
         // a wish to stop is seen at the loop's beginning
         let _ = unless_stopped(&mut stop, tokio::time::sleep(wait)).await;
     }
+}
+
+/// Waits until the sink takes more.
+async fn room<K: Sink>(sink: &mut K) -> Result<(), SinkError> {
+    while !sink.has_room() {
+        // what it says of the last stream is not wanted any more
+        sink.event().await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use super::error::ReceiverError;
 use super::positions::Positions;
-use super::shutdown::{self, ShutdownWatch};
+use super::shutdown::{self, Pause, ShutdownWatch};
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 use crate::sink::{ArchivedLsn, FlushedLsn};
 use crate::wire::replication::{
@@ -162,7 +162,7 @@ pub struct Receiver {
     /// When the server was last heard, and whether it was asked for a sign of life since.
     heard_at: Duration,
     ping_sent: bool,
-    reading_paused: bool,
+    pause: Pause,
     shutdown: ShutdownWatch,
     server_wal_end_lsn: Lsn,
     server_sent_at: Option<PgTimestamp>,
@@ -195,7 +195,7 @@ impl Receiver {
             flush_asked_at: now.elapsed,
             heard_at: now.elapsed,
             ping_sent: false,
-            reading_paused: false,
+            pause: Pause::default(),
             shutdown: ShutdownWatch::default(),
             server_wal_end_lsn: Lsn::INVALID,
             server_sent_at: None,
@@ -294,7 +294,10 @@ impl Receiver {
         }
         let received_lsn = self.positions.received_lsn();
         match self.positions.advance_flush(flushed.lsn()) {
-            Some(_) => {
+            Some(advanced) => {
+                if advanced {
+                    self.pause.progressed(now.elapsed);
+                }
                 self.reply_due |=
                     self.reported.is_some_and(|last| last.flush_lsn != self.reported_flush_lsn());
                 Ok(())
@@ -322,6 +325,11 @@ impl Receiver {
         if self.silence_deadline().is_some_and(|at| at <= now.elapsed) {
             return self.break_off(ReceiverError::Timeout { after: self.config.receive_timeout });
         }
+        if let Some((at, after)) = self.pause_bound()
+            && at <= now.elapsed
+        {
+            return self.break_off(ReceiverError::NoRoom { all_durable: self.is_all_durable(), after });
+        }
         let due = |deadline: Option<Duration>| deadline.is_some_and(|at| at <= now.elapsed);
         if due(self.step_ends_at) {
             self.step_ends_at = None;
@@ -339,13 +347,13 @@ impl Receiver {
     /// The driver has stopped reading because the sink's queue is full: the server's silence is our own doing.
     pub fn pause_reading(&mut self, now: Moment) {
         self.now = now;
-        self.reading_paused = true;
+        self.pause.begin(now.elapsed);
     }
 
     /// The driver reads again.
     pub fn resume_reading(&mut self, now: Moment) {
         self.now = now;
-        self.reading_paused = false;
+        self.pause.end();
         self.heard_at = now.elapsed;
         self.ping_sent = false;
     }
@@ -388,9 +396,7 @@ impl Receiver {
         if self.reply_due {
             return Some(Action::SendStatus(self.status_update()));
         }
-        let received_lsn = self.positions.received_lsn();
-        let durable = received_lsn == self.config.start_lsn || self.positions.flush_lsn() == received_lsn;
-        if self.phase != Phase::Streaming && durable {
+        if self.phase != Phase::Streaming && self.is_all_durable() {
             self.phase = Phase::Ended;
             return Some(Action::SendCopyDone);
         }
@@ -409,6 +415,7 @@ impl Receiver {
             self.answer_at,
             self.step_ends_at,
             self.lazy_flush_deadline(),
+            self.pause_bound().map(|(at, _)| at),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -541,7 +548,7 @@ impl Receiver {
 
     fn status_deadline(&self) -> Option<Duration> {
         let last = self.reported?;
-        let interval = match (self.reading_paused, self.config.status_interval) {
+        let interval = match (self.pause.is_on(), self.config.status_interval) {
             (true, Duration::ZERO) => PAUSED_STATUS_INTERVAL,
             (true, interval) => interval.min(PAUSED_STATUS_INTERVAL),
             (false, Duration::ZERO) => return None,
@@ -566,9 +573,20 @@ impl Receiver {
         self.is_silence_bounded().then(|| self.heard_at.saturating_add(self.config.receive_timeout))
     }
 
+    fn is_all_durable(&self) -> bool {
+        let received_lsn = self.positions.received_lsn();
+        received_lsn == self.config.start_lsn || self.positions.flush_lsn() == received_lsn
+    }
+
+    /// When the server has been left alone for too long, and after how long that is.
+    fn pause_bound(&self) -> Option<(Duration, Duration)> {
+        let bound = self.pause.bound(self.is_all_durable());
+        bound.filter(|_| self.phase == Phase::Streaming)
+    }
+
     fn is_silence_bounded(&self) -> bool {
         let listening = matches!(self.phase, Phase::Streaming | Phase::Stopping);
-        listening && !self.reading_paused && !self.config.receive_timeout.is_zero()
+        listening && !self.pause.is_on() && !self.config.receive_timeout.is_zero()
     }
 }
 

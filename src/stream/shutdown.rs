@@ -5,6 +5,9 @@
 //! would hold up the shutdown for ever. A standby in the same situation is silent, because it does not answer while it
 //! syncs, and is given up after a minute; so that long is waited here. Nothing is lost by leaving then: the server has the WAL,
 //! and a slot holds it.
+//!
+//! While nothing is read, because there is no room for more, its pings are not even seen, and our status updates put off
+//! its timeout all the same. So such a pause has an end, too.
 
 use std::time::Duration;
 
@@ -15,6 +18,41 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Pings that follow each other faster than this are those of a shutdown: else they come after half of `wal_sender_timeout`.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long reading is paused for a disk that hangs with more than fits into memory. Longer than [`LONGEST_WAIT`]: to be connected
+/// again would not help the disk, and few that hang for two minutes are lost.
+const LONGEST_PAUSE: Duration = Duration::from_secs(180);
+
+/// Reading is paused, or it is not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pause {
+    since: Option<Duration>,
+}
+
+impl Pause {
+    pub(super) fn begin(&mut self, now: Duration) {
+        self.since = Some(now);
+    }
+
+    pub(super) fn end(&mut self) {
+        self.since = None;
+    }
+
+    pub(super) fn is_on(self) -> bool {
+        self.since.is_some()
+    }
+
+    /// More is durable: the disk does not hang.
+    pub(super) fn progressed(&mut self, now: Duration) {
+        self.since = self.since.map(|_| now);
+    }
+
+    /// When it has lasted too long, and how long that is.
+    pub(super) fn bound(self, all_is_durable: bool) -> Option<(Duration, Duration)> {
+        let longest = if all_is_durable { LONGEST_WAIT } else { LONGEST_PAUSE };
+        Some((self.since?.saturating_add(longest), longest))
+    }
+}
 
 /// Pings that come one upon the other while what is durable stands still.
 #[derive(Debug, Clone, Copy, Default)]

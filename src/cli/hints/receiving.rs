@@ -27,6 +27,13 @@ pub(super) fn receive(error: &ReceiveError) -> Option<String> {
             "The disk hangs: look at it, with dmesg say. The server shuts down without us, and keeps what is not durable here \
              as long as a slot holds it."
         }
+        ReceiveError::Stream { source: ReceiverError::NoRoom { all_durable: true, .. }, .. } => {
+            "What waits for the archive is at its limit: see to the store, or give --spool-limit more. The server is not waited upon \
+             meanwhile, so that it can shut down, and keeps the WAL as long as a slot holds it."
+        }
+        ReceiveError::Stream { source: ReceiverError::NoRoom { .. }, .. } => {
+            "The disk hangs: look at it, with dmesg say. The server keeps the WAL as long as a slot holds it."
+        }
         ReceiveError::TimelineOrder { .. }
         | ReceiveError::TimelineGap { .. }
         | ReceiveError::HistoryMismatch { .. }

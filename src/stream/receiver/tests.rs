@@ -351,7 +351,7 @@ fn a_silent_server_is_asked_once_and_then_given_up() {
 fn silence_does_not_count_while_nobody_listens() {
     let mut story = Story::started(|config| config.status_interval = Duration::ZERO);
     story.receiver.pause_reading(story.now());
-    for _ in 0..1000 {
+    for _ in 0..100 {
         // its pings are not heard, so it hears of us unasked
         story.elapsed += PAUSED_STATUS_INTERVAL;
         assert_eq!(story.receiver.poll_timeout(), Some(story.elapsed));
@@ -361,6 +361,57 @@ fn silence_does_not_count_while_nobody_listens() {
     story.receiver.resume_reading(story.now());
     story.wait(30).unwrap();
     assert!(story.status().2);
+}
+
+/// How long nothing is read before the stream is broken off, with `progress` every 50 seconds.
+fn pause(story: &mut Story, mut progress: impl FnMut(&mut Story)) -> (ReceiverError, Duration) {
+    let began = story.elapsed;
+    story.receiver.pause_reading(story.now());
+    let mut next_at = began + Duration::from_secs(50);
+    loop {
+        story.elapsed = story.receiver.poll_timeout().expect("an end");
+        if let Err(error) = story.receiver.handle_timeout(story.now()) {
+            assert_eq!(story.act(), []);
+            return (error, story.elapsed - began);
+        }
+        story.act();
+        if story.elapsed >= next_at {
+            next_at += Duration::from_secs(50);
+            progress(story);
+        }
+    }
+}
+
+/// It may be shutting down, and be waiting for us to say that all is flushed.
+#[test]
+fn a_server_is_not_left_unread_for_ever() {
+    let seconds = Duration::from_secs;
+    let mut story = Story::started(|_| {});
+    story.wal(MIB, 10).unwrap();
+    story.act();
+    story.flush();
+    let (error, lasted) = pause(&mut story, |_| {});
+    assert_eq!(error, ReceiverError::NoRoom { all_durable: true, after: seconds(60) });
+    assert_eq!(lasted, seconds(60));
+    // a disk that hangs is waited for longer, and one that is only slow as long as it likes
+    let mut story = Story::started(|_| {});
+    story.wal(MIB, 10).unwrap();
+    let (error, lasted) = pause(&mut story, |_| {});
+    assert_eq!(error, ReceiverError::NoRoom { all_durable: false, after: seconds(180) });
+    assert_eq!(lasted, seconds(180));
+    let mut story = Story::started(|_| {});
+    story.wal(MIB, 210).unwrap();
+    let mut slow = Story::new(|_| {}).writer;
+    let mut flushes = (0..20).map(|step| {
+        slow.write(START + 10 * step, &[Bytes::from_static(&[1; 10])]).unwrap();
+        slow.flush().unwrap()
+    });
+    let (_, lasted) = pause(&mut story, |story| {
+        if let Some(flushed) = flushes.next() {
+            story.receiver.handle_flushed(story.now(), flushed).unwrap();
+        }
+    });
+    assert!(lasted >= seconds(20 * 50 + 180), "{lasted:?}");
 }
 
 #[test]

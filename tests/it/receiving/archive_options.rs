@@ -152,6 +152,39 @@ fn a_spool_that_is_full_receives_no_more_and_is_told_of_before() {
     receiver.wait().succeeded();
 }
 
+/// Nothing is read then, so that the server's pings are not seen either.
+#[test]
+#[ignore = "a shutdown waits for a minute; run by make torture"]
+fn a_spool_that_is_full_does_not_hold_up_a_shutdown_for_ever() {
+    require_server!();
+    if object_store::program().is_none() {
+        servers::missing("s3s-fs", "the program", "get it with scripts/object-store");
+        return;
+    }
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let mut store = ObjectStore::start(primary.dir());
+    let url = store.url("db1");
+    let tool = archiving(&primary, &received, &url).args(["--spool-limit", "6MB"]);
+    let mut receiver = streaming(&ObjectStore::credentials(tool.timeout(Duration::from_secs(600))));
+    make_wal(&primary, 1);
+    archived(&primary);
+    store.stop();
+    make_wal(&primary, 40);
+    receiver.wait_for_stderr("of --spool-limit");
+    let began = Instant::now();
+    primary.stop(Stop::Fast);
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(30), "nobody was waited for: {took:?}");
+    assert!(took < Duration::from_secs(90), "{took:?}");
+    receiver.wait_for_stderr("there was no room for more WAL for 60 s");
+    primary.start();
+    store.resume();
+    archived(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+}
+
 #[test]
 fn flush_can_be_made_to_wait_for_the_archive() {
     require_server!();
