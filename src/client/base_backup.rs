@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::connection::Pace;
 use super::{ClientError, Connection};
 use crate::pg::version::BaseBackupSyntax;
 use crate::pg::{Lsn, TimelineId};
@@ -211,10 +212,12 @@ impl BaseBackupStream<'_> {
                 }
                 (BackupStage::BeforeCopy | BackupStage::BeforeEnd, BackendMessage::CopyOutResponse) => {
                     self.stage = BackupStage::Copy;
+                    self.connection.set_pace(Pace::Bulk);
                     return Ok(BackupStep::CopyBegin);
                 }
                 (BackupStage::Copy, BackendMessage::CopyDone) => {
                     self.stage = BackupStage::BeforeEnd;
+                    self.connection.set_pace(Pace::Prompt);
                     return Ok(BackupStep::CopyEnd);
                 }
                 (BackupStage::BeforeEnd, BackendMessage::RowDescription(_)) => {}

@@ -106,3 +106,52 @@ async fn a_backup_may_begin_late_and_then_be_silent_for_some_minutes() {
     };
     tokio::join!(backup, answer);
 }
+
+/// Brings a byte at a time, and nothing every other time.
+struct Dripping {
+    bytes: std::vec::IntoIter<u8>,
+    is_dry: bool,
+}
+
+impl AsyncRead for Dripping {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let this = self.get_mut();
+        this.is_dry = !this.is_dry;
+        if this.is_dry {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        buffer.put_slice(&this.bytes.next().map_or(Vec::new(), |byte| vec![byte]));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Dripping {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_copy_is_left_to_gather_each_time_that_all_of_it_was_taken() {
+    const LEN: u32 = 2000;
+    let (mut connection, _theirs) = connected();
+    let bytes = message(b'd', &[0; LEN as usize]).into_iter();
+    connection.transport = Box::new(Dripping { bytes, is_dry: false });
+    connection.set_pace(Pace::Bulk);
+    let begun = std::time::Instant::now();
+    assert!(matches!(connection.next_message().await.unwrap(), BackendMessage::CopyData(_)));
+    assert!(begun.elapsed() >= LEN * GATHER_PAUSE, "a pause for each byte");
+}
