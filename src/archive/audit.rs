@@ -93,9 +93,25 @@ async fn check_history(
         Err(ArchiveError::History { key, source }) => {
             report.problems.push(Problem { file: Some(key), ..problem(ProblemKind::History(source)) });
         }
+        Err(ArchiveError::Damaged { key, source }) => {
+            report.problems.push(Problem { file: Some(key), ..problem(damage(source)) });
+        }
+        Err(ArchiveError::Envelope { key, source: source @ EnvelopeError::Altered }) => {
+            let kind = ProblemKind::Compression { reason: source.to_string() };
+            report.problems.push(Problem { file: Some(key), ..problem(kind) });
+        }
         Err(error) => return Err(error),
     }
     Ok(None)
+}
+
+fn damage(error: WalObjectError) -> ProblemKind {
+    match error {
+        WalObjectError::Decompress(source) => ProblemKind::Compression { reason: source.to_string() },
+        WalObjectError::Length { found, expected } => {
+            ProblemKind::WrongLength { len: found, segment_len: expected }
+        }
+    }
 }
 
 /// An object with WAL.
@@ -225,15 +241,7 @@ impl Walk<'_> {
                 Ok(Some(wal))
             }
             Err(error) => {
-                let kind = match error {
-                    WalObjectError::Decompress(source) => {
-                        ProblemKind::Compression { reason: source.to_string() }
-                    }
-                    WalObjectError::Length { found, expected } => {
-                        ProblemKind::WrongLength { len: found, segment_len: expected }
-                    }
-                };
-                self.problem(object.start_lsn, Some(object.key.clone()), kind);
+                self.problem(object.start_lsn, Some(object.key.clone()), damage(error));
                 Ok(None)
             }
         }

@@ -6,6 +6,7 @@ use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
 use super::layout::{self, SegmentRange, WAL_PREFIX};
 use super::store::ArchiveStore;
+use super::wal_object;
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName};
 
 /// A stretch of WAL without a gap; half-open.
@@ -131,8 +132,20 @@ pub async fn read_history(
     store: &ArchiveStore,
     timeline: TimelineId,
 ) -> Result<Option<(TimelineHistory, bytes::Bytes)>, ArchiveError> {
-    let key = layout::history_key(timeline);
-    let Some(content) = store.read(&key, TimelineHistory::MAX_LEN as u64).await? else { return Ok(None) };
+    let (mut key, max_len) = (layout::history_key(timeline), TimelineHistory::MAX_LEN as u64);
+    let content = match store.read(&key, wal_object::max_encoded_len(max_len)).await? {
+        Some(content) => match wal_object::decode_up_to(&content, max_len) {
+            Ok(content) => content.into(),
+            Err(source) => return Err(ArchiveError::Damaged { key, source }),
+        },
+        None => {
+            key = layout::plain_history_key(timeline);
+            match store.read(&key, max_len).await? {
+                Some(content) => content,
+                None => return Ok(None),
+            }
+        }
+    };
     match TimelineHistory::parse(timeline, &content) {
         Ok(history) => Ok(Some((history, content))),
         Err(source) => Err(ArchiveError::History { key, source }),
@@ -184,5 +197,29 @@ mod tests {
             content.stretches(),
             [stretch(3 * MIB, 5 * MIB), stretch(6 * MIB, 7 * MIB + 30), stretch(7 * MIB + 40, 7 * MIB + 50)]
         );
+    }
+
+    #[tokio::test]
+    async fn a_history_is_read_as_it_was_or_not_at_all() {
+        let timeline = TimelineId::new(2).unwrap();
+        let text = b"1\t0/500100\tno recovery target specified\n";
+        let content = wal_object::encode(text).unwrap();
+        for index in 0..content.len() {
+            let mut flipped = content.clone();
+            flipped[index] ^= 1;
+            for damaged in [flipped, content[..index].to_vec()] {
+                let store = ArchiveStore::over(Arc::new(InMemory::new()), "db");
+                store.create(&layout::history_key(timeline), Bytes::from(damaged)).await.unwrap();
+                match read_history(&store, timeline).await {
+                    Ok(found) => assert_eq!(found.unwrap().1[..], text[..], "byte {index}"),
+                    Err(error) => assert!(matches!(error, ArchiveError::Damaged { .. }), "{error}"),
+                }
+            }
+        }
+        // as early versions wrote it
+        let store = ArchiveStore::over(Arc::new(InMemory::new()), "db");
+        assert!(read_history(&store, timeline).await.unwrap().is_none());
+        store.create(&layout::plain_history_key(timeline), Bytes::from_static(text)).await.unwrap();
+        assert_eq!(read_history(&store, timeline).await.unwrap().unwrap().1[..], text[..]);
     }
 }

@@ -190,6 +190,14 @@ pub enum ArchiveError {
         /// The timeline of that.
         goes_on_on: TimelineId,
     },
+    /// A segment in the directory is not what its name says.
+    #[error("file \"{name}\" in directory \"{}\" does not begin with WAL of this name and this cluster", .directory.display())]
+    Foreign {
+        /// The segment.
+        name: String,
+        /// Where it is.
+        directory: PathBuf,
+    },
     /// An archive that this directory's WAL was put up to is not there any more.
     #[error("archive \"{address}\" is empty, and WAL of this directory was put up there before")]
     Gone {
@@ -271,6 +279,7 @@ impl ArchiveError {
             | ArchiveError::OtherSystem { .. }
             | ArchiveError::OtherSegmentSize { .. }
             | ArchiveError::Gap { .. }
+            | ArchiveError::Foreign { .. }
             | ArchiveError::EndsInGap { .. }
             | ArchiveError::Hole { .. } => ErrorClass::Integrity,
             ArchiveError::PartsGone { .. } | ArchiveError::Vanished { .. } | ArchiveError::Short { .. } => {

@@ -17,7 +17,7 @@ use super::gap;
 use super::identity::ClusterIdentity;
 use super::layout::{self, SegmentRange};
 use super::store::ArchiveStore;
-use super::{catalog, wal_object};
+use super::{ancestry, catalog, wal_object};
 use crate::pg::{Lsn, TimelineId, WalFileName};
 
 /// What was got.
@@ -63,7 +63,10 @@ pub async fn fetch(
     let (content, fetched) = if let Some(timeline) = history_of(name) {
         match catalog::read_history(store, timeline).await? {
             Some((_, content)) => (content.to_vec(), Fetched::History),
-            None => return Ok(Fetched::Nothing),
+            None => match ancestry::history(store, timeline).await? {
+                Some(content) => (content.to_vec(), Fetched::History),
+                None => return Ok(Fetched::Nothing),
+            },
         }
     } else if let Ok(file) = WalFileName::parse(name, identity.segment_size) {
         let found = match read_segment(store, file).await? {
@@ -313,7 +316,7 @@ mod tests {
             store.create(&part.key(), content).await.unwrap();
         };
         let second = TimelineId::new(2).unwrap();
-        let history = Bytes::from_static(b"1\t0/500200\tno reason\n");
+        let history = Bytes::from(wal_object::encode(b"1\t0/500200\tno reason\n").unwrap());
         store.create(&layout::history_key(second), history).await.unwrap();
         put(1, 1000).await;
         put(2, 100).await;

@@ -135,6 +135,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::super::layout::Generation;
+    use super::super::wal_object;
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -165,7 +166,8 @@ mod tests {
             store.create(&key, Bytes::from_static(b"x")).await.unwrap();
         }
         if let Some(switch) = switch {
-            let history = Bytes::from(format!("1\t{switch}\tno reason\n"));
+            let history = format!("1\t{switch}\tno reason\n");
+            let history = Bytes::from(wal_object::encode(history.as_bytes()).unwrap());
             store.create(&layout::history_key(TimelineId::new(2).unwrap()), history).await.unwrap();
         }
         store

@@ -3,7 +3,7 @@
 //! ```text
 //! cluster.json                                              whose archive it is
 //! wal/00000001/0000000100000000000000A3.zst                 a whole segment
-//! wal/00000002.history                                      a timeline's history, as the server has it
+//! wal/00000002.history.zst                                  a timeline's history
 //! ranges/00000001/0000000100000000000000A3/<from>-<to>-<generation>.zst
 //!                                                           a part of a segment that is not whole yet
 //! lease/00000007.json                                       who writes here, and who wrote
@@ -24,7 +24,8 @@ pub const WAL_PREFIX: &str = "wal/";
 pub const LEASE_PREFIX: &str = "lease/";
 
 const SUFFIX: &str = ".zst";
-const HISTORY_SUFFIX: &str = ".history";
+const PLAIN_HISTORY_SUFFIX: &str = ".history";
+const HISTORY_SUFFIX: &str = ".history.zst";
 const LEASE_SUFFIX: &str = ".json";
 
 /// The number of a writer: each that takes an archive gets the next.
@@ -172,10 +173,16 @@ pub fn history_key(timeline: TimelineId) -> String {
     format!("{WAL_PREFIX}{:08X}{HISTORY_SUFFIX}", timeline.as_u32())
 }
 
+/// The object that holds it in archives that early versions wrote: the bytes as they are, without a checksum.
+pub fn plain_history_key(timeline: TimelineId) -> String {
+    format!("{WAL_PREFIX}{:08X}{PLAIN_HISTORY_SUFFIX}", timeline.as_u32())
+}
+
 /// The timeline whose history, or segments, are under this name directly below [`WAL_PREFIX`].
 pub fn parse_timeline(key: &str) -> Option<TimelineId> {
     let name = key.strip_prefix(WAL_PREFIX)?;
-    let digits = name.strip_suffix(HISTORY_SUFFIX).or_else(|| name.strip_suffix('/')).unwrap_or(name);
+    let suffixes = [HISTORY_SUFFIX, PLAIN_HISTORY_SUFFIX, "/"];
+    let digits = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
     let valid = digits.len() == 8 && digits.bytes().all(is_digit);
     valid.then(|| u32::from_str_radix(digits, 16).ok().and_then(TimelineId::new))?
 }
@@ -213,8 +220,11 @@ mod tests {
         );
         assert_eq!(lease_key(Generation(0x1f)), "lease/0000001F.json");
         assert_eq!(parse_lease_key("lease/0000001F.json"), Some(Generation(0x1f)));
-        assert_eq!(history_key(TimelineId::new(2).unwrap()), "wal/00000002.history");
-        assert_eq!(parse_timeline("wal/00000002.history"), TimelineId::new(2));
+        assert_eq!(history_key(TimelineId::new(2).unwrap()), "wal/00000002.history.zst");
+        assert_eq!(plain_history_key(TimelineId::new(2).unwrap()), "wal/00000002.history");
+        for key in ["wal/00000002.history.zst", "wal/00000002.history"] {
+            assert_eq!(parse_timeline(key), TimelineId::new(2));
+        }
         assert_eq!(parse_timeline("wal/0000000A"), TimelineId::new(10));
     }
 

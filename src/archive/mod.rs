@@ -6,6 +6,7 @@
 //! An archive is a set of objects ([`layout`]) in a store ([`ArchiveStore`]), each created once. An [`Uploader`] fills it
 //! from the directory that is received into, one at a time ([`lease`]); [`Catalog`] says what is there, [`audit()`] whether it is what it must be, and [`fetch()`] gets it back.
 
+mod ancestry;
 mod asking_server;
 pub mod audit;
 pub mod catalog;

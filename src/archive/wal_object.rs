@@ -39,13 +39,27 @@ pub fn max_encoded_len(wal_len: u64) -> u64 {
 
 /// The bytes of WAL, of which there are `expected`.
 pub fn decode(content: &[u8], expected: u64) -> Result<Vec<u8>, WalObjectError> {
-    let decoder = zstd::stream::read::Decoder::with_buffer(content).map_err(WalObjectError::Decompress)?;
-    // room for what is there, not for what a name claims
-    let mut wal = Vec::with_capacity(usize::try_from(expected).unwrap_or(0).min(content.len() * 4));
-    decoder.take(expected + 1).read_to_end(&mut wal).map_err(WalObjectError::Decompress)?;
+    let wal = decode_up_to(content, expected)?;
     let found = wal.len() as u64;
     if found != expected {
         return Err(WalObjectError::Length { found, expected });
+    }
+    Ok(wal)
+}
+
+/// The content of an object whose name does not say how long it is.
+pub(super) fn decode_up_to(content: &[u8], max_len: u64) -> Result<Vec<u8>, WalObjectError> {
+    // nothing at all would be no frame, and no error
+    if content.is_empty() {
+        return Err(WalObjectError::Decompress(io::ErrorKind::UnexpectedEof.into()));
+    }
+    let decoder = zstd::stream::read::Decoder::with_buffer(content).map_err(WalObjectError::Decompress)?;
+    // room for what is there, not for what a name claims
+    let mut wal = Vec::with_capacity(usize::try_from(max_len).unwrap_or(0).min(content.len() * 4));
+    decoder.take(max_len + 1).read_to_end(&mut wal).map_err(WalObjectError::Decompress)?;
+    let found = wal.len() as u64;
+    if found > max_len {
+        return Err(WalObjectError::Length { found, expected: max_len });
     }
     Ok(wal)
 }

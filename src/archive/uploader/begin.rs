@@ -9,6 +9,7 @@ use super::local::{self, LocalSegment, LocalWal};
 use super::plan::{Known, Plan};
 use super::put::Route;
 use crate::pg::{Lsn, TimelineId, WalFileName, WalSegmentSize};
+use crate::sink::ClusterStamp;
 
 /// What the archive has of a timeline.
 pub(super) struct Remote {
@@ -113,10 +114,11 @@ pub(super) async fn begin(
     route: &Route,
     local: &LocalWal,
     timeline: TimelineId,
-    size: WalSegmentSize,
+    stamp: ClusterStamp,
     ends: Ends,
     delay: std::time::Duration,
 ) -> Result<Option<Plan>, ArchiveError> {
+    let size = stamp.segment_size;
     let run = last_run(local, timeline);
     let Some(first) = run.first() else { return Ok(None) };
     let before = local.of(timeline).len() - run.len();
@@ -130,6 +132,7 @@ pub(super) async fn begin(
     let run = not_pruned(run, &remote);
     let is_up = |segment: &&LocalSegment| remote.end_within(segment.file) == segment.file.segment.end_lsn();
     let up = &run[..run.iter().take_while(is_up).count()];
+    local::check_owner(&route.directory, &run[up.len()..], stamp)?;
     // the last one that is up is compared, and all that is there in parts: segments that follow each other have each other's
     // checksums
     let is_whole = |segment: &LocalSegment| remote.segments.contains(&segment.file);

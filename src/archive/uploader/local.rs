@@ -9,7 +9,9 @@ use super::super::error::ArchiveError;
 use super::super::file::ArchivedFile;
 use super::super::layout::{self, WAL_PREFIX};
 use crate::compression::CompressionMethod;
+use crate::pg::wal_page::{LONG_PAGE_HEADER_LEN, SHORT_PAGE_HEADER_LEN, WalPageHeader, WalSegmentHeader};
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
+use crate::sink::ClusterStamp;
 
 /// How records are aligned: the zeros behind the last byte that is not may belong to it.
 const ALIGNMENT: u64 = 8;
@@ -87,6 +89,39 @@ impl LocalWal {
         timelines.dedup();
         timelines
     }
+}
+
+/// Whether segments are what their names say, and this cluster's, as far as the first page of each tells: nobody may have looked
+/// at those that were here before.
+pub(super) fn check_owner(
+    directory: &Path,
+    segments: &[LocalSegment],
+    stamp: ClusterStamp,
+) -> Result<(), ArchiveError> {
+    for LocalSegment { file, .. } in segments {
+        let start_lsn = file.segment.start_lsn();
+        let header = match read(directory, *file, start_lsn, start_lsn + LONG_PAGE_HEADER_LEN as u64) {
+            // removed meanwhile, or made a moment ago
+            Err(ArchiveError::Hole { .. }) => continue,
+            Err(ArchiveError::File { source, .. }) if source.kind() == io::ErrorKind::UnexpectedEof => {
+                continue;
+            }
+            header => header?,
+        };
+        let whole = <[u8; LONG_PAGE_HEADER_LEN]>::try_from(&header[..]);
+        let short = header.first_chunk::<SHORT_PAGE_HEADER_LEN>();
+        let (Ok(whole), Some(short)) = (whole, short) else { continue };
+        let page = WalPageHeader::parse(short);
+        // a timeline's first segment begins with what was written on those before
+        let fits = page.page_lsn == start_lsn
+            && (1..=file.timeline.as_u32()).contains(&page.timeline)
+            && WalSegmentHeader::parse(&whole).system_identifier == stamp.system_identifier;
+        // zeros: no WAL yet
+        if page.magic != 0 && !fits {
+            return Err(ArchiveError::Foreign { name: file.to_string(), directory: directory.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 /// A segment that is stored compressed: an archive reads what it puts up from plain ones.

@@ -380,7 +380,7 @@ impl Upload<'_> {
         for timeline in local.timelines() {
             let ends = if timeline == live { Ends::Live } else { Ends::Left };
             let (route, delay) = (self.route, self.options.delay);
-            let plan = retried(|| begin::begin(route, &local, timeline, size, ends, delay)).await?;
+            let plan = retried(|| begin::begin(route, &local, timeline, stamp, ends, delay)).await?;
             self.plans.extend(plan);
             self.begun.insert(timeline);
         }
@@ -443,8 +443,8 @@ impl Upload<'_> {
         for history in local.histories.iter().filter(|history| **history <= timeline) {
             retried(|| self.route.put_history(*history)).await?;
         }
-        let (route, delay, size) = (self.route, self.options.delay, stamp.segment_size);
-        let plan = retried(|| begin::begin(route, &local, timeline, size, ends, delay)).await?;
+        let (route, delay) = (self.route, self.options.delay);
+        let plan = retried(|| begin::begin(route, &local, timeline, stamp, ends, delay)).await?;
         self.plans.extend(plan);
         self.begun.insert(timeline);
         Ok(())

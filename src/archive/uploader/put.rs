@@ -10,12 +10,12 @@ use super::super::identity::ClusterIdentity;
 use super::super::layout::{self, SegmentRange};
 use super::super::lease::Lease;
 use super::super::store::{ArchiveStore, Creation};
-use super::super::wal_object;
+use super::super::{catalog, wal_object};
 use super::plan::{Known, KnownObject, Piece};
 use super::{Gaps, local};
 use crate::pg::version::WalFormat;
 use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
-use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName};
+use crate::pg::{Lsn, TimelineId, WalFileName};
 use crate::sink::ClusterStamp;
 
 /// Where from and where to.
@@ -106,13 +106,20 @@ impl Route {
 
     /// Puts up a timeline's history.
     pub(super) async fn put_history(&self, timeline: TimelineId) -> Result<(), ArchiveError> {
-        let content = Bytes::from(local::read_history(&self.directory, timeline)?);
+        let history = local::read_history(&self.directory, timeline)?;
         let key = layout::history_key(timeline);
-        if self.create(&key, content.clone()).await? == Creation::Created {
-            return Ok(());
+        // an early version may have put it up under its other name
+        let mut found = catalog::read_history(&self.store, timeline).await?;
+        if found.is_none() {
+            let failed = |source| ArchiveError::file("compress file", self.directory.join(&key), source);
+            let content = Bytes::from(wal_object::encode(&history).map_err(failed)?);
+            if self.create(&key, content).await? == Creation::Created {
+                return Ok(());
+            }
+            found = catalog::read_history(&self.store, timeline).await?;
         }
-        match self.store.read(&key, TimelineHistory::MAX_LEN as u64).await? {
-            Some(found) if found == content => Ok(()),
+        match found {
+            Some((_, found)) if found == history => Ok(()),
             Some(_) => Err(ArchiveError::Conflict { key }),
             None => Err(ArchiveError::Vanished { key }),
         }

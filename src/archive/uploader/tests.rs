@@ -72,7 +72,15 @@ impl Scene {
         let mut wal: Vec<u8> =
             (0..len).map(|at| (at / 7 + segment * 31 + u64::from(number)) as u8 | 1).collect();
         // the number of PostgreSQL 15's format
-        wal[..2].copy_from_slice(&0xd110u16.to_le_bytes());
+        let header = [
+            (0, &0xd110u16.to_le_bytes()[..]),
+            (4, &number.to_le_bytes()),
+            (8, &(segment * MIB).to_le_bytes()),
+            (24, &SYSTEM.to_le_bytes()),
+        ];
+        for (at, bytes) in header {
+            wal[at..at + bytes.len()].copy_from_slice(bytes);
+        }
         wal
     }
 
@@ -466,4 +474,28 @@ async fn an_archive_that_was_there_and_is_empty_is_not_begun_anew() {
     let error = scene.finish().await.unwrap_err();
     assert!(matches!(error, ArchiveError::Gone { .. }), "{error}");
     assert!(scene.keys("wal/").await.is_empty());
+}
+
+/// A directory that another program has filled, with what another cluster left there.
+#[tokio::test]
+async fn segments_that_are_not_this_clusters_are_not_put_up() {
+    for (at, byte) in [(24, 7), (9, 9), (4, 2)] {
+        let mut scene = Scene::new();
+        let mut foreign = Scene::wal(1, 2, MIB);
+        foreign[at] = byte;
+        std::fs::write(scene.path(&file(1, 2).to_string()), foreign).unwrap();
+        scene.write(1, 3, 800);
+        scene.start();
+        scene.flushed(1, 3 * MIB + 800);
+        let error = scene.finish().await.unwrap_err();
+        assert!(matches!(error, ArchiveError::Foreign { .. }), "{error}");
+        assert!(scene.keys("wal/").await.is_empty());
+        // what is up already is the archive's business
+        let content = super::super::wal_object::encode(&Scene::wal(1, 2, MIB)).unwrap();
+        scene.store.create(&layout::segment_key(file(1, 2)), Bytes::from(content)).await.unwrap();
+        scene.start();
+        scene.flushed(1, 3 * MIB + 800);
+        let finished = scene.finish().await;
+        assert!(matches!(finished, Err(ArchiveError::Conflict { .. })), "{finished:?}");
+    }
 }

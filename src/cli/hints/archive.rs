@@ -41,6 +41,9 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
             "Recovery would end here, with later WAL in the archive. Restore a base backup from behind the gap, or add \
              --end-at-gap to recover up to it."
         }
+        ArchiveError::Foreign { .. } => {
+            "Another cluster's, or damaged: move it out of the directory. pgwake wal verify says what else is in it."
+        }
         ArchiveError::Gone { .. } => {
             "Is its disk mounted, and the bucket the right one? To begin a new archive, give it another prefix, or remove the file \
              .pgwake.archives from the directory, and take a new base backup."
