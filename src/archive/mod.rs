@@ -44,7 +44,7 @@ pub use keyring::{Keyring, KeyringError};
 pub use prefetch::Prefetched;
 pub use problem::{Problem, ProblemKind};
 pub use store::{ArchiveStore, Creation};
-pub use store_url::{ArchiveUrl, ArchiveUrlError};
+pub use store_url::{Access, ArchiveUrl, ArchiveUrlError};
 pub use uploader::{
     ArchiveWatch, Archived, ArchivingSink, Gaps, Standing, TakeOver, UploadOptions, Uploader,
 };

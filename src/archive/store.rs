@@ -18,7 +18,7 @@ use super::envelope::{self, EnvelopeError};
 use super::error::ArchiveError;
 use super::keyring::Keyring;
 use super::layout;
-use super::store_url::ArchiveUrl;
+use super::store_url::{Access, ArchiveUrl};
 
 /// The objects below one prefix of a store.
 #[derive(Debug, Clone)]
@@ -62,8 +62,8 @@ const PROBE_ATTEMPTS: usize = 5;
 
 impl ArchiveStore {
     /// The store at an address. Speaks to nobody yet.
-    pub fn open(url: &ArchiveUrl) -> Result<Self, ArchiveError> {
-        let store = url.build().map_err(|source| ArchiveError::Url { url: url.to_string(), source })?;
+    pub fn open(url: &ArchiveUrl, access: Access) -> Result<Self, ArchiveError> {
+        let store = url.build(access).map_err(|source| ArchiveError::Url { url: url.to_string(), source })?;
         let directory = url.directory().map(Arc::from);
         let address = Some(Arc::from(url.to_string()));
         Ok(ArchiveStore { directory, address, ..Self::over(store, url.prefix()) })
@@ -188,7 +188,10 @@ impl ArchiveStore {
     /// Those of them whose keys come behind `key` in their order.
     pub async fn list_behind(&self, prefix: &str, key: &str) -> Result<Vec<ListedObject>, ArchiveError> {
         let found = self.store.list_with_offset(Some(&self.path(prefix)), &self.path(key));
-        self.collect(prefix, found).await
+        let mut found = self.collect(prefix, found).await?;
+        // some stores begin at the beginning all the same
+        found.retain(|object| *object.key > *key);
+        Ok(found)
     }
 
     async fn collect(

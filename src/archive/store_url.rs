@@ -41,6 +41,15 @@ enum Provider {
     Directory,
 }
 
+/// What an archive is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To read what is there, or remove some of it.
+    Read,
+    /// To put WAL or backups into it. A directory is made when it is not there.
+    Write,
+}
+
 /// An address that makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveUrlError {
@@ -68,6 +77,9 @@ pub enum ArchiveUrlError {
     /// The store cannot be set up so.
     #[error("the store cannot be set up")]
     Build(#[source] Box<object_store::Error>),
+    /// There is no such directory, and nothing to put into one.
+    #[error("directory \"{}\" does not exist", .0.display())]
+    NoDirectory(PathBuf),
     /// The directory cannot be made.
     #[error("could not create directory \"{}\"", .path.display())]
     Directory {
@@ -117,16 +129,26 @@ impl ArchiveUrl {
         if self.provider == Provider::Directory { "" } else { &self.prefix }
     }
 
-    /// The store, without having spoken to it. A directory is made when it is not there.
-    pub(super) fn build(&self) -> Result<Arc<dyn ObjectStore>, ArchiveUrlError> {
+    /// The store, without having spoken to it.
+    pub(super) fn build(&self, access: Access) -> Result<Arc<dyn ObjectStore>, ArchiveUrlError> {
         let built = |error| ArchiveUrlError::Build(Box::new(error));
         // a provider that somebody else installed serves as well
         let _ = rustls::crypto::ring::default_provider().install_default();
         match self.provider {
             Provider::Directory => {
                 let path = PathBuf::from(format!("/{}", self.prefix));
-                create_directory(&path)
-                    .map_err(|source| ArchiveUrlError::Directory { path: path.clone(), source })?;
+                match access {
+                    Access::Write => create_directory(&path)
+                        .map_err(|source| ArchiveUrlError::Directory { path: path.clone(), source })?,
+                    // anything else that is wrong with it shows when it is read
+                    Access::Read => {
+                        if let Err(error) = std::fs::metadata(&path)
+                            && error.kind() == std::io::ErrorKind::NotFound
+                        {
+                            return Err(ArchiveUrlError::NoDirectory(path));
+                        }
+                    }
+                }
                 let store = LocalFileSystem::new_with_prefix(path).map_err(built)?;
                 Ok(Arc::new(store.with_fsync(true)))
             }
@@ -297,7 +319,7 @@ mod tests {
             assert!(text.parse::<ArchiveUrl>().is_err(), "{text:?} was taken");
         }
         let unknown: ArchiveUrl = "s3://bucket/x?no_such_option=1".parse().unwrap();
-        assert!(matches!(unknown.build(), Err(ArchiveUrlError::Option(_))));
+        assert!(matches!(unknown.build(Access::Read), Err(ArchiveUrlError::Option(_))));
     }
 
     #[test]

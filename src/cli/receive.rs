@@ -17,7 +17,7 @@ use super::service;
 use super::signals::Signals;
 use super::storing::Storing;
 use crate::ErrorClass;
-use crate::archive::{ArchiveError, ArchiveUrl, Gaps, TakeOver, UploadOptions};
+use crate::archive::{Access, ArchiveError, ArchiveUrl, Gaps, TakeOver, UploadOptions};
 use crate::client::conninfo::Settings;
 use crate::client::{ClientError, Purpose, open};
 use crate::compression::Compression;
@@ -233,7 +233,7 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings, handover: &Handover) 
         }
     };
     let opened = match &args.archive {
-        Some(url) => match args.encryption.open(url) {
+        Some(url) => match args.encryption.open(url, Access::Write) {
             Ok(store) => open_archive(store, url, args.upload_options(), &args.directory).await.map(Some),
             Err(error) => Err(error),
         },

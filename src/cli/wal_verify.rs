@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::exit::Exit;
 use super::{archive, block_on, report};
-use crate::archive::{ArchiveUrl, ProblemKind, TimelineReport, VerifyReport, audit, verify};
+use crate::archive::{Access, ArchiveUrl, ProblemKind, TimelineReport, VerifyReport, audit, verify};
 
 /// Check received WAL, in a directory or an archive: every file, every record, every timeline
 ///
@@ -43,7 +43,7 @@ pub(super) fn run(args: &VerifyArgs) -> Exit {
             }
         }
         (None, Some(url)) => block_on(args.json, async {
-            let audited = async { audit(&args.encryption.open(url)?).await };
+            let audited = async { audit(&args.encryption.open(url, Access::Read)?).await };
             match audited.await {
                 Ok(found) => tell(&found, args.json),
                 Err(error) => report::failure(&error, error.class(), args.json),

@@ -68,7 +68,9 @@ impl BackupListing {
                 (_, Err(error)) => return Err(error),
             }
         }
-        listing.backups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        // names tell the second; the clock may have been set back
+        let age = |record: &BackupRecord| (record.start.at, record.start.timeline, record.start.lsn);
+        listing.backups.sort_unstable_by(|a, b| age(a).cmp(&age(b)).then_with(|| a.name.cmp(&b.name)));
         listing.unfinished.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         listing.unreadable.sort_unstable();
         Ok(listing)
@@ -124,6 +126,7 @@ mod tests {
 
     use super::super::record::tests::example;
     use super::*;
+    use crate::pg::Timestamp;
 
     #[tokio::test]
     async fn only_what_has_a_record_is_a_backup() {
@@ -149,6 +152,24 @@ mod tests {
         assert_eq!(listing.chain_of(&first).unwrap(), [&full, &first]);
         assert!(matches!(listing.chain_of(&orphan), Err(RepositoryError::NoParent { .. })));
         assert_eq!(listing.latest(), Some(&first));
+    }
+
+    #[tokio::test]
+    async fn of_those_that_began_in_one_second_the_earlier_one_comes_first() {
+        let store = ArchiveStore::over(Arc::new(InMemory::new()), "db1");
+        let mut records = ["c", "a", "b"].map(|nonce| {
+            let lsn = 0x200_0028 + u64::from(nonce != "c") * 0x100_0000;
+            example(&format!("20261126T134500Z-0000000{nonce}"), None, lsn)
+        });
+        // the same position, and the clock tells them apart
+        records[1].start.at = Timestamp::from_unix_micros(records[0].start.at.unix_micros() + 70_000);
+        records[2].start.at = Timestamp::from_unix_micros(records[0].start.at.unix_micros() + 30_000);
+        for record in &records {
+            store.create(&keys::record_key(&record.name), record.encode()).await.unwrap();
+        }
+        let listing = BackupListing::read(&store).await.unwrap();
+        let [first, third, second] = records;
+        assert_eq!(listing.backups, [first, second, third]);
     }
 
     #[tokio::test]

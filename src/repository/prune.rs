@@ -86,7 +86,11 @@ pub async fn plan(store: &ArchiveStore, retention: Retention, now: SystemTime) -
     }
     let kept = keep(&listing, retention, Timestamp::of(now), &needed);
     plan.kept = listing.backups.iter().map(|b| b.name.clone()).filter(|name| kept.contains(name)).collect();
-    for record in listing.backups.iter().rev().filter(|record| !kept.contains(&record.name)) {
+    let mut gone: Vec<&BackupRecord> =
+        listing.backups.iter().filter(|record| !kept.contains(&record.name)).collect();
+    // what builds upon another one begins behind it, whatever the clock said
+    gone.sort_by_key(|record| std::cmp::Reverse((record.start.timeline, record.start.lsn)));
+    for record in gone {
         plan.backups.push(record.name.clone());
         plan.objects.push(keys::record_key(&record.name));
         for object in list(store, &record.name).await? {

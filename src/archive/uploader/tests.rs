@@ -7,7 +7,7 @@ use object_store::memory::InMemory;
 
 use super::super::layout::{Generation, SegmentRange};
 use super::super::testing::{HookedStore, Verb};
-use super::super::{AtGap, Catalog, Fetched, fetch, layout};
+use super::super::{Access, AtGap, Catalog, Fetched, fetch, layout};
 use super::*;
 use crate::pg::{SystemIdentifier, WalSegmentSize};
 
@@ -457,7 +457,7 @@ async fn an_archive_that_was_there_and_is_empty_is_not_begun_anew() {
     let place = tempfile::tempdir().unwrap();
     let open = || {
         let url = format!("file://{}/archive", place.path().display()).parse().unwrap();
-        ArchiveStore::open(&url).unwrap()
+        ArchiveStore::open(&url, Access::Write).unwrap()
     };
     let mut scene = Scene::over(open());
     scene.write(1, 3, MIB);

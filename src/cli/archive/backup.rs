@@ -14,7 +14,7 @@ use super::super::values::{parse_duration, parse_label, parse_rate};
 use super::super::{block_on, human, report};
 use super::ArchiveArgs;
 use crate::ErrorClass;
-use crate::archive::ArchiveStore;
+use crate::archive::{Access, ArchiveStore};
 use crate::cli::Exit;
 use crate::client::Purpose;
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
@@ -115,7 +115,7 @@ async fn drive(args: &BackupArgs) -> Exit {
         Ok(settings) => settings,
         Err(error) => return report::usage(&SetupError::from(error), json),
     };
-    let store = match args.archive.open() {
+    let store = match args.archive.open(Access::Write) {
         Ok(store) => store,
         Err(error) => return report::failure(&error, error.class(), json),
     };

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::super::{block_on, report};
 use super::ArchiveArgs;
-use crate::archive::{ArchiveError, AtGap, Fetched, Prefetched, fetch, prefetch};
+use crate::archive::{Access, ArchiveError, AtGap, Fetched, Prefetched, fetch, prefetch};
 use crate::cli::Exit;
 
 /// Get a file of the log out of an archive, for restore_command
@@ -69,7 +69,7 @@ fn get(args: &FetchArgs) -> ExitCode {
             let address = args.archive.archive.to_string();
             let prefetched = Prefetched::beside(&args.path, &address).filter(|_| args.prefetch > 0);
             if let Some(prefetched) = prefetched.as_ref().filter(|_| args.ahead) {
-                prefetch::run(&args.archive.open()?, prefetched, args.prefetch.into()).await?;
+                prefetch::run(&args.archive.open(Access::Read)?, prefetched, args.prefetch.into()).await?;
                 return Ok(Fetched::Segment);
             }
             if let Some(prefetched) = &prefetched
@@ -79,7 +79,7 @@ fn get(args: &FetchArgs) -> ExitCode {
                 return Ok(Fetched::Segment);
             }
             let at_gap = if args.end_at_gap { AtGap::End } else { AtGap::Fail };
-            let fetched = fetch(&args.archive.open()?, &args.name, &args.path, at_gap).await?;
+            let fetched = fetch(&args.archive.open(Access::Read)?, &args.name, &args.path, at_gap).await?;
             if let (Some(prefetched), Fetched::Segment) = (&prefetched, fetched) {
                 fetch_ahead(prefetched, &args.name);
             }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::super::table::{Column, table};
 use super::super::{block_on, human, report};
 use super::ArchiveArgs;
-use crate::archive::{Catalog, TimelineContent};
+use crate::archive::{Access, Catalog, TimelineContent};
 use crate::cli::Exit;
 use crate::pg::Timestamp;
 use crate::repository::{
@@ -38,7 +38,7 @@ struct Contents {
 pub(in crate::cli) fn run(args: &ListArgs) -> Exit {
     block_on(args.json, async {
         let listed = async {
-            let store = args.archive.open()?;
+            let store = args.archive.open(Access::Read)?;
             let catalog = Catalog::read(&store).await?;
             let listing = BackupListing::read(&store).await?;
             let map = WalMap::read(&store, &catalog).await?;

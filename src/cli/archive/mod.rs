@@ -24,7 +24,7 @@ pub(super) use slot::ArchiveSlot;
 pub(super) use upload::{finish_archive, open_archive};
 pub(super) use verify::run as run_verify;
 
-use crate::archive::{ArchiveError, ArchiveStore, ArchiveUrl, Keyring};
+use crate::archive::{Access, ArchiveError, ArchiveStore, ArchiveUrl, Keyring};
 
 /// Which archive.
 #[derive(Debug, Args)]
@@ -42,8 +42,8 @@ pub(super) struct ArchiveArgs {
 
 impl ArchiveArgs {
     /// The archive, without having spoken to it.
-    pub(super) fn open(&self) -> Result<ArchiveStore, ArchiveError> {
-        self.encryption.open(&self.archive)
+    pub(super) fn open(&self, access: Access) -> Result<ArchiveStore, ArchiveError> {
+        self.encryption.open(&self.archive, access)
     }
 
     /// What another command has to be told to read it, too.
@@ -77,13 +77,13 @@ impl EncryptionArgs {
         file.or(command).unwrap_or_default()
     }
 
-    pub(super) fn open(&self, url: &ArchiveUrl) -> Result<ArchiveStore, ArchiveError> {
+    pub(super) fn open(&self, url: &ArchiveUrl, access: Access) -> Result<ArchiveStore, ArchiveError> {
         let keys = match (&self.encryption_keys, &self.encryption_keys_command) {
             (Some(path), _) => Some(Keyring::from_file(path)?),
             (None, Some(command)) => Some(Keyring::from_command(command)?),
             (None, None) => None,
         };
-        Ok(ArchiveStore::open(url)?.with_keys(keys.map(Arc::new)))
+        Ok(ArchiveStore::open(url, access)?.with_keys(keys.map(Arc::new)))
     }
 }
 

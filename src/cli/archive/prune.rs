@@ -8,6 +8,7 @@ use super::super::signals::Signals;
 use super::super::{block_on, human, report};
 use super::ArchiveArgs;
 use crate::ErrorClass;
+use crate::archive::Access;
 use crate::cli::Exit;
 use crate::repository::RepositoryError;
 use crate::repository::prune::{Plan, PruneError, Retention, plan, remove};
@@ -86,7 +87,7 @@ async fn prune(args: &PruneArgs) -> Exit {
     let retention =
         Retention { count: args.keep_count, window: args.keep_window, leftover_age: args.leftover_age };
     let pruned = async {
-        let store = args.archive.open().map_err(RepositoryError::from)?;
+        let store = args.archive.open(Access::Read).map_err(RepositoryError::from)?;
         let plan = plan(&store, retention, SystemTime::now()).await?;
         if !args.dry_run {
             remove(&store, &plan, |_| {}).await?;

@@ -12,7 +12,7 @@ use super::super::values::{MappingArg, parse_application_name};
 use super::super::{block_on, human, report};
 use super::ArchiveArgs;
 use crate::ErrorClass;
-use crate::archive::{ArchiveStore, AtGap};
+use crate::archive::{Access, ArchiveStore, AtGap};
 use crate::backup::standby_files::Setting;
 use crate::cli::Exit;
 use crate::observe::progress::{CopyProgress, ProgressDisplay, ProgressMode};
@@ -102,6 +102,10 @@ pub(in crate::cli) struct RestoreArgs {
     )]
     tablespace_mappings: Vec<MappingArg>,
 
+    /// Keep pg_wal in this directory, and link to it
+    #[arg(help_heading = "More options", long, value_name = "DIR")]
+    waldir: Option<PathBuf>,
+
     /// Name of the standby in pg_stat_replication [default: the slot's]
     #[arg(help_heading = "More options", long, value_name = "NAME", requires = "standby", value_parser = parse_application_name)]
     application_name: Option<String>,
@@ -142,6 +146,8 @@ enum ArgsError {
     Connection(#[from] ConnectionArgsError),
     #[error("tablespace directory \"{}\" is not absolute", .0.display())]
     RelativeTablespace(PathBuf),
+    #[error("WAL directory \"{}\" is not absolute", .0.display())]
+    RelativeWalDirectory(PathBuf),
     #[error("could not listen for signals")]
     Signals(#[source] std::io::Error),
 }
@@ -172,7 +178,7 @@ fn parse_timeline(text: &str) -> Result<TimelineTarget, String> {
 /// Runs the command.
 pub(in crate::cli) fn run(args: RestoreArgs) -> Exit {
     let (json, is_dry) = (args.json, args.dry_run);
-    let store = match args.archive.open() {
+    let store = match args.archive.open(Access::Read) {
         Ok(store) => store,
         Err(error) => return report::failure(&error, error.class(), json),
     };
@@ -301,6 +307,9 @@ impl RestoreArgs {
             }
             tablespace_mappings.push(mapping);
         }
+        if let Some(directory) = self.waldir.as_ref().filter(|directory| !directory.is_absolute()) {
+            return Err(ArgsError::RelativeWalDirectory(directory.clone()));
+        }
         let target = match (self.target_lsn, self.target_time, self.target_name) {
             (Some(lsn), _, _) => RecoveryTarget::Lsn(lsn),
             (_, Some(time), _) => RecoveryTarget::Time(time),
@@ -324,6 +333,7 @@ impl RestoreArgs {
             },
             role,
             tablespace_mappings,
+            wal_directory: self.waldir,
             settings: self.settings,
             start: self.start.then(|| StartRequest {
                 programs: self.bindir,

@@ -2,7 +2,7 @@
 
 use super::EncryptionArgs;
 use crate::ErrorClass;
-use crate::archive::{ArchiveUrl, VerifyReport, audit};
+use crate::archive::{Access, ArchiveUrl, VerifyReport, audit};
 use crate::cli::Exit;
 use crate::cli::{block_on, human, report};
 use crate::repository::RepositoryError;
@@ -18,7 +18,7 @@ struct Verified {
 pub(in crate::cli) fn run(url: &ArchiveUrl, encryption: &EncryptionArgs, json: bool) -> Exit {
     block_on(json, async {
         let verified = async {
-            let store = encryption.open(url)?;
+            let store = encryption.open(url, Access::Read)?;
             let backups =
                 verify(&store, |record| tracing::info!("looking at backup {}", record.name)).await?;
             let wal = audit(&store).await?;

@@ -11,6 +11,9 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
             "Put it where the provider's own programs look for it: AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_ACCOUNT_KEY, \
              GOOGLE_APPLICATION_CREDENTIALS, or a role of the machine."
         }
+        ArchiveError::Url { source: ArchiveUrlError::NoDirectory(_), .. } => {
+            "Is its disk mounted? \"pgwake receive --archive\" and \"pgwake backup --archive\" make the directory."
+        }
         ArchiveError::Url { .. } => {
             "An archive is s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIR."
         }

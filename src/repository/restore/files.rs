@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::super::piece_reader::{BackupReader, Pieces};
 use super::super::record::{BackupRecord, WalPlace};
 use super::error::RestoreError;
+use super::wal_directory;
 use crate::FileOwner;
 use crate::archive::ArchiveStore;
 use crate::backup::combine::{
@@ -63,6 +64,8 @@ impl Workers {
 #[derive(Debug)]
 pub(super) struct Placement {
     pub(super) tablespaces: Vec<TablespaceTarget>,
+    /// Where `pg_wal` leads to.
+    pub(super) wal_directory: Option<PathBuf>,
 }
 
 /// Restores one backup into the data directory in the making.
@@ -77,6 +80,7 @@ pub(super) async fn restore_one(
     let target = BackupTarget {
         directory: workspace.data(),
         tablespaces: placement.tablespaces,
+        wal_directory: placement.wal_directory,
         owner: workspace.owner(),
         sync: SyncMethod::Fsync,
         ..input_target(record)
@@ -132,14 +136,12 @@ pub(super) async fn restore_chain(
         mode: RunMode::Real,
         umask: 0o777 & !newest.modes.default_directory_mode(),
     };
-    let outside: Vec<PathBuf> = placement
-        .tablespaces
-        .iter()
-        .filter_map(|tablespace| match &tablespace.place {
-            TablespacePlace::Directory(directory) => Some(directory.clone()),
-            TablespacePlace::InPlace => None,
-        })
-        .collect();
+    let wal_directory = placement.wal_directory;
+    let tablespaces = placement.tablespaces.iter().filter_map(|tablespace| match &tablespace.place {
+        TablespacePlace::Directory(directory) => Some(directory.clone()),
+        TablespacePlace::InPlace => None,
+    });
+    let outside: Vec<PathBuf> = tablespaces.chain(wal_directory.clone()).collect();
     let (data, owner) = (workspace.data(), workspace.owner());
     // dropped before it has ended, it ends soon
     let interrupted = InterruptOnDrop(Arc::default());
@@ -148,6 +150,9 @@ pub(super) async fn restore_chain(
         let mut outputs = OutputDirectories::passing_over(MARK_NAME);
         combine(&request, &mut outputs, &mut Quiet, &flag).map_err(Box::new)?;
         outputs.keep();
+        if let Some(directory) = wal_directory {
+            wal_directory::move_to(&data, &directory)?;
+        }
         if let Some(owner) = owner {
             for directory in outside.iter().chain([&data]) {
                 give_tree(directory, owner)?;

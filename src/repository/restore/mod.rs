@@ -9,6 +9,7 @@ mod files;
 mod search;
 mod start;
 mod target;
+mod wal_directory;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -63,6 +64,8 @@ pub struct RestoreRequest {
     pub role: Role,
     /// Where tablespaces go, by where they were on the server.
     pub tablespace_mappings: Vec<TablespaceMapping>,
+    /// Where `pg_wal` goes, unless it is a directory like any other.
+    pub wal_directory: Option<PathBuf>,
     /// More settings for `postgresql.auto.conf`.
     pub settings: Vec<Setting>,
     /// Whether, and how, to start it.
@@ -245,7 +248,8 @@ async fn make(
     let places = decide_places(request, selection, workspace)?;
     places.check_space()?;
     places.claim(workspace)?;
-    let placement = Placement { tablespaces: places.tablespaces };
+    let placement =
+        Placement { tablespaces: places.tablespaces, wal_directory: request.wal_directory.clone() };
     let total = selection.chain.iter().fold(0u64, |sum, record| sum.saturating_add(record.byte_count));
     progress.set_total(total);
     match &selection.chain[..] {
@@ -288,7 +292,10 @@ fn decide_places(
     };
     let size = base(full).max(base(record)).saturating_add(parts);
     tablespaces.push(Tablespace { oid: None, location: None, size_kb: Some(size / 1024) });
-    let asked = PlaceRequest { tablespace_mappings: &request.tablespace_mappings, wal_directory: None };
+    let asked = PlaceRequest {
+        tablespace_mappings: &request.tablespace_mappings,
+        wal_directory: request.wal_directory.as_ref(),
+    };
     Ok(Places::decide(asked, &tablespaces, workspace.target(), workspace.path(), workspace.owner())?)
 }
 

@@ -128,3 +128,21 @@ fn what_is_pruned_is_what_nobody_needs() {
         server.stop(Stop::Fast);
     }
 }
+
+/// A disk that is not mounted is no empty archive.
+#[test]
+fn a_directory_that_is_not_there_is_not_made_to_be_read() {
+    let dir = crate::support::TestDir::new();
+    let root = dir.join("missing/archive");
+    let url = format!("file://{}", root.display());
+    let tool = |words: &[&str]| Tool::pgwake().args(words).args(["--archive", &url]);
+    for words in [&["list"][..], &["verify"], &["wal", "verify"], &["prune", "--keep-count", "1"]] {
+        tool(words).run().exited(1).complains("does not exist").complains("Is its disk mounted?");
+    }
+    let restored = dir.join("restored");
+    tool(&["restore", "-D", restored.to_str().expect("a path")]).run().exited(1).complains("does not exist");
+    let fetched = dir.join("fetched");
+    let name = "000000010000000000000001";
+    tool(&["wal", "fetch", name, fetched.to_str().expect("a path")]).run().exited(200);
+    assert!(!root.parent().expect("a parent").exists());
+}

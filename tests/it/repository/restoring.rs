@@ -77,10 +77,13 @@ fn every_target_is_reached_and_what_cannot_be_is_refused() {
         primary.stop(Stop::Immediate);
         let owner = primary.data_dir().metadata().expect("examine").uid();
 
-        let latest = json(&restore(&archive, &primary, "latest").arg("--json"));
+        let wal = primary.dir().join("latest_wal");
+        let latest = json(&restore(&archive, &primary, "latest").arg("--json").arg("--waldir").arg(&wal));
         assert_as_documented("pgwake restore", latest.clone());
         assert_eq!(latest["backups"], Value::from(vec![text(&second["name"])]));
         everything_belongs_to(&primary.dir().join("latest"), owner);
+        everything_belongs_to(&wal, owner);
+        assert_eq!(fs::read_link(primary.dir().join("latest/pg_wal")).expect("a link"), wal);
         Tool::client(major, "pg_verifybackup")
             .args(["-n"])
             .arg(primary.dir().join("latest"))
@@ -150,13 +153,17 @@ fn a_chain_of_incremental_backups_becomes_one_cluster() {
         }
         let elsewhere = primary.dir().join("elsewhere");
         let mapping = format!("{}={}", space.display(), elsewhere.display());
-        let restored = json(&restore(&archive, &primary, "combined").args(["-T", &mapping, "--json"]));
+        let wal = primary.dir().join("combined_wal");
+        let restored = restore(&archive, &primary, "combined").args(["-T", &mapping, "--json", "--waldir"]);
+        let restored = json(&restored.arg(&wal));
         assert_eq!(restored["backups"], Value::from(chain));
         let owner = primary.data_dir().metadata().expect("examine").uid();
-        for directory in ["combined", "elsewhere"] {
+        for directory in ["combined", "elsewhere", "combined_wal"] {
             everything_belongs_to(&primary.dir().join(directory), owner);
         }
         let combined = primary.dir().join("combined");
+        assert_eq!(fs::read_link(combined.join("pg_wal")).expect("a link"), wal);
+        assert!(wal.join("archive_status").is_dir());
         Tool::client(major, "pg_verifybackup").arg("-n").arg(&combined).run().succeeded();
         let server = recovered(&primary, "combined");
         for table in ["t", "spaced", "new_1", "new_2", "new_3"] {
