@@ -96,13 +96,18 @@ async fn check_history(
         Err(ArchiveError::Damaged { key, source }) => {
             report.problems.push(Problem { file: Some(key), ..problem(damage(source)) });
         }
-        Err(ArchiveError::Envelope { key, source: source @ EnvelopeError::Altered }) => {
+        Err(ArchiveError::Envelope { key, source }) if is_damage(&source) => {
             let kind = ProblemKind::Compression { reason: source.to_string() };
             report.problems.push(Problem { file: Some(key), ..problem(kind) });
         }
         Err(error) => return Err(error),
     }
     Ok(None)
+}
+
+/// In an archive whose first object was opened with these keys.
+fn is_damage(error: &EnvelopeError) -> bool {
+    matches!(error, EnvelopeError::Altered | EnvelopeError::NotEncrypted)
 }
 
 fn damage(error: WalObjectError) -> ProblemKind {
@@ -227,7 +232,7 @@ impl Walk<'_> {
                 );
                 return Ok(None);
             }
-            Err(ArchiveError::Envelope { source: source @ EnvelopeError::Altered, .. }) => {
+            Err(ArchiveError::Envelope { source, .. }) if is_damage(&source) => {
                 let kind = ProblemKind::Compression { reason: source.to_string() };
                 self.problem(object.start_lsn, Some(object.key.clone()), kind);
                 return Ok(None);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::envelope::EnvelopeError;
 use super::keyring::KeySourceError;
-use super::layout::Generation;
+use super::layout::{CLUSTER_KEY, Generation};
 use super::lease::LeaseRecord;
 use super::store_url::ArchiveUrlError;
 use super::wal_object::WalObjectError;
@@ -260,6 +260,10 @@ impl ArchiveError {
                 _ => ErrorClass::Transient,
             },
             ArchiveError::Envelope { source: EnvelopeError::Altered, .. } => ErrorClass::Integrity,
+            // where the first object is, all are
+            ArchiveError::Envelope { key, source: EnvelopeError::NotEncrypted } if key != CLUSTER_KEY => {
+                ErrorClass::Integrity
+            }
             ArchiveError::Envelope { .. } | ArchiveError::Keys(_) => ErrorClass::Operator,
             ArchiveError::Url { .. }
             | ArchiveError::File { .. }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::harness::{caught_up, directory, keeping_wal, make_wal, receive, streaming};
-use crate::require_server;
+use crate::support::faults::SmallDisk;
 use crate::support::object_store::{self, ObjectStore};
 use crate::support::store_proxy::{StoreFault, StoreProxy};
-use crate::support::{Cluster, Tool, servers, wait_until};
+use crate::support::{Cluster, PATIENCE, Stop, Tool, servers, wait_until};
+use crate::{require_root, require_server};
 
 /// A synchronous primary, a store, and the proxy between the receiver and that.
 struct Scene {
@@ -44,7 +45,13 @@ impl Scene {
 
     /// A commit that waits for the archive, and what was acknowledged then is in the store: asked without the proxy.
     fn commit(&self, row: usize) {
-        self.primary.psql(&format!("SET synchronous_commit = remote_apply; INSERT INTO t VALUES ({row})"));
+        self.commit_within(row, PATIENCE);
+    }
+
+    fn commit_within(&self, row: usize, patience: Duration) {
+        let commit = format!("SET synchronous_commit = remote_apply; INSERT INTO t VALUES ({row})");
+        let client = Tool::psql().args(["-XAtq", "-d", &self.primary.conninfo(), "-c", &commit]);
+        client.timeout(patience).run().succeeded();
         let lsn = self.primary.psql("SELECT replay_lsn FROM pg_stat_replication");
         let listed = self.run(&["list", "--json"], &self.store.url("db1")).run().succeeded().stdout;
         let listed: serde_json::Value = serde_json::from_str(&listed).expect("a listing");
@@ -158,4 +165,81 @@ fn what_a_store_refuses_at_first_ends_the_run_and_its_answer_is_told_once() {
         assert_eq!(told.matches(&format!("status code: {status}")).count(), 1, "{told}");
         assert_eq!(told.matches("not today").count(), 1, "{told}");
     }
+}
+
+/// A file system that is full: what is received is safe meanwhile, and goes up when there is room.
+#[test]
+fn a_store_that_is_full_holds_up_nothing_but_what_waits_for_it() {
+    require_server!();
+    require_root!();
+    let primary = keeping_wal(1).setting("synchronous_standby_names", "pgwake").start();
+    let received = directory(&primary);
+    let disk = SmallDisk::mount(primary.dir(), "small", 64 << 20);
+    let url = format!("file://{}", disk.path().join("archive").display());
+    let receiver = receive(&primary.conninfo(), &received);
+    let mut receiver = streaming(&receiver.args(["--archive", &url, "--archive-delay", "0"]));
+    primary.wait_for("SELECT sync_state FROM pg_stat_replication", "sync");
+    primary.psql("SET synchronous_commit = remote_apply; CREATE TABLE t (i int)");
+    let ballast = disk.fill(0);
+    make_wal(&primary, 3);
+    receiver.wait_for_stderr("No space left on device");
+    primary.psql("SET synchronous_commit = on; INSERT INTO t VALUES (1)");
+    let commit = "SET synchronous_commit = remote_apply; INSERT INTO t VALUES (2)";
+    let waiting = Tool::psql().args(["-XAtq", "-d", &primary.conninfo(), "-c", commit]).spawn();
+    primary.wait_for("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", "1");
+    let archive = |words: &[&str]| Tool::pgwake().args(words).args(["--archive", &url]);
+    archive(&["wal", "verify"]).run().succeeded().says("nothing is wrong");
+    std::fs::remove_file(ballast).expect("make room");
+    waiting.wait().succeeded();
+    receiver.terminate();
+    receiver.wait().succeeded();
+    archive(&["wal", "verify"]).run().succeeded().says("nothing is wrong");
+}
+
+/// Longer than the lease, and as long as a request may take.
+#[test]
+#[ignore = "four minutes; run by make torture"]
+fn a_store_that_takes_a_minute_for_an_object_loses_none() {
+    require_server!();
+    let Some(scene) = Scene::new() else { return };
+    let receiver = streaming(&scene.receiver());
+    scene.primary.wait_for("SELECT sync_state FROM pg_stat_replication", "sync");
+    scene.primary.psql("SET synchronous_commit = local; CREATE TABLE t (i int)");
+    let slow = StoreFault::Slow(Duration::from_secs(60));
+    for (row, path) in ["/ranges/", "/wal/0", "/lease/"].into_iter().enumerate() {
+        let before = scene.proxy.faults();
+        scene.proxy.next(1, "PUT", path, slow);
+        make_wal(&scene.primary, 2);
+        scene.commit_within(row, Duration::from_secs(150));
+        wait_until("it was slow", || scene.proxy.faults() > before);
+        scene.commit_within(row + 100, Duration::from_secs(150));
+    }
+    receiver.terminate();
+    receiver.wait().succeeded();
+    scene.run(&["wal", "verify"], &scene.store.url("db1")).run().succeeded().says("nothing is wrong");
+}
+
+/// A primary that is told to shut down waits for what its flush waits for, and no longer than a minute.
+#[test]
+#[ignore = "a minute; run by make torture"]
+fn a_store_that_is_down_holds_up_a_shutdown_for_a_minute_where_flush_waits_for_it() {
+    require_server!();
+    let Some(mut scene) = Scene::new() else { return };
+    let receiver = streaming(&scene.receiver().args(["--require-archive"]));
+    scene.primary.wait_for("SELECT sync_state FROM pg_stat_replication", "sync");
+    scene.primary.psql("SET synchronous_commit = on; CREATE TABLE t (i int)");
+    scene.store.stop();
+    make_wal(&scene.primary, 1);
+    let started = Instant::now();
+    scene.primary.stop(Stop::Fast);
+    let took = started.elapsed();
+    assert!((Duration::from_secs(50)..Duration::from_secs(90)).contains(&took), "{took:?}");
+    // what was not archived is on the primary, and behind the slot
+    scene.store.resume();
+    scene.primary.start();
+    scene.commit(1);
+    receiver.terminate();
+    receiver.wait().succeeded().complains("server is shutting down and has waited for 60 s");
+    scene.primary.stop(Stop::Fast);
+    scene.run(&["wal", "verify"], &scene.store.url("db1")).run().succeeded().says("nothing is wrong");
 }
