@@ -115,6 +115,14 @@ pub enum SinkError {
         /// What shows it.
         source: WalError,
     },
+    /// The finished segment before the stream is damaged: going on would let the server remove what it may still have.
+    #[error("finished segment \"{}\" is not valid WAL", path.display())]
+    DamagedSegment {
+        /// The segment.
+        path: PathBuf,
+        /// What shows it.
+        source: WalError,
+    },
     /// A file has a length that it can never have here: a finished segment that is not one segment long, or an
     /// unfinished one that is longer.
     #[error("file \"{}\" has {len} bytes, where a segment has {segment_len}", path.display())]
@@ -191,6 +199,7 @@ impl SinkError {
             | SinkError::Diverged { .. }
             | SinkError::InvalidWal(_)
             | SinkError::NoContinuation { .. }
+            | SinkError::DamagedSegment { .. }
             | SinkError::WrongLength { .. }
             | SinkError::Compression { .. }
             | SinkError::HistoryDiffers { .. } => ErrorClass::Integrity,

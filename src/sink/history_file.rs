@@ -41,7 +41,11 @@ impl<D: Disk> SegmentWriter<D> {
     }
 
     /// The content, cut off one byte after `max_len`; `None` when there is no such file.
-    fn read_small_file(&mut self, name: &str, max_len: usize) -> Result<Option<Vec<u8>>, SinkError> {
+    pub(super) fn read_small_file(
+        &mut self,
+        name: &str,
+        max_len: usize,
+    ) -> Result<Option<Vec<u8>>, SinkError> {
         let file = match self.disk.open(name, OpenMode::Existing) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -15,6 +15,9 @@ use super::segment_writer::{PARTIAL_SUFFIX, SegmentWriter};
 use crate::compression::CompressionMethod;
 use crate::pg::{TimelineId, WalFileName, WalSegmentSize};
 
+/// What a damaged segment's name is to end in, so that it is received again.
+const ASIDE_SUFFIX: &str = ".damaged";
+
 /// A segment's file, as its name tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentFile {
@@ -33,6 +36,12 @@ impl SegmentFile {
         let (stem, method) = CompressionMethod::split_name(stem);
         let name = WalFileName::parse(stem, segment_size).ok()?;
         Some(SegmentFile { name, finished, method })
+    }
+
+    /// The finished segment whose file somebody has moved aside by adding `.damaged` to its name.
+    pub fn parse_aside(name: &str, segment_size: WalSegmentSize) -> Option<WalFileName> {
+        let file = SegmentFile::parse(name.strip_suffix(ASIDE_SUFFIX)?, segment_size)?;
+        file.finished.then_some(file.name)
     }
 
     /// Whether it is stored compressed.

@@ -11,6 +11,8 @@ use crate::wire::replication::PgTimestamp;
 pub trait Observer: Send + Sync {
     /// A file in the directory is none that the stream can go on with; it stays as it is.
     fn stray_found(&mut self, stray: &Stray);
+    /// WAL from `start_lsn` to `end_lsn` is missing between segments of the directory, and about to be fetched.
+    fn wal_missing(&mut self, timeline: TimelineId, start_lsn: Lsn, end_lsn: Lsn);
     /// The directory was received into before, has no WAL any more, and no slot says where that ended.
     fn beginning_anew(&mut self, timeline: TimelineId, start_lsn: Lsn);
     /// The server is about to be asked for a timeline from `start_lsn` on.
@@ -55,6 +57,11 @@ pub struct LogObserver;
 impl Observer for LogObserver {
     fn stray_found(&mut self, stray: &Stray) {
         tracing::warn!(file = stray.name, reason = ?stray.reason, "file is not part of the server's history");
+    }
+
+    fn wal_missing(&mut self, timeline: TimelineId, start_lsn: Lsn, end_lsn: Lsn) {
+        let told = "WAL is missing between segments of the directory; fetching it";
+        tracing::warn!(%start_lsn, %end_lsn, %timeline, "{told}");
     }
 
     fn beginning_anew(&mut self, timeline: TimelineId, start_lsn: Lsn) {

@@ -311,6 +311,7 @@ mod tests {
 
     impl Observer for Waits {
         fn stray_found(&mut self, _: &Stray) {}
+        fn wal_missing(&mut self, _: TimelineId, _: Lsn, _: Lsn) {}
         fn beginning_anew(&mut self, _: TimelineId, _: Lsn) {}
         fn stream_starting(&mut self, _: TimelineId, _: Lsn) {}
         fn segment_finished(&mut self, _: TimelineId, _: Lsn) {}

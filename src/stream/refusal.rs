@@ -47,17 +47,26 @@ pub struct WalRemoved {
 pub enum Wanted {
     /// The directory ends there: if it cannot be had, there is a hole that nothing here can fill.
     Continuation,
+    /// It is missing in the directory, which has what follows from `end_lsn` on.
+    Missing {
+        /// Where the directory goes on.
+        end_lsn: Lsn,
+    },
     /// An empty directory was to begin there.
     Beginning,
 }
 
 impl fmt::Display for WalRemoved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WalRemoved { lsn, timeline, .. } = self;
         match self.wanted {
-            Wanted::Continuation => write!(f, "directory goes on at {}", self.lsn)?,
-            Wanted::Beginning => write!(f, "WAL is wanted from {}", self.lsn)?,
+            Wanted::Continuation => write!(f, "directory goes on at {lsn} on timeline {timeline}")?,
+            Wanted::Missing { end_lsn } => {
+                write!(f, "directory has no WAL between {lsn} and {end_lsn} on timeline {timeline}")?;
+            }
+            Wanted::Beginning => write!(f, "WAL is wanted from {lsn} on timeline {timeline}")?,
         }
-        write!(f, " on timeline {}, but the server has removed the WAL from there on", self.timeline)?;
+        write!(f, ", but the server has removed the WAL from there on")?;
         match &self.slot {
             Some((slot, SlotHold::From(held))) if held.restart_lsn > self.lsn => {
                 write!(f, "; replication slot \"{slot}\" holds it only from {} on", held.restart_lsn)
@@ -93,7 +102,9 @@ impl Refusal {
     pub fn class(&self) -> ErrorClass {
         match self {
             Refusal::SlotTaken(_) => ErrorClass::Transient,
-            Refusal::WalRemoved(WalRemoved { wanted: Wanted::Continuation, .. }) => ErrorClass::Integrity,
+            Refusal::WalRemoved(WalRemoved {
+                wanted: Wanted::Continuation | Wanted::Missing { .. }, ..
+            }) => ErrorClass::Integrity,
             _ => ErrorClass::Operator,
         }
     }
@@ -157,6 +168,11 @@ mod tests {
             format!("{gap}; replication slot \"witness\" holds none: it was invalidated, or never used")
         );
         assert!(told(None, Wanted::Beginning).starts_with("WAL is wanted from 0/500000"));
+        let missing = told(None, Wanted::Missing { end_lsn: Lsn::new(7 << 20) });
+        assert_eq!(
+            missing,
+            "directory has no WAL between 0/500000 and 0/700000 on timeline 1, but the server has removed the WAL from there on"
+        );
     }
 
     #[test]
@@ -164,6 +180,8 @@ mod tests {
         let class = |state, wanted| refusal(state, Some(SlotHold::Unknown), wanted).unwrap().class();
         assert_eq!(class(SqlState::OBJECT_IN_USE, Wanted::Continuation), ErrorClass::Transient);
         assert_eq!(class(SqlState::UNDEFINED_FILE, Wanted::Continuation), ErrorClass::Integrity);
+        let missing = Wanted::Missing { end_lsn: Lsn::new(7 << 20) };
+        assert_eq!(class(SqlState::UNDEFINED_FILE, missing), ErrorClass::Integrity);
         assert_eq!(class(SqlState::UNDEFINED_FILE, Wanted::Beginning), ErrorClass::Operator);
     }
 }

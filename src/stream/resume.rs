@@ -8,17 +8,19 @@
 //! * When several unfinished files end the history (a crash can undo the rename that completed the last but
 //!   one), the earliest of them is where to begin.
 //! * Files, but none on the server's history, are an error and not an empty directory.
+//! * A hole before the end, which the original goes on behind, is where to begin (see [`row`]).
 //!
 //! A slot that is further than the directory is no error by itself. The server may well have the WAL in
 //! between, and says so if not; refusing would turn what heals by itself into an outage. It is never a reason
 //! to begin at the slot: that would leave a hole.
 
-use std::collections::BTreeMap;
+mod row;
 
 use super::refusal::Wanted;
 use crate::ErrorClass;
-use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegment, WalSegmentSize};
+use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 use crate::sink::{DiskEntry, SegmentFile};
+use row::{Kept, Row, RowEnd};
 
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,30 +197,20 @@ impl ResumeError {
     }
 }
 
-/// A segment's file on the server's history.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    timeline: TimelineId,
-    finished: bool,
-}
-
-/// Files on the server's history, by segment.
-type FoundFiles = BTreeMap<WalSegment, Found>;
-
 /// Decides where to begin.
 pub fn find_start(
     entries: &[DiskEntry],
     server: &ServerState<'_>,
     choice: StartChoice,
 ) -> Result<ResumePoint, ResumeError> {
-    let (found, strays) = sort_out(entries, server);
+    let (row, strays) = sort_out(entries, server);
     let current = server.history.timeline();
     let latest = strays.iter().filter_map(|(_, timeline)| *timeline).max();
     if let Some(found) = latest.filter(|latest| *latest > current) {
         return Err(ResumeError::TimelineAheadOfServer { found, current });
     }
     let strays: Vec<Stray> = strays.into_iter().map(|(stray, _)| stray).collect();
-    let Some((&last, _)) = found.last_key_value() else {
+    let Some(RowEnd { timeline, start_lsn, gap_end_lsn }) = row.end() else {
         if let Some(found) = latest {
             return Err(ResumeError::TimelineNotInHistory { found, current });
         }
@@ -227,7 +219,6 @@ pub fn find_start(
         }
         return start_empty(server, choice, strays);
     };
-    let (timeline, start_lsn) = follow(&found, last, server);
     if timeline == current && start_lsn > server.flush_lsn {
         return Err(ResumeError::AheadOfServer { start_lsn, flush_lsn: server.flush_lsn });
     }
@@ -238,18 +229,23 @@ pub fn find_start(
     // below what was acknowledged. Reaching the second is certain, the first may have been lost in a fork.
     let acknowledged_lsn = slot.map_or(on_disk_lsn, |slot| slot.restart_lsn);
     let flush_floor = acknowledged_lsn.min(server.flush_lsn);
-    let wanted = Wanted::Continuation;
+    let wanted = gap_end_lsn.map_or(Wanted::Continuation, |end_lsn| Wanted::Missing { end_lsn });
     Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, wanted, slot_ahead })
 }
 
-/// Files on the server's history by segment, of each segment the one on the latest timeline; and the others.
-fn sort_out(
+/// Files on the server's history; and the others.
+fn sort_out<'a>(
     entries: &[DiskEntry],
-    server: &ServerState<'_>,
-) -> (FoundFiles, Vec<(Stray, Option<TimelineId>)>) {
-    let mut found = FoundFiles::new();
+    server: &ServerState<'a>,
+) -> (Row<'a>, Vec<(Stray, Option<TimelineId>)>) {
+    let mut row = Row::new(server.history);
     let mut strays = Vec::new();
     for entry in entries {
+        if let Some(file) = SegmentFile::parse_aside(&entry.name, server.segment_size)
+            && holds_history(server.history, file)
+        {
+            row.add(file, Kept::Aside);
+        }
         let Some(found_file) = SegmentFile::parse(&entry.name, server.segment_size) else { continue };
         let SegmentFile { name: file, finished, .. } = found_file;
         let segment_len = server.segment_size.as_u64();
@@ -262,16 +258,13 @@ fn sort_out(
             && ((finished && len != segment_len) || (!found_file.is_compressed() && len > segment_len))
         {
             stray(StrayReason::WrongLength(len), None);
+            row.add_damaged(file);
         } else {
-            let new = Found { timeline: file.timeline, finished };
-            let old = found.entry(file.segment).or_insert(new);
-            if (new.timeline, new.finished) > (old.timeline, old.finished) {
-                *old = new;
-            }
+            row.add(file, if finished { Kept::Finished } else { Kept::Unfinished });
         }
     }
     strays.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-    (found, strays)
+    (row, strays)
 }
 
 /// Whether the history has bytes of this segment on this timeline.
@@ -294,34 +287,13 @@ fn begin_of(history: &TimelineHistory, timeline: TimelineId) -> Lsn {
     ancestor.map_or(Lsn::INVALID, |entry| entry.end_lsn)
 }
 
-/// From the last file on the history to the position to ask for.
-fn follow(found: &FoundFiles, mut last: WalSegment, server: &ServerState<'_>) -> (TimelineId, Lsn) {
-    let file = found[&last];
-    if file.finished {
-        let end_lsn = last.end_lsn();
-        return match server.history.switch_point(file.timeline) {
-            // the later timeline has this segment too, whole, and with another end
-            Some(switch_lsn) if switch_lsn < end_lsn => {
-                (server.history.timeline_at(Lsn::new(end_lsn.as_u64() - 1)), last.start_lsn())
-            }
-            // nothing more to get on this one: the server would answer without a stream
-            Some(switch_lsn) if switch_lsn == end_lsn => (server.history.timeline_at(end_lsn), end_lsn),
-            _ => (file.timeline, end_lsn),
-        };
-    }
-    while let Some((&before, _)) = found.range(..last).next_back()
-        && before.next() == last
-        && !found[&before].finished
-    {
-        last = before;
-    }
-    (found[&last].timeline, last.start_lsn())
-}
-
 /// How far the files on the history reach at the most. An ancestor's file of the last segment may reach further
 /// than its successor's, which was begun again at the segment's start.
 fn end_on_disk(entries: &[DiskEntry], server: &ServerState<'_>) -> Lsn {
     let end_of = |entry: &DiskEntry| {
+        if let Some(file) = SegmentFile::parse_aside(&entry.name, server.segment_size) {
+            return holds_history(server.history, file).then(|| file.segment.end_lsn());
+        }
         let found = SegmentFile::parse(&entry.name, server.segment_size)?;
         let file = found.name;
         let segment_len = server.segment_size.as_u64();

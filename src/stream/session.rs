@@ -171,6 +171,9 @@ impl<K: Sink> Session<'_, K> {
         for stray in &point.strays {
             self.observer.stray_found(stray);
         }
+        if let Wanted::Missing { end_lsn } = point.wanted {
+            self.observer.wal_missing(point.timeline, point.start_lsn, end_lsn);
+        }
         tell_of_slot(&state, &point);
         let used_before = server.entries.iter().any(|entry| entry.name == ClusterStamp::FILE_NAME);
         let held = matches!(state.slot, SlotHold::From(_));
@@ -267,7 +270,8 @@ impl<K: Sink> Session<'_, K> {
             }
             let place = upstream.place();
             // before 15 only a refusal shows that there is none
-            let may_replace = (from.slot, from.wanted) == (SlotHold::Unknown, Wanted::Continuation)
+            let may_replace = from.slot == SlotHold::Unknown
+                && from.wanted != Wanted::Beginning
                 && self.may_replace_slot(upstream, server.identity.timeline);
             self.observer.stream_starting(timeline, start_lsn);
             let mut until = self.until.clone();

@@ -222,6 +222,25 @@ impl SimDisk {
         state.durable_names = names;
     }
 
+    /// Somebody renames a file, or takes it away, while nobody else is there; that is durable at once.
+    pub fn rename_by_hand(&self, from: &str, to: Option<&str>) {
+        let mut state = self.0.borrow_mut();
+        let inode = state.names.remove(from).expect("what is renamed is there");
+        if let Some(to) = to {
+            state.names.insert(to.into(), inode);
+        }
+        state.durable_names = state.names.clone();
+    }
+
+    /// Somebody puts a file there, durably.
+    pub fn put_by_hand(&self, name: &str, content: Vec<u8>) {
+        let mut state = self.0.borrow_mut();
+        state.nodes.push(Node { seen: content.clone(), durable: content, ..Node::default() });
+        let inode = state.nodes.len() - 1;
+        state.names.insert(name.into(), inode);
+        state.durable_names.insert(name.into(), inode);
+    }
+
     /// What programs see.
     pub fn seen(&self) -> Image {
         let state = self.0.borrow();

@@ -8,6 +8,7 @@
 
 mod checker;
 mod disk;
+mod hand;
 mod log;
 mod plain;
 mod primary;

@@ -1,4 +1,4 @@
-//! A primary that grows, is promoted, shuts down, breaks off, falls silent and lies.
+//! A primary that grows, is promoted, shuts down, breaks off, falls silent, removes WAL and lies.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -58,6 +58,7 @@ pub struct Counts {
     pub shutdowns: u64,
     pub lies: u64,
     pub acknowledgements: u64,
+    pub removals: u64,
 }
 
 pub struct State {
@@ -67,8 +68,12 @@ pub struct State {
     pub limit_lsn: Lsn,
     pub base_lsn: Lsn,
     pub can_read_slot: bool,
+    /// Segments before this one are gone: no slot holds them.
+    pub removed_lsn: Lsn,
     pub sides: Vec<Side>,
     pub random: fastrand::Rng,
+    /// What decides about removing, apart from all else.
+    reaper: fastrand::Rng,
     pub log: Log,
     /// The last life: nothing goes wrong any more.
     pub honest: bool,
@@ -111,14 +116,17 @@ impl Primary {
             lied: false,
             sent_lsn: Lsn::INVALID,
         };
+        let reaper = fastrand::Rng::with_seed(random.get_seed());
         let state = Rc::new(RefCell::new(State {
             wal: Wal::new(),
             flush_lsn,
             limit_lsn: flush_lsn + random.u64(1..5 * SEGMENT_LEN / 2),
             base_lsn,
             can_read_slot,
+            removed_lsn: Lsn::INVALID,
             sides: disks.iter().map(side).collect(),
             random,
+            reaper,
             log,
             honest: false,
             counts: Counts::default(),
@@ -157,6 +165,22 @@ impl State {
         self.flush_lsn = (self.flush_lsn + len).min(self.limit_lsn.max(self.flush_lsn));
     }
 
+    /// A checkpoint now and then removes what no slot holds.
+    fn remove_wal(&mut self) {
+        let held_lsn = self.held_lsn();
+        if !self.honest && held_lsn > self.removed_lsn && self.reaper.u8(..20) == 0 {
+            self.removed_lsn = held_lsn;
+            self.counts.removals += 1;
+            self.log.add(|| format!("primary removes WAL up to {held_lsn}"));
+        }
+    }
+
+    /// The start of the first segment that a slot holds.
+    fn held_lsn(&self) -> Lsn {
+        let held_lsn = self.sides.iter().map(|side| side.checker.slot_lsn).min().unwrap_or_default();
+        segment_size().segment_at(held_lsn).start_lsn()
+    }
+
     /// A standby of this server takes over: `lowest_lsn` is what it certainly has.
     fn promote(&mut self, lowest_lsn: Lsn) {
         // a server is promoted beyond the beginning of its timeline
@@ -187,6 +211,7 @@ impl State {
                 side.checker.slot_lsn = if self.can_read_slot { left_lsn } else { self.base_lsn };
             }
         }
+        self.removed_lsn = self.removed_lsn.min(self.held_lsn());
     }
 }
 
@@ -301,6 +326,10 @@ impl Upstream for SimUpstream {
                 "requested starting point {start_lsn} is ahead of the WAL flush position"
             ));
         }
+        if start_lsn < state.removed_lsn {
+            let message = format!("requested WAL segment of {start_lsn} has already been removed");
+            return Err(server_error(SqlState::UNDEFINED_FILE, message));
+        }
         Ok(StreamStart::Streaming(SimStream {
             state: Rc::clone(&self.state),
             side: self.side,
@@ -370,6 +399,7 @@ impl SimStream {
         if state.generation != self.generation {
             return (Duration::ZERO, Step::Close);
         }
+        state.remove_wal();
         if state.mishap(250) {
             return (soon(&mut state.random), Step::Close);
         }

@@ -15,6 +15,7 @@ use pgwake::stream::{
 use tokio::sync::watch;
 
 use crate::disk::{Canary, DiskFault, SimDisk, is_final};
+use crate::hand::Taken;
 use crate::log::{Kept, Log};
 use crate::plain::Plain;
 use crate::primary::{Counts, LIES, Primary};
@@ -34,6 +35,10 @@ pub struct Coverage {
     pub compressed: u64,
     /// Segments that were written to a file that was made ready.
     pub ready: u64,
+    /// Segments that were taken out of the directory, and received again, or found to be gone on the server.
+    pub taken: u64,
+    pub refilled: u64,
+    pub refused: u64,
     pub primary: Counts,
     pub log: String,
 }
@@ -49,13 +54,16 @@ impl std::fmt::Display for Coverage {
             lies_detected,
             compressed,
             ready,
+            taken,
+            refilled,
+            refused,
             primary,
             ..
         } = self;
         write!(
             f,
             "{runs} runs, {lives} lives, {compressed} of them compressing, {crashes} crashes, {power_losses} power losses, {disk_failures} disk \
-             failures, {lies_detected} lies detected, {ready} segments made ready, {primary:?}"
+             failures, {lies_detected} lies detected, {ready} segments made ready, {taken} taken away, {refilled} received again, {refused} refused, {primary:?}"
         )
     }
 }
@@ -70,6 +78,9 @@ impl Coverage {
         self.lies_detected += other.lies_detected;
         self.compressed += other.compressed;
         self.ready += other.ready;
+        self.taken += other.taken;
+        self.refilled += other.refilled;
+        self.refused += other.refused;
         self.primary.connections += other.primary.connections;
         self.primary.disconnects += other.primary.disconnects;
         self.primary.silences += other.primary.silences;
@@ -78,6 +89,7 @@ impl Coverage {
         self.primary.shutdowns += other.primary.shutdowns;
         self.primary.lies += other.primary.lies;
         self.primary.acknowledgements += other.primary.acknowledgements;
+        self.primary.removals += other.primary.removals;
     }
 
     pub fn is_complete(&self) -> bool {
@@ -88,12 +100,15 @@ impl Coverage {
             self.disk_failures,
             self.lies_detected,
             self.ready,
+            self.refilled,
+            self.refused,
             primary.disconnects,
             primary.silences,
             primary.switches,
             primary.forks_behind,
             primary.shutdowns,
             primary.acknowledgements,
+            primary.removals,
         ]
         .iter()
         .all(|count| *count > 0)
@@ -171,13 +186,16 @@ pub enum Storage {
     Changing,
 }
 
-struct Run {
+pub struct Run {
     storage: Storage,
     random: fastrand::Rng,
-    disk: SimDisk,
-    primary: Primary,
-    coverage: Coverage,
-    log: Log,
+    /// What decides about taking segments away, apart from all else.
+    pub hand: fastrand::Rng,
+    pub taken: Option<Taken>,
+    pub disk: SimDisk,
+    pub primary: Primary,
+    pub coverage: Coverage,
+    pub log: Log,
 }
 
 impl Run {
@@ -192,6 +210,8 @@ impl Run {
         parts
             .map(|(((setup, disk), primary), random)| Run {
                 storage: setup.storage,
+                hand: fastrand::Rng::with_seed(random.get_seed()),
+                taken: None,
                 random,
                 disk,
                 primary,
@@ -247,6 +267,7 @@ impl Run {
             side.lie = (self.random.u8(..4) == 0).then(|| LIES[self.random.usize(..LIES.len())]);
             side.lied = false;
         }
+        self.see_whether_it_is_back();
         self.log.add(|| format!("life begins: {fault:?}, lifetime {lifetime:?}, killed {killed_after:?}"));
         let result = self.process(fault, tokio::time::sleep(lifetime), killed_after).await;
         self.check()?;
@@ -257,6 +278,8 @@ impl Run {
             self.coverage.power_losses += 1;
             self.log.add(|| "power is lost".into());
             self.disk.lose_power(&mut self.random);
+            self.check()?;
+            self.take_a_segment();
         }
         self.check()
     }
@@ -269,11 +292,18 @@ impl Run {
             let side = &mut state.sides[self.primary.side];
             (side.lie, side.lied) = (None, false);
         }
+        if self.is_missed() {
+            self.put_back();
+        }
         self.log.add(|| "last life begins".into());
         let primary = self.primary.clone();
+        let is_whole = self.whole_again();
         let caught_up = async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
+                if !is_whole() {
+                    continue;
+                }
                 let state = primary.state.borrow();
                 let slot_lsn = state.sides[primary.side].checker.slot_lsn;
                 if slot_lsn == state.limit_lsn && state.flush_lsn == state.limit_lsn {
@@ -283,6 +313,7 @@ impl Run {
         };
         let life = self.process(DiskFault::None, caught_up, None);
         let result = tokio::time::timeout(PATIENCE, life).await.map_err(|_| "it never caught up")?;
+        self.see_whether_it_is_back();
         self.check()?;
         self.judge(result)?;
         self.disk.lose_power(&mut self.random);
@@ -353,6 +384,14 @@ impl Run {
             Some(Err(error)) => {
                 self.log.add(|| format!("life ends: {error}: {:?}", std::error::Error::source(&error)));
                 match error.class() {
+                    ErrorClass::Integrity
+                        if self.is_missed() && matches!(error, ReceiveError::Refused { .. }) =>
+                    {
+                        drop(disk);
+                        self.coverage.refused += 1;
+                        self.put_back();
+                        Ok(())
+                    }
                     ErrorClass::Integrity if lied => {
                         self.coverage.lies_detected += 1;
                         Ok(())

@@ -72,6 +72,12 @@ fn refused(refusal: &Refusal) -> String {
              try again; else begin with a new base backup and a new directory. A slot that is not invalidated keeps WAL."
                 .to_owned()
         }
+        Refusal::WalRemoved(WalRemoved { wanted: Wanted::Missing { .. }, .. }) => {
+            "There is a hole in the directory. If another archive or server has these segments, put them into the directory and \
+             try again. If they were moved elsewhere on purpose, move what lies before them there, too. Else begin with a new \
+             base backup and a new directory."
+                .to_owned()
+        }
         Refusal::WalRemoved(_) => {
             "The server no longer has this WAL. With a replication slot made beforehand it would have been kept; restore the \
              segment from an archive, or start over with a new copy."
@@ -107,6 +113,10 @@ pub(super) fn sink(error: &SinkError) -> Option<&'static str> {
         SinkError::Diverged { .. } | SinkError::HistoryDiffers { .. } => {
             "Two servers have written the same timeline, as after a failover when the old primary was started again: find \
              out which of them is right, and receive from the other one, if at all, into a new directory."
+        }
+        SinkError::DamagedSegment { .. } => {
+            "Add \".damaged\" to its name, with mv: the server is then asked for this segment again, and may still have it. \
+             \"pgwake wal verify\" tells what else is wrong in the directory; --no-verify-records goes on without a look."
         }
         SinkError::NoContinuation { .. } => {
             "The server has lost WAL that is in this directory and has written other WAL since, as after it was restored from \

@@ -46,6 +46,13 @@ impl Observer for Words<'_> {
         });
     }
 
+    fn wal_missing(&mut self, timeline: TimelineId, start_lsn: Lsn, end_lsn: Lsn) {
+        let (start_lsn, end_lsn) = (self.shown(start_lsn), self.shown(end_lsn));
+        self.tool.warn(format!(
+            "directory has no WAL between {start_lsn} and {end_lsn} (timeline {timeline}), fetching it"
+        ));
+    }
+
     fn beginning_anew(&mut self, timeline: TimelineId, start_lsn: Lsn) {
         let start_lsn = self.shown(start_lsn);
         self.tool.warn(format!(

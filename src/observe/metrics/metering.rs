@@ -52,6 +52,10 @@ impl Observer for MeteringObserver {
         self.log.stray_found(stray);
     }
 
+    fn wal_missing(&mut self, timeline: TimelineId, start_lsn: Lsn, end_lsn: Lsn) {
+        self.log.wal_missing(timeline, start_lsn, end_lsn);
+    }
+
     fn beginning_anew(&mut self, timeline: TimelineId, start_lsn: Lsn) {
         self.log.beginning_anew(timeline, start_lsn);
     }

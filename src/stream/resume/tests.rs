@@ -15,7 +15,8 @@ fn at(segment: u64, thousandths: u64) -> Lsn {
     Lsn::new(segment * MIB + thousandths * MIB / 1000)
 }
 
-/// `"1/5"` is finished, `"1/5+300"` unfinished with 300 thousandths.
+/// `"1/5"` is finished, `"1/5+300"` unfinished with 300 thousandths, `"1/5+short"` finished and yet not, `"1/5+aside"` damaged
+/// and moved aside.
 fn directory(files: &[&str]) -> Vec<DiskEntry> {
     files
         .iter()
@@ -26,6 +27,8 @@ fn directory(files: &[&str]) -> Vec<DiskEntry> {
             let name = WalFileName { timeline: timeline.parse().unwrap(), segment };
             match len {
                 "full" => DiskEntry { name: name.to_string(), len: Some(MIB) },
+                "short" => DiskEntry { name: name.to_string(), len: Some(7) },
+                "aside" => DiskEntry { name: format!("{name}.damaged"), len: None },
                 _ => DiskEntry {
                     name: format!("{name}.partial"),
                     len: Some(len.parse::<u64>().unwrap() * MIB / 1000),
@@ -56,10 +59,75 @@ fn goes_on_after_the_last_finished_or_at_the_first_unfinished_file() {
     assert_eq!(start(&["1/3", "1/4", "1/5+1"], &one), Ok((1, at(5, 0))));
     assert_eq!(start(&["1/5+0"], &one), Ok((1, at(5, 0))));
     // finished files may have been moved away
-    assert_eq!(start(&["1/3", "1/9+500"], &one), Ok((1, at(9, 0))));
+    assert_eq!(start(&["1/9+500"], &one), Ok((1, at(9, 0))));
     // a crash took back the rename that finished segment 5
     assert_eq!(start(&["1/4", "1/5+1000", "1/6+20"], &one), Ok((1, at(5, 0))));
     assert_eq!(start(&["1/5", "1/5+1000"], &one), Ok((1, at(6, 0))));
+}
+
+/// Where to go on, and how far what is missing goes.
+fn missing(files: &[&str], history: &TimelineHistory) -> Option<(u32, Lsn, Lsn)> {
+    let point = find_start(&directory(files), &server(history), StartChoice::Refuse).unwrap();
+    match point.wanted {
+        Wanted::Missing { end_lsn } => Some((point.timeline.as_u32(), point.start_lsn, end_lsn)),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_hole_before_the_end_is_where_to_begin() {
+    let one = history(1, &[]);
+    assert_eq!(missing(&["1/3", "1/5+500"], &one), Some((1, at(4, 0), at(5, 0))));
+    assert_eq!(missing(&["1/3", "1/9+500"], &one), Some((1, at(4, 0), at(9, 0))));
+    assert_eq!(missing(&["1/3", "1/5+1000", "1/6+1"], &one), Some((1, at(4, 0), at(5, 0))));
+    assert_eq!(missing(&["1/3", "1/5"], &one), Some((1, at(4, 0), at(5, 0))));
+    // the first of several
+    assert_eq!(missing(&["1/3", "1/5", "1/7", "1/8+1"], &one), Some((1, at(4, 0), at(5, 0))));
+    // what was not finished is nothing that a hole could be behind: another program's leftover, say
+    assert_eq!(missing(&["1/3+900", "1/5+500"], &one), None);
+    assert_eq!(missing(&["1/3", "1/4+1", "1/6"], &one), Some((1, at(4, 0), at(6, 0))));
+    // only the last few are looked at
+    let many = |first: u64| (first..=19).map(|number| format!("1/{number}")).chain(["1/3".to_owned()]);
+    let of = |first| {
+        missing(&many(first).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>(), &one)
+    };
+    assert_eq!(of(13), Some((1, at(4, 0), at(13, 0))));
+    assert_eq!(of(12), None);
+}
+
+#[test]
+fn a_hole_is_seen_along_the_history() {
+    let two = history(2, &[(1, at(5, 500))]);
+    assert_eq!(missing(&["1/4", "2/5", "2/7+1"], &two), Some((2, at(6, 0), at(7, 0))));
+    assert_eq!(missing(&["1/3", "2/5+1"], &two), Some((1, at(4, 0), at(5, 0))));
+    assert_eq!(missing(&["1/4", "2/5+1"], &two), None);
+    // timeline 1's own segment 5 has another end, and what timeline 2 has of it is missing
+    assert_eq!(start(&["1/4", "1/5", "2/6+1"], &two), Ok((2, at(5, 0))));
+    assert_eq!(missing(&["1/4", "1/5", "2/6"], &two), Some((1, at(5, 0), at(6, 0))));
+    // what a mover of finished segments leaves
+    assert_eq!(missing(&["1/5+500", "2/9+1"], &two), None);
+    let boundary = history(2, &[(1, at(5, 0))]);
+    assert_eq!(missing(&["1/4", "2/6+1"], &boundary), Some((2, at(5, 0), at(6, 0))));
+}
+
+#[test]
+fn a_damaged_segment_is_received_again() {
+    let one = history(1, &[]);
+    // as long as it is there it is in the way, and the sink says so
+    assert_eq!(start(&["1/4", "1/5+short", "1/6+300"], &one), Ok((1, at(5, 0))));
+    assert_eq!(start(&["1/5+short", "1/6+300"], &one), Ok((1, at(5, 0))));
+    assert_eq!(start(&["1/4", "1/5+aside", "1/6+300"], &one), Ok((1, at(5, 0))));
+    assert_eq!(start(&["1/5+aside", "1/6+300"], &one), Ok((1, at(5, 0))));
+    assert_eq!(start(&["1/5+aside"], &one), Ok((1, at(5, 0))));
+    assert_eq!(start(&["1/4", "1/5+aside", "1/6"], &one), Ok((1, at(5, 0))));
+    assert_eq!(start(&["1/5+aside", "1/6"], &one), Ok((1, at(5, 0))));
+    assert_eq!(start(&["1/5+aside", "1/6", "1/7", "1/8+1"], &one), Ok((1, at(5, 0))));
+    // and then it is there
+    assert_eq!(start(&["1/4", "1/5+aside", "1/5", "1/6+300"], &one), Ok((1, at(6, 0))));
+    assert_eq!(start(&["1/4", "1/5+aside", "1/5+20"], &one), Ok((1, at(5, 0))));
+    let files = directory(&["1/5+aside"]);
+    let point = find_start(&files, &server(&one), StartChoice::Refuse).unwrap();
+    assert_eq!(point.flush_floor, at(6, 0), "it was acknowledged once");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod drill;
 mod enduring;
 mod failing_over;
 mod harness;
+mod holes;
 mod refusing;
 mod resuming;
 mod service;
