@@ -9,6 +9,7 @@
 
 mod backend;
 mod error;
+mod local_stream;
 mod protection;
 mod socket;
 mod startup;
@@ -17,6 +18,7 @@ mod target;
 
 pub use backend::Backend;
 pub use error::{AttemptError, ConnectError, HostFailure, Peer, WrongServer};
+pub use local_stream::LocalStream;
 pub use protection::{Carrier, Protection};
 pub use stream::Stream;
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, UnixStream};
 
-use super::{AttemptError, Peer, Stream};
+use super::{AttemptError, LocalStream, Peer, Stream};
 use crate::client::conninfo::{
     HostAddress, HostSpec, Settings, SystemEnvironment, default_socket_dir, user_name_of,
 };
@@ -92,7 +92,7 @@ pub(super) async fn open(address: &Address, settings: &Settings) -> Result<Strea
             };
             let stream = stream.map_err(AttemptError::ConnectSocket)?;
             check_peer(&stream, settings)?;
-            Ok(Stream::Unix(stream))
+            LocalStream::new(stream).map(Stream::Unix).map_err(AttemptError::ConnectSocket)
         }
         Address::Tcp(address) => {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };

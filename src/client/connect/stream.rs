@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::LocalStream;
 use crate::client::Transport;
 use crate::client::tls::ReadAhead;
 
@@ -16,7 +17,7 @@ pub enum Stream {
     /// TCP, in the clear.
     Tcp(TcpStream),
     /// A Unix socket.
-    Unix(UnixStream),
+    Unix(LocalStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
     /// Anything else: a pipe in a test, say.
