@@ -2,6 +2,7 @@
 
 mod archive_options;
 mod archiving;
+mod budget;
 mod bytes;
 mod crashing;
 mod drill;

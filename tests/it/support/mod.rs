@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part")]
 
+pub(crate) mod calls;
 pub(crate) mod cluster;
 pub(crate) mod dir;
 pub(crate) mod faults;
