@@ -30,6 +30,9 @@ pub enum OpenMode {
 pub trait DiskFile: Clone {
     /// `fdatasync`. Others may write meanwhile; of that nothing is said.
     fn sync_data(&self) -> io::Result<()>;
+    /// The same file, opened once more: of two syncs of one open file at a time, one alone is told of an error, and it is not
+    /// said which.
+    fn open_again(&self) -> io::Result<Self>;
     /// Fills `buffer` from `offset` as far as the file goes; less than asked for only at its end.
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 }

@@ -68,6 +68,10 @@ impl DiskFile for MemoryFile {
         self.disk.step(format!("sync {}", self.name))
     }
 
+    fn open_again(&self) -> io::Result<Self> {
+        Ok(self.clone())
+    }
+
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some((_, kind)) = self.disk.fail.borrow_mut().take_if(|(prefix, _)| prefix == "read") {
             return Err(kind.into());

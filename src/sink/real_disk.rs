@@ -2,14 +2,14 @@
 
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, openat, renameat, statat, unlinkat,
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, fstat, openat, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -141,10 +141,17 @@ impl DiskFile for RealFile {
         self.file.sync_data()?;
         timer.stop();
         // durable, and nobody would find it
-        match self.file.metadata()?.nlink() {
+        match fstat(&self.file)?.st_nlink {
             0 => Err(io::Error::other("somebody removed the file while it was being written")),
             _ => Ok(()),
         }
+    }
+
+    fn open_again(&self) -> io::Result<Self> {
+        // by its name it might be another file by now; who only syncs need not be able to write
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let file = File::from(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+        Ok(RealFile { file: Arc::new(file), ..self.clone() })
     }
 
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

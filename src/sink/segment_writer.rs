@@ -115,6 +115,8 @@ pub(super) struct OpenSegment<F: DiskFile> {
     pub(super) superseded: Vec<String>,
     /// A file for the next segment was asked for.
     pub(super) next_asked: bool,
+    /// The same file opened again, once for each sync that runs beside others.
+    pub(super) twins: Vec<F>,
 }
 
 impl<F: DiskFile> OpenSegment<F> {
@@ -130,7 +132,12 @@ impl<F: DiskFile> OpenSegment<F> {
             compressed,
             superseded,
             next_asked,
+            twins: Vec::new(),
         }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.state == SegmentState::Unfinished && self.compressed.is_none()
     }
 
     fn is_to_be_verified(&self) -> bool {
@@ -155,6 +162,11 @@ pub struct PendingFlush<F> {
 }
 
 impl<F: DiskFile> PendingFlush<F> {
+    /// Whether there is anything to sync.
+    pub fn is_for_disk(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Syncs the file, which may take its time: the writer is not needed for it.
     pub fn sync(&self) -> std::io::Result<()> {
         self.file.as_ref().map_or(Ok(()), |(file, _)| file.sync_data())
@@ -284,9 +296,8 @@ impl<D: Disk> SegmentWriter<D> {
     /// or compressed, and no more of it than the page cache takes. Says whether it did.
     pub fn write_at_once(&mut self, lsn: Lsn, data: &Bytes) -> Result<bool, SinkError> {
         let Some(open) = self.open.as_ref().filter(|_| !self.poisoned) else { return Ok(false) };
-        let is_plain = open.state == SegmentState::Unfinished && open.compressed.is_none();
         let is_inside = open.segment.start_lsn() + open.existing_len <= lsn && lsn < open.segment.end_lsn();
-        let can = is_plain && is_inside && data.len() < MAX_AT_ONCE_LEN;
+        let can = open.is_plain() && is_inside && data.len() < MAX_AT_ONCE_LEN;
         if can {
             self.write(lsn, std::slice::from_ref(data))?;
             self.make_next_ready();
@@ -598,5 +609,6 @@ impl<D: Disk> SegmentWriter<D> {
     }
 }
 
+mod beside;
 #[cfg(test)]
 mod tests;

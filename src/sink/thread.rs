@@ -4,17 +4,18 @@
 //! queue bounded by bytes, the thread takes all that has gathered, writes it, syncs once, publishes, and looks
 //! again. A full queue makes the driver leave the socket alone; status updates go on.
 //!
-//! What takes no more than a copy into the page cache is written where it is pushed, while the thread waits for the disk: the
-//! writer is shared, and the thread lets go of it while it syncs. So a commit that waits for `remote_write` is answered
+//! What takes no more than a copy into the page cache is written where it is pushed, while others wait for the disk: the
+//! writer is shared, and whoever syncs lets go of it meanwhile. So a commit that waits for `remote_write` is answered
 //! without the thread, and never by the disk; and the next sync is for all that came during the last one.
 //!
-//! The way of a commit's WAL when the stream is live, which is all there is to do for it: one `recv`; its checksums, where
-//! the bytes are warm; one `pwritev`, from where they were received; a `send` that says "written"; `fdatasync`; a `send` that says
-//! "flushed". Two waits, for the socket and for the disk, and one thread: as long as syncs are quick, the thread that
-//! receives does them itself, by way of a [`Handover`], which has another one go on with receiving when one takes longer.
-//! When they are slow, they are the sink's thread's: a futex to wake it, and a `write` to be woken by. One copy out of the
-//! socket, one into the page cache, no allocation that grows with the stream. While catching up the sink's thread writes, past the
-//! page cache: then the copy out of the socket is the only one.
+//! The way of a commit's WAL when the stream is live, and all that one commit costs: one wait for the socket (`epoll_wait`), one
+//! `recv`; its checksums, where the bytes are warm; one `pwritev`, from where they were received; a `send` that says "written";
+//! `fdatasync`, and `fstat`, because nobody would find a file that was removed; a `send` that says "flushed". Seven system calls, one
+//! thread, and a test counts them. As long as syncs are quick, the thread that receives does them itself, by way of a [`Handover`],
+//! which has another one go on with receiving when one takes longer. When they are slow, they are left to [threads of their
+//! own](beside), several at a time: a futex to wake one, and a `write` to be woken by. One copy out of the socket, one into the
+//! page cache, no allocation that grows with the stream. While catching up the sink's thread writes, past the page cache: then
+//! the copy out of the socket is the only one.
 //!
 //! WAL is checked as it is pushed: the bytes are in that processor's cache, and the thread is left with what has to wait
 //! for the disk.
@@ -35,12 +36,17 @@ use super::disk::{Disk, DiskEntry};
 use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
 use super::interface::{Sink, SinkEvent};
-use super::queue::{Batch, SinkCommand, SinkLimits};
-use super::segment_writer::SegmentWriter;
+use super::queue::{SinkCommand, SinkLimits};
+use super::segment_writer::{PendingFlush, SegmentWriter};
 use super::stamp::ClusterStamp;
 use super::unverified_segment::Verification;
 use crate::handover::{Handover, Work};
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
+
+mod beside;
+mod turns;
+
+use beside::Beside;
 
 /// A [`SegmentWriter`] on a thread. Dropped, it finishes what is queued.
 #[derive(Debug)]
@@ -60,8 +66,12 @@ pub struct SinkThread<D: Disk> {
 /// keep it.
 const MIN_SHARED_LEN: usize = 8 << 10;
 
-/// As long as syncs take less on average, the task's own thread does them.
-const QUICK_SYNC: Duration = Duration::from_millis(1);
+/// As long as most syncs take less, the task's own thread does them. A standby's walreceiver always does them itself; here
+/// nobody is to wait for a disk who waits for `remote_write`, unless to wake another thread on a busy machine takes as long.
+const QUICK_SYNC: Duration = Duration::from_millis(2);
+
+/// What one sync counts for that, at the most: one that hung says little of the next.
+const MAX_COUNTED_SYNC: Duration = Duration::from_millis(8);
 
 type Request<D> = Box<dyn FnOnce(&mut SegmentWriter<D>) -> Result<(), SinkError> + Send>;
 
@@ -71,24 +81,43 @@ enum Job<D: Disk> {
     Request(Request<D>),
 }
 
+impl<D: Disk> Job<D> {
+    /// Whether it opens and closes no file, and says nothing of what is durable: so it may be done while others sync.
+    fn is_for_open_segment(&self) -> bool {
+        matches!(self, Job::Command(SinkCommand::Write { .. } | SinkCommand::Flush))
+    }
+}
+
 struct Shared<D: Disk> {
     state: Mutex<State<D>>,
     /// Held by the thread while it works, but not while it syncs what was written. Locked, if at all, before the state.
     writer: Mutex<SegmentWriter<D>>,
     work: Condvar,
+    /// For the threads that sync beside each other.
+    beside: Condvar,
     changed: Notify,
 }
 
-/// Who syncs. There is only one at a time: of two, the kernel would tell one alone of an error.
+/// Who syncs. There is only one at a time, of two the kernel would tell one alone of an error; unless all of them are of
+/// [those](beside) that have a descriptor each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Syncing {
     Nobody,
     /// The task's own thread will, when the task waits.
     Asked,
-    /// The task's own thread does. The sink's thread leaves everything alone meanwhile.
-    TasksThread,
+    /// The task's own thread does, or one of those beside. The sink's thread only writes meanwhile.
+    Elsewhere,
     /// The sink's thread does, or writes.
     SinksThread,
+}
+
+impl Syncing {
+    /// `who` does no more, if it was them.
+    fn leave(&mut self, who: Syncing) {
+        if *self == who {
+            *self = Syncing::Nobody;
+        }
+    }
 }
 
 struct State<D: Disk> {
@@ -100,8 +129,9 @@ struct State<D: Disk> {
     syncing: Syncing,
     /// The sink's thread has more to verify, in its own time.
     verification: Verification,
-    /// How long syncs take, on average of the last few.
+    /// How long the quicker half of syncs take.
     sync_time: Duration,
+    beside: Beside,
     queued_bytes: usize,
     /// The driver was told that there is no room, and waits to be told that there is.
     waits_for_room: bool,
@@ -136,20 +166,39 @@ impl<D: Disk> Shared<D> {
         self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait_beside<'a>(&self, state: MutexGuard<'a, State<D>>) -> MutexGuard<'a, State<D>> {
+        self.beside.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes durable what is written. The writer is free meanwhile.
     fn sync(&self) -> Result<FlushedLsn, SinkError> {
-        let started_at = Instant::now();
         let pending = self.writer().begin_flush()?;
+        self.end_sync(pending)
+    }
+
+    /// The same, beside others. `None`: the open segment is not ready for that.
+    fn sync_beside(&self, number: usize) -> Result<Option<FlushedLsn>, SinkError> {
+        let pending = self.writer().begin_flush_beside(number)?;
+        pending.map(|pending| self.end_sync(pending)).transpose()
+    }
+
+    fn end_sync(&self, pending: PendingFlush<D::File>) -> Result<FlushedLsn, SinkError> {
+        let (is_for_disk, started_at) = (pending.is_for_disk(), Instant::now());
         let synced = pending.sync();
         let flushed = self.writer().end_flush(pending, synced);
         let mut state = self.lock();
-        state.sync_time = (7 * state.sync_time + started_at.elapsed()) / 8;
+        if is_for_disk {
+            state.note_sync(started_at.elapsed());
+        }
         flushed
     }
 
     fn publish(&self, flushed: FlushedLsn) {
         let mut state = self.lock();
-        state.flushed = Some(flushed);
+        // of those that sync beside each other, one that began later may have told its end before
+        if state.flushed.is_none_or(|before| before.lsn() < flushed.lsn()) {
+            state.flushed = Some(flushed);
+        }
         state.written_lsn = state.written_lsn.max(flushed.lsn());
     }
 }
@@ -165,7 +214,7 @@ where
         if state.syncing != Syncing::Asked || state.ended {
             return;
         }
-        state.syncing = Syncing::TasksThread;
+        state.syncing = Syncing::Elsewhere;
         drop(state);
         let _mark = SyncMark(self);
         match self.sync() {
@@ -179,7 +228,7 @@ where
     }
 }
 
-/// The task's own thread has synced, or has panicked meanwhile.
+/// A thread that is not the sink's has synced, or has panicked meanwhile.
 struct SyncMark<'a, D: Disk>(&'a Shared<D>);
 
 impl<D: Disk> Drop for SyncMark<'_, D> {
@@ -190,14 +239,34 @@ impl<D: Disk> Drop for SyncMark<'_, D> {
         }
         state.syncing = Syncing::Nobody;
         let is_waited_for = state.is_to_be_done();
+        let is_beside = state.flush_wanted && state.is_flush_beside();
         drop(state);
-        if is_waited_for {
+        if is_beside {
+            self.0.beside.notify_one();
+        } else if is_waited_for {
             self.0.work.notify_all();
         }
     }
 }
 
 impl<D: Disk> State<D> {
+    /// Drawn to quick syncs more than to slow ones: a busy machine makes some take long whatever the disk does, and then to
+    /// wake more threads would not make them quicker.
+    fn note_sync(&mut self, took: Duration) {
+        let took = took.min(MAX_COUNTED_SYNC);
+        let weight = if took < self.sync_time { 4 } else { 16 };
+        self.sync_time = ((weight - 1) * self.sync_time + took) / weight;
+    }
+
+    fn is_quick_disk(&self) -> bool {
+        self.sync_time < QUICK_SYNC
+    }
+
+    /// Whether the task's own thread may sync.
+    fn is_tasks(&self) -> bool {
+        self.is_quick_disk() && !self.working && self.beside.syncing == 0
+    }
+
     fn has_work(&self) -> bool {
         self.flush_wanted || !self.jobs.is_empty()
     }
@@ -240,6 +309,7 @@ where
                 syncing: Syncing::Nobody,
                 verification: Verification::Done,
                 sync_time: Duration::ZERO,
+                beside: Beside::default(),
                 queued_bytes: 0,
                 waits_for_room: false,
                 flushed: None,
@@ -250,11 +320,12 @@ where
             }),
             writer: Mutex::new(writer),
             work: Condvar::new(),
+            beside: Condvar::new(),
             changed: Notify::new(),
         });
         let thread = std::thread::Builder::new().name("wal-sink".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || run(&shared)
+            move || turns::run(&shared)
         });
         let operation = Operation::StartThread;
         let thread = thread.map_err(|source| SinkError::Io { operation, path, source })?;
@@ -307,12 +378,12 @@ where
         if let Job::Command(command) = &job {
             state.queued_bytes += command.weight();
         }
-        let was_idle = !state.has_work();
+        let (was_idle, had_jobs) = (!state.has_work(), !state.jobs.is_empty());
         match job {
             Job::Command(SinkCommand::Flush) if state.jobs.is_empty() => {
                 match (state.syncing, &self.handover) {
                     (Syncing::Asked, _) => return,
-                    (Syncing::Nobody, Some(handover)) if was_idle && state.sync_time < QUICK_SYNC => {
+                    (Syncing::Nobody, Some(handover)) if was_idle && state.is_tasks() => {
                         state.syncing = Syncing::Asked;
                         drop(state);
                         return handover.ask(Arc::clone(&self.shared) as Arc<dyn Work>);
@@ -327,10 +398,14 @@ where
                 state.jobs.push_back(job);
             }
         }
-        // whoever syncs looks again afterwards
-        let wakes = was_idle && state.syncing == Syncing::Nobody;
+        let is_beside = state.flush_wanted && state.is_flush_beside();
+        // whoever syncs looks again afterwards, and what is to be written meanwhile is not theirs
+        let wakes =
+            if state.jobs.is_empty() { was_idle && state.syncing == Syncing::Nobody } else { !had_jobs };
         drop(state);
-        if wakes {
+        if is_beside {
+            self.shared.beside.notify_one();
+        } else if wakes {
             self.shared.work.notify_all();
         }
     }
@@ -482,95 +557,6 @@ impl<D: Disk> Drop for SinkThread<D> {
         // work that was asked for may still be remembered somewhere; the directory is free all the same
         self.shared.writer().close();
     }
-}
-
-/// Marks the end whatever way the thread ends, a panic included, so that nobody waits for it for ever.
-struct EndMark<'a, D: Disk>(&'a Shared<D>);
-
-impl<D: Disk> Drop for EndMark<'_, D> {
-    fn drop(&mut self) {
-        self.0.lock().end(None);
-        self.0.changed.notify_one();
-    }
-}
-
-fn run<D: Disk>(shared: &Shared<D>) {
-    let _mark = EndMark(shared);
-    let mut batch = Batch::default();
-    loop {
-        let mut state = shared.lock();
-        while state.syncing == Syncing::TasksThread || !state.is_to_be_done() {
-            state = shared.wait(state);
-        }
-        if state.ended || (state.closed && !state.has_work()) {
-            return;
-        }
-        let jobs = std::mem::take(&mut state.jobs);
-        state.working = !jobs.is_empty();
-        let flush_wanted = std::mem::take(&mut state.flush_wanted) | state.take_back_sync();
-        state.syncing = Syncing::SinksThread;
-        drop(state);
-        let worked = work_through(&mut batch, jobs, flush_wanted, shared);
-        let verified = worked.and_then(|()| shared.writer().verify_some());
-        let mut state = shared.lock();
-        state.syncing = Syncing::Nobody;
-        match verified {
-            Ok(left) => state.verification = left,
-            Err(error) => return state.end(Some(error)),
-        }
-    }
-}
-
-fn work_through<D: Disk>(
-    batch: &mut Batch,
-    jobs: VecDeque<Job<D>>,
-    flush_wanted: bool,
-    shared: &Shared<D>,
-) -> Result<(), SinkError> {
-    let publish = |flushed: FlushedLsn| {
-        shared.publish(flushed);
-        shared.changed.notify_one();
-    };
-    if !jobs.is_empty() {
-        let mut writer = shared.writer();
-        run_jobs(&mut writer, batch, jobs, publish, shared)?;
-        shared.lock().working = false;
-    }
-    if batch.take_flush_wanted() || flush_wanted {
-        publish(shared.sync()?);
-    }
-    Ok(())
-}
-
-fn run_jobs<D: Disk>(
-    writer: &mut SegmentWriter<D>,
-    batch: &mut Batch,
-    jobs: VecDeque<Job<D>>,
-    mut publish: impl FnMut(FlushedLsn),
-    shared: &Shared<D>,
-) -> Result<(), SinkError> {
-    let wrote = |weight, written_lsn| {
-        let mut state = shared.lock();
-        state.queued_bytes -= weight;
-        state.written_lsn = written_lsn;
-        drop(state);
-        shared.changed.notify_one();
-    };
-    let mut jobs = jobs.into_iter().peekable();
-    while jobs.peek().is_some() {
-        let commands = std::iter::from_fn(|| match jobs.next_if(|job| matches!(job, Job::Command(_))) {
-            Some(Job::Command(command)) => Some(command),
-            _ => None,
-        });
-        batch.run(writer, commands, &mut publish, wrote)?;
-        if let Some(Job::Request(request)) = jobs.next() {
-            if batch.take_flush_wanted() {
-                publish(writer.flush()?);
-            }
-            request(writer)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -37,11 +37,13 @@ pub enum Canary {
     ReadyTakesAPlace,
     /// A file that was made ready is not all zeros.
     ReadyHoldsOldBytes,
+    /// A sync that begins while another one runs finds nothing left to write out, and takes that for durable.
+    AckBesideSync,
     /// After a restart, an unfinished segment that is as long as a finished one is taken for one.
     LengthIsTrusted,
 }
 
-pub const CANARIES: [Canary; 10] = [
+pub const CANARIES: [Canary; 11] = [
     Canary::AckBeforeFsync,
     Canary::NoDirectoryFsync,
     Canary::RenameBeforeFsync,
@@ -49,6 +51,7 @@ pub const CANARIES: [Canary; 10] = [
     Canary::AckAfterFailedFsync,
     Canary::SkipEqualWrites,
     Canary::HideJumps,
+    Canary::AckBesideSync,
     Canary::ReadyTakesAPlace,
     Canary::ReadyHoldsOldBytes,
     Canary::LengthIsTrusted,
@@ -390,6 +393,10 @@ impl DiskFile for SimFile {
                 Err(error)
             }
         }
+    }
+
+    fn open_again(&self) -> io::Result<Self> {
+        Ok(self.clone())
     }
 
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -336,7 +336,8 @@ impl Run {
             Ok(writer) => writer.with_compression(compression),
             Err(error) => return Some(Err(error.into())),
         };
-        let mut sink = SimSink::new(writer, self.random.fork());
+        let canary = self.disk.0.borrow().canary;
+        let mut sink = SimSink::new(writer, self.random.fork(), canary);
         let base_lsn = self.primary.state.borrow().base_lsn;
         // in its last life it is to go on for ever
         let stops = !self.primary.state.borrow().honest && self.random.u8(..6) == 0;

@@ -1,5 +1,5 @@
 //! The sink in virtual time: the same writer and the same batches as on the thread, with syncs that take a while, during which
-//! what is pushed may be written.
+//! what is pushed may be written. In some lives several syncs run side by side.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -13,17 +13,30 @@ use pgwake::sink::{
 };
 use tokio::time::Instant;
 
-use crate::disk::{SimDisk, SimFile};
+use crate::disk::{Canary, SimDisk, SimFile};
 
 const QUEUE_LEN: usize = 200_000;
+
+/// A sync under way.
+struct Flushing {
+    pending: PendingFlush<SimFile>,
+    /// What it came to. The least that a sync can reach is what was written when it began, and the most what is when it ends:
+    /// `None` when it is one of the latter.
+    synced: Option<std::io::Result<()>>,
+    due: Instant,
+    /// Which of those that run side by side.
+    number: usize,
+}
 
 pub struct SimSink {
     writer: SegmentWriter<SimDisk>,
     queue: VecDeque<SinkCommand>,
     queued_bytes: usize,
     flush_wanted: bool,
-    /// What was synced when it began, and is told when its time is over.
-    flushing: Option<(PendingFlush<SimFile>, std::io::Result<()>, Instant)>,
+    flushing: Vec<Flushing>,
+    /// How many syncs may run side by side, and whether the open segment is ready for that.
+    beside: usize,
+    prepared: bool,
     events: VecDeque<SinkEvent>,
     due: Option<Instant>,
     verification: Verification,
@@ -33,10 +46,11 @@ pub struct SimSink {
     random: fastrand::Rng,
     slowest: Duration,
     failed: bool,
+    canary: Option<Canary>,
 }
 
 impl SimSink {
-    pub fn new(writer: SegmentWriter<SimDisk>, mut random: fastrand::Rng) -> Self {
+    pub fn new(writer: SegmentWriter<SimDisk>, mut random: fastrand::Rng, canary: Option<Canary>) -> Self {
         // mostly as fast as disks are, now and then as slow as they can be
         let slowest = Duration::from_millis([1, 5, 20, 40_000][random.usize(..4)]);
         SimSink {
@@ -44,7 +58,9 @@ impl SimSink {
             queue: VecDeque::new(),
             queued_bytes: 0,
             flush_wanted: false,
-            flushing: None,
+            flushing: Vec::new(),
+            beside: [1, 1, 3, 8][fastrand::Rng::with_seed(!random.clone().u64(..)).usize(..4)],
+            prepared: false,
             events: VecDeque::new(),
             due: None,
             verification: Verification::Done,
@@ -54,6 +70,26 @@ impl SimSink {
             random,
             slowest,
             failed: false,
+            canary,
+        }
+    }
+
+    /// How much of the queue may be worked through while something is synced.
+    fn meanwhile(&self) -> usize {
+        self.queue.iter().take_while(|command| **command != SinkCommand::Seal).count()
+    }
+
+    fn has_flush_beside(&self) -> bool {
+        let is_theirs = self.flush_wanted && self.prepared && self.queue.is_empty();
+        is_theirs && self.flushing.len() < self.beside
+    }
+
+    /// Whether there is something to do now.
+    fn has_turn(&self) -> bool {
+        if self.flushing.is_empty() {
+            !self.queue.is_empty() || self.flush_wanted || self.verification == Verification::Pending
+        } else {
+            self.meanwhile() > 0 || self.has_flush_beside()
         }
     }
 
@@ -63,29 +99,20 @@ impl SimSink {
             return Err(SinkError::Poisoned);
         }
         let was_full = !self.has_room();
+        let count = if self.flushing.is_empty() { self.queue.len() } else { self.meanwhile() };
+        self.prepared &= count <= self.meanwhile();
         let (events, queued_bytes, written_lsn) =
             (&mut self.events, &mut self.queued_bytes, &mut self.written_lsn);
         let mut batch = Batch::default();
         let result = batch.run(
             &mut self.writer,
-            self.queue.drain(..),
+            self.queue.drain(..count),
             |flushed| events.push_back(SinkEvent::Flushed(flushed)),
             |weight, lsn| (*queued_bytes, *written_lsn) = (*queued_bytes - weight, lsn),
         );
         let result = result.and_then(|()| {
-            if batch.take_flush_wanted() || std::mem::take(&mut self.flush_wanted) {
-                let pending = self.writer.begin_flush()?;
-                self.written_lsn = self.writer.written_lsn();
-                // the least that a sync can reach: what is written while it runs is not in it
-                let synced = pending.sync();
-                if synced.is_err() {
-                    // after it nothing is told any more, not even what was durable before
-                    self.writer.end_flush(pending, synced)?;
-                    return Ok(());
-                }
-                self.flushing = Some((pending, synced, Instant::now() + self.wait()));
-            }
-            Ok(())
+            self.flush_wanted |= batch.take_flush_wanted();
+            self.begin_flush()
         });
         self.failed = result.is_err();
         if was_full && self.has_room() {
@@ -94,19 +121,67 @@ impl SimSink {
         result
     }
 
+    fn begin_flush(&mut self) -> Result<(), SinkError> {
+        let is_taken = |number| self.flushing.iter().any(|other| other.number == number);
+        let number = (0..).find(|number| !is_taken(*number)).expect("a number");
+        let beside = match self.has_flush_beside() {
+            true => self.writer.begin_flush_beside(number)?,
+            false => None,
+        };
+        let pending = match beside {
+            Some(pending) => pending,
+            None if !self.flush_wanted || !self.flushing.is_empty() => return Ok(()),
+            None => {
+                self.prepared = self.beside > 1 && self.writer.prepare_beside(self.beside)?;
+                self.writer.begin_flush()?
+            }
+        };
+        self.flush_wanted = false;
+        self.written_lsn = self.writer.written_lsn();
+        if self.canary == Some(Canary::AckBesideSync) && !self.flushing.is_empty() {
+            let due = Instant::now();
+            self.flushing.push(Flushing { pending, synced: Some(Ok(())), due, number });
+            return Ok(());
+        }
+        let reaches_least = self.beside == 1 || self.random.bool();
+        let synced = reaches_least.then(|| pending.sync());
+        if let Some(Err(error)) = synced {
+            // after it nothing is told any more, not even what was durable before
+            return self.writer.end_flush(pending, Err(error)).map(|_| ());
+        }
+        let due = Instant::now() + self.wait();
+        self.flushing.push(Flushing { pending, synced, due, number });
+        Ok(())
+    }
+
+    /// The one under way that ends next.
+    fn next_end(&self) -> Option<(usize, Instant)> {
+        let ends = self.flushing.iter().enumerate().map(|(index, flushing)| (index, flushing.due));
+        ends.min_by_key(|(_, due)| *due)
+    }
+
     fn end_flush(&mut self) -> Result<(), SinkError> {
-        let Some((pending, synced, _)) = self.flushing.take() else { return Ok(()) };
+        let Some((index, _)) = self.next_end() else { return Ok(()) };
+        let Flushing { pending, synced, .. } = self.flushing.remove(index);
+        let synced = synced.unwrap_or_else(|| pending.sync());
         let result = self.writer.end_flush(pending, synced);
         self.failed |= result.is_err();
         self.events.push_back(SinkEvent::Flushed(result?));
         Ok(())
     }
 
+    fn end_flushes(&mut self) -> Result<(), SinkError> {
+        while !self.flushing.is_empty() {
+            self.end_flush()?;
+        }
+        Ok(())
+    }
+
     /// All that was pushed, to its end.
     fn run_all(&mut self) -> Result<(), SinkError> {
-        self.end_flush()?;
+        self.end_flushes()?;
         self.run_queue()?;
-        self.end_flush()
+        self.end_flushes()
     }
 
     fn verify_some(&mut self) -> Result<(), SinkError> {
@@ -168,20 +243,23 @@ impl Sink for SimSink {
                 self.seen_written_lsn = self.written_lsn;
                 return Ok(SinkEvent::Written);
             }
-            if let Some((_, _, due)) = self.flushing {
-                tokio::time::sleep_until(due).await;
-                self.end_flush()?;
-                continue;
-            }
-            if self.queue.is_empty() && !self.flush_wanted && self.verification == Verification::Done {
-                pending::<()>().await;
-            }
             let wait = self.wait();
-            let due = *self.due.get_or_insert_with(|| Instant::now() + wait);
-            tokio::time::sleep_until(due).await;
-            self.due = None;
-            self.run_queue()?;
-            self.verify_some()?;
+            let turn = self.has_turn().then(|| *self.due.get_or_insert_with(|| Instant::now() + wait));
+            match (self.next_end(), turn) {
+                (None, None) => pending::<()>().await,
+                (Some((_, end)), turn) if turn.is_none_or(|turn| end <= turn) => {
+                    tokio::time::sleep_until(end).await;
+                    self.end_flush()?;
+                }
+                (_, turn) => {
+                    tokio::time::sleep_until(turn.expect("one of the two")).await;
+                    self.due = None;
+                    self.run_queue()?;
+                    if self.flushing.is_empty() {
+                        self.verify_some()?;
+                    }
+                }
+            }
         }
     }
 

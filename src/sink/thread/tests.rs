@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::super::disk::{DiskFile, OpenMode};
 use super::super::{Layout, RealDisk, RealFile};
@@ -181,6 +181,10 @@ struct Trouble {
     holds_syncs: AtomicBool,
     /// One is held.
     is_syncing: AtomicBool,
+    always_slow: AtomicBool,
+    syncing: AtomicUsize,
+    /// How many there were at a time.
+    most_syncing: AtomicUsize,
 }
 
 impl DiskFile for SlowFile {
@@ -189,9 +193,17 @@ impl DiskFile for SlowFile {
             self.1.is_syncing.store(true, Ordering::SeqCst);
             std::thread::yield_now();
         }
-        let took = [0, 0, 0, 0, 0, 0, 0, 300, 3_000, 12_000][fastrand::usize(..10)];
-        std::thread::sleep(Duration::from_micros(took));
+        let took = [0, 0, 0, 0, 0, 0, 0, 300, 3_000, 12_000];
+        let slow = if self.1.always_slow.load(Ordering::SeqCst) { &took[8..] } else { &took[..] };
+        let syncing = self.1.syncing.fetch_add(1, Ordering::SeqCst) + 1;
+        self.1.most_syncing.fetch_max(syncing, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_micros(slow[fastrand::usize(..slow.len())]));
+        self.1.syncing.fetch_sub(1, Ordering::SeqCst);
         self.0.sync_data()
+    }
+
+    fn open_again(&self) -> std::io::Result<Self> {
+        Ok(SlowFile(self.0.open_again()?, Arc::clone(&self.1)))
     }
 
     fn fill_from(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -296,6 +308,18 @@ async fn a_disk_that_is_full_while_it_syncs_is_told_to_be_full() {
     assert!(error.is_out_of_room(), "{error}");
 }
 
+/// All that was pushed, and nothing else, is in the files.
+#[track_caller]
+fn assert_stored(directory: &std::path::Path, expected: &[u8]) {
+    let mut names: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let segments = names.iter().filter(|path| !path.to_string_lossy().contains("stamp"));
+    let stored: Vec<u8> = segments.flat_map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(stored.starts_with(expected), "{} bytes of {}", stored.len(), expected.len());
+    assert!(stored[expected.len()..].iter().all(|byte| *byte == 0));
+}
+
 /// Two threads sync, and two run the task; whoever it is, positions only grow, none is beyond what was written, and all comes
 /// to its file.
 #[test]
@@ -341,11 +365,67 @@ fn a_disk_of_any_speed_gets_all_of_it_in_order() {
         sink.settle().await.unwrap();
         expected
     });
-    let mut names: Vec<_> =
-        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    names.sort();
-    let segments = names.iter().filter(|path| !path.to_string_lossy().contains("stamp"));
-    let stored: Vec<u8> = segments.flat_map(|path| std::fs::read(path).unwrap()).collect();
-    assert!(stored.starts_with(&expected), "{} bytes of {}", stored.len(), expected.len());
-    assert!(stored[expected.len()..].iter().all(|byte| *byte == 0));
+    assert_stored(directory.path(), &expected);
+}
+
+/// On a disk that is always slow, several syncs run at a time, in whatever order they end; a hung one holds up no write.
+#[test]
+fn a_slow_disk_syncs_several_times_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = slow_disk(directory.path());
+    let trouble = Arc::clone(&disk.1);
+    trouble.always_slow.store(true, Ordering::SeqCst);
+    let expected = handing_over(async |handover| {
+        let writer = SegmentWriter::open(disk, Layout::Archive).unwrap();
+        let sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
+        let mut sink = sink.with_handover(Some(handover));
+        sink.prepare(stamp()).await.unwrap();
+        let start = Lsn::new(1 << 20);
+        sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+        let (mut lsn, mut flushed_lsn, mut expected) = (start, start, Vec::new());
+        let patience = Duration::from_secs(20);
+        // so much is known of it, otherwise that is found out after some syncs
+        sink.shared.lock().sync_time = 2 * QUICK_SYNC;
+        while lsn < Lsn::new(3 << 20) {
+            let rest = stamp().segment_size.segment_at(lsn).end_lsn() - lsn;
+            let len = [1, 300, 8192, 8192, 8192, 8192, 8192, 150_000][fastrand::usize(..8)].min(rest);
+            let data = Bytes::from(vec![fastrand::u8(1..); len as usize]);
+            expected.extend_from_slice(&data);
+            sink.push(SinkCommand::Write { lsn, data });
+            lsn = lsn + len;
+            sink.push(if len == rest { SinkCommand::Seal } else { SinkCommand::Flush });
+            let heard = async {
+                loop {
+                    if let SinkEvent::Flushed(flushed) = sink.event().await.unwrap() {
+                        assert!(flushed_lsn < flushed.lsn() && flushed.lsn() <= lsn);
+                        flushed_lsn = flushed.lsn();
+                    }
+                }
+            };
+            // several pushes while one sync runs
+            let _ = tokio::time::timeout(Duration::from_millis(1), heard).await;
+        }
+        sink.settle().await.unwrap();
+        let most = trouble.most_syncing.load(Ordering::SeqCst);
+        assert!(most > 2, "at the most {most} syncs at a time");
+        // whatever is large is not written where it is pushed
+        trouble.holds_syncs.store(true, Ordering::SeqCst);
+        for len in [10, 10, 200_000, 10] {
+            sink.push(SinkCommand::Write { lsn, data: Bytes::from(vec![7; len]) });
+            lsn = lsn + len as u64;
+            expected.extend_from_slice(&vec![7; len]);
+            sink.push(SinkCommand::Flush);
+            tokio::time::timeout(patience, async {
+                while sink.written_lsn() < lsn {
+                    sink.event().await.unwrap();
+                }
+            })
+            .await
+            .expect("what is pushed is written while syncs hang");
+        }
+        trouble.holds_syncs.store(false, Ordering::SeqCst);
+        sink.settle().await.unwrap();
+        expected
+    });
+    assert_stored(directory.path(), &expected);
 }

@@ -6,9 +6,9 @@ use super::harness::{SLOT_POSITION, assert_same_as, wal_files};
 use super::harness::{
     Sampler, assert_never_back, caught_up, directory, keeping_wal, make_wal, receive, streaming,
 };
-use crate::support::faults::injecting;
+use crate::support::faults::attached;
 use crate::support::{Cluster, Direction, Ending, Proxy, Stop, Tool};
-use crate::{require_program, require_server};
+use crate::{require_program, require_root, require_server};
 
 #[test]
 fn positions_advance_in_their_order_and_nothing_is_applied() {
@@ -80,13 +80,14 @@ fn give_up_waiting(primary: &Cluster, sql: &str) {
 #[test]
 fn what_is_reported_as_written_survives_the_receiver() {
     require_server!();
+    require_root!();
     require_program!("strace");
     let primary = keeping_wal(16).setting("synchronous_standby_names", "pgwake").start();
     let received = directory(&primary);
-    // after some commits a sync takes longer than all that follows
-    let tool = injecting(receive(&primary.conninfo(), &received), &["fdatasync:delay_enter=60s:when=6+"]);
-    let receiver = streaming(&tool);
-    primary.psql("SET synchronous_commit = local; CREATE TABLE t (i int)");
+    let receiver = streaming(&receive(&primary.conninfo(), &received));
+    primary.psql("CREATE TABLE t (i int)");
+    // from now on a sync takes longer than all that follows
+    let hung = attached(&receiver, "fdatasync:delay_enter=60s");
     let started = Instant::now();
     for i in 0..30 {
         primary.psql(&format!("SET synchronous_commit = remote_write; INSERT INTO t VALUES ({i})"));
@@ -96,6 +97,7 @@ fn what_is_reported_as_written_survives_the_receiver() {
     let written: u64 = primary.psql(reported).parse().expect("more is written than durable");
     receiver.kill9();
     receiver.wait();
+    hung.wait();
     let files = wal_files(&received);
     let len = |name: &String| std::fs::metadata(received.join(name)).expect("a file").len();
     assert_eq!(files.len(), 1, "{files:?}");
