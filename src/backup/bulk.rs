@@ -183,7 +183,7 @@ fn run(queue: &Receiver<Job>, syncer: Option<&SyncQueue>, failure: &Failure) {
             Job::End(file) => match (Arc::into_inner(file), syncer) {
                 (Some(file), Some(syncer)) => {
                     let (file, path) = file.into_parts();
-                    syncer.sync(file, path)
+                    syncer.sync(file, path, MIN_FILE_LEN)
                 }
                 _ => Ok(()),
             },

@@ -1,8 +1,8 @@
 //! Makes finished files durable in the background, while receiving goes on.
 //!
 //! Answers to `fsync_pgdata` in PostgreSQL's `src/common/file_utils.c`, which runs when everything has been received.
-//! Here writeback of a file starts as soon as it is complete, and `fsync` follows on threads of their own. Files are
-//! taken in batches: writeback of the whole batch is under way before the first `fsync` waits, and one commit of the
+//! Here writeback of a file starts soon after it is complete, and `fsync` follows on threads of their own. Small files are
+//! handed over in batches: writeback of the whole batch is under way before the first `fsync` waits, and one commit of the
 //! file system's journal serves them all. The descriptor that wrote a file is the one that syncs it, so an error of
 //! its writeback cannot be missed. The first failure is final: a failed `fsync` is never tried again, because the
 //! pages that it failed to write may be gone.
@@ -19,14 +19,18 @@ use rustix::fs::Advice;
 use super::confined::FileError;
 use super::failure::Failure;
 
-/// How many complete files may wait; then receiving waits. Each holds a descriptor, and 1024 is the usual limit.
-pub const QUEUE_LEN: usize = 384;
+/// How many files a thread is given at once, at the most. One by one they would cost twice as much: each wakes a thread, and has
+/// the journal committed for itself alone.
+pub const BATCH_LEN: usize = 32;
 
-/// How many files a thread takes at once.
-pub const BATCH_LEN: usize = 128;
+/// How many bytes of files make a batch, though they be few.
+const BATCH_BYTES: u64 = 1 << 20;
 
-/// How many threads sync.
-pub const THREAD_COUNT: usize = 4;
+/// How many batches may wait; then receiving waits. Each file of them holds a descriptor, and 1024 is the usual limit.
+pub const QUEUE_LEN: usize = 8;
+
+/// How many threads sync. They wait for the device together, which then serves them all at once.
+pub const THREAD_COUNT: usize = 8;
 
 /// Threads that sync files.
 #[derive(Debug)]
@@ -39,8 +43,16 @@ pub struct Syncer {
 /// What gives them something to do. They end when all of them are gone.
 #[derive(Debug, Clone)]
 pub(super) struct SyncQueue {
-    jobs: SyncSender<Job>,
+    batches: SyncSender<Vec<Job>>,
+    /// What is not yet a batch.
+    gathered: Arc<Mutex<Gathered>>,
     failure: Arc<Failure>,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    jobs: Vec<Job>,
+    byte_count: u64,
 }
 
 #[derive(Debug)]
@@ -52,23 +64,23 @@ struct Job {
 impl Syncer {
     /// Starts the threads.
     pub fn start() -> Result<Self, FileError> {
-        let (queue, jobs) = sync_channel(QUEUE_LEN);
-        let jobs = Arc::new(Mutex::new(jobs));
+        let (sender, batches) = sync_channel(QUEUE_LEN);
+        let batches = Arc::new(Mutex::new(batches));
         let failure = Arc::new(Failure::default());
         let mut threads = Vec::with_capacity(THREAD_COUNT);
         for _ in 0..THREAD_COUNT {
-            let (jobs, failure) = (Arc::clone(&jobs), Arc::clone(&failure));
+            let (batches, failure) = (Arc::clone(&batches), Arc::clone(&failure));
             let thread =
-                std::thread::Builder::new().name("fsync".to_owned()).spawn(move || run(&jobs, &failure));
+                std::thread::Builder::new().name("fsync".to_owned()).spawn(move || run(&batches, &failure));
             threads.push(thread.map_err(|source| FileError::new("start thread", "fsync", source))?);
         }
-        let queue = SyncQueue { jobs: queue, failure: Arc::clone(&failure) };
+        let queue = SyncQueue { batches: sender, gathered: Arc::default(), failure: Arc::clone(&failure) };
         Ok(Syncer { queue: Some(queue), threads, failure })
     }
 
-    /// Hands over a complete file. Waits while too many are queued; fails when an earlier one failed.
-    pub fn sync(&self, file: File, path: PathBuf) -> Result<(), FileError> {
-        self.queue.as_ref().map_or(Ok(()), |queue| queue.sync(file, path))
+    /// Hands over a complete file of `len` bytes. Waits while too many are queued; fails when an earlier one failed.
+    pub fn sync(&self, file: File, path: PathBuf, len: u64) -> Result<(), FileError> {
+        self.queue.as_ref().map_or(Ok(()), |queue| queue.sync(file, path, len))
     }
 
     /// For a thread that has files of its own to hand over.
@@ -78,26 +90,46 @@ impl Syncer {
 
     /// Waits until every file handed over is durable. Every [`SyncQueue`] must be gone.
     pub fn finish(mut self) -> Result<(), FileError> {
-        self.queue = None;
+        let queue = self.queue.take();
+        // what could not be handed over has failed, or there was a failure before
+        let sent = queue.map_or(Ok(()), |queue| queue.send_gathered());
         for thread in self.threads.drain(..) {
             if let Err(panic) = thread.join() {
                 std::panic::resume_unwind(panic);
             }
         }
-        self.failure.check()
+        self.failure.check().and(sent)
     }
 }
 
 impl SyncQueue {
     /// As [`Syncer::sync`].
-    pub(super) fn sync(&self, file: File, path: PathBuf) -> Result<(), FileError> {
+    pub(super) fn sync(&self, file: File, path: PathBuf, len: u64) -> Result<(), FileError> {
         self.failure.check()?;
-        match self.jobs.send(Job { file, path }) {
+        let batch = {
+            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            gathered.jobs.push(Job { file, path });
+            gathered.byte_count = gathered.byte_count.saturating_add(len);
+            if gathered.jobs.len() < BATCH_LEN && gathered.byte_count < BATCH_BYTES {
+                return Ok(());
+            }
+            std::mem::take(&mut *gathered)
+        };
+        self.send(batch)
+    }
+
+    fn send_gathered(&self) -> Result<(), FileError> {
+        self.send(std::mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn send(&self, batch: Gathered) -> Result<(), FileError> {
+        match self.batches.send(batch.jobs) {
             Ok(()) => Ok(()),
             Err(unsent) => {
                 self.failure.check()?;
                 let source = std::io::Error::other("no thread is left to sync it");
-                Err(FileError::new("fsync file", unsent.0.path, source))
+                let path = unsent.0.into_iter().next().map(|job| job.path).unwrap_or_default();
+                Err(FileError::new("fsync file", path, source))
             }
         }
     }
@@ -115,26 +147,21 @@ impl Drop for Syncer {
     }
 }
 
-fn run(jobs: &Mutex<Receiver<Job>>, failure: &Failure) {
-    let mut batch = Vec::with_capacity(BATCH_LEN);
+fn run(batches: &Mutex<Receiver<Vec<Job>>>, failure: &Failure) {
     loop {
-        {
-            let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(first) = jobs.recv() else { return };
-            batch.push(first);
-            batch.extend(jobs.try_iter().take(BATCH_LEN - 1));
-        }
+        let received = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(batch) = received else { return };
         // After a failure the queue is drained, so that nobody waits for room in it.
-        if !failure.has_happened() {
-            batch.iter().for_each(|job| start_writeback(&job.file, 0, None));
-            for job in &batch {
-                if let Err(source) = job.file.sync_all() {
-                    failure.report(FileError::new("fsync file", &job.path, source));
-                    break;
-                }
+        if failure.has_happened() {
+            continue;
+        }
+        batch.iter().for_each(|job| start_writeback(&job.file, 0, None));
+        for job in &batch {
+            if let Err(source) = job.file.sync_all() {
+                failure.report(FileError::new("fsync file", &job.path, source));
+                break;
             }
         }
-        batch.clear();
     }
 }
 
@@ -151,9 +178,9 @@ mod tests {
     fn syncs_more_files_than_the_queue_holds() {
         let scratch = tempfile::tempdir().unwrap();
         let syncer = Syncer::start().unwrap();
-        for number in 0..2 * QUEUE_LEN {
+        for number in 0..2 * (QUEUE_LEN + THREAD_COUNT) * BATCH_LEN + 1 {
             let path = scratch.path().join(number.to_string());
-            syncer.sync(File::create(&path).unwrap(), path).unwrap();
+            syncer.sync(File::create(&path).unwrap(), path, 1).unwrap();
         }
         syncer.finish().unwrap();
     }
@@ -163,7 +190,7 @@ mod tests {
         let syncer = Syncer::start().unwrap();
         // A socket cannot be synced.
         let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        syncer.sync(File::from(std::os::fd::OwnedFd::from(socket)), "a/socket".into()).unwrap();
+        syncer.sync(File::from(std::os::fd::OwnedFd::from(socket)), "a/socket".into(), 1).unwrap();
         let error = syncer.finish().unwrap_err();
         assert_eq!(error.to_string(), "could not fsync file \"a/socket\"");
         assert_eq!(error.source.kind(), std::io::ErrorKind::InvalidInput);
@@ -172,7 +199,7 @@ mod tests {
     #[test]
     fn an_abandoned_syncer_ends() {
         let syncer = Syncer::start().unwrap();
-        syncer.sync(tempfile::tempfile().unwrap(), "x".into()).unwrap();
+        syncer.sync(tempfile::tempfile().unwrap(), "x".into(), 1).unwrap();
         drop(syncer);
     }
 }

@@ -290,7 +290,9 @@ impl BackupWriter {
 
     fn sync_file(&self, written: WrittenFile) -> Result<(), BackupError> {
         match (written.content, &self.syncer) {
-            (WrittenContent::Written { file, path }, Some(syncer)) => Ok(syncer.sync(file, path)?),
+            (WrittenContent::Written { file, path }, Some(syncer)) => {
+                Ok(syncer.sync(file, path, written.len)?)
+            }
             (WrittenContent::Written { .. }, None) => Ok(()),
             (WrittenContent::Queued { file, queue }, _) => Ok(queue.end(file)?),
         }

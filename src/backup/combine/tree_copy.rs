@@ -55,7 +55,7 @@ impl TreeCopy<'_, '_> {
         checksum.update(&content);
         let checksum = checksum.finish().as_bytes().to_vec();
         if let Some(syncer) = &self.shared.syncer {
-            syncer.sync(file, path)?;
+            syncer.sync(file, path, metadata.len())?;
         }
         let made = made_file(BACKUP_LABEL.into(), &metadata, algorithm, checksum);
         self.crew.met((Vec::new(), Ok(Some(made))))

@@ -229,7 +229,7 @@ impl<'a> Worker<'a> {
         let path = unit.shown_output(&job.output);
         let metadata = file.metadata().map_err(|source| FileError::new("stat file", &path, source))?;
         if let Some(syncer) = &self.shared.syncer {
-            syncer.sync(file, path)?;
+            syncer.sync(file, path, metadata.len())?;
         }
         Ok(made_file(unit.manifest_path(&job.output), &metadata, job.checksum, checksum))
     }
