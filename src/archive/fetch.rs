@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::asking_server::AskingServer;
 use super::error::ArchiveError;
@@ -45,6 +46,9 @@ pub enum AtGap {
     /// The end of the log.
     End,
 }
+
+/// How many parts of a segment are read at once; one has at most 4 MB of WAL.
+const PARTS_AT_ONCE: usize = 16;
 
 /// A segment's parts may be folded into the segment while they are read; then it is there.
 const ATTEMPTS: usize = 3;
@@ -196,21 +200,31 @@ async fn read_parts(
     parts: &[SegmentRange],
     wal: &mut Vec<u8>,
 ) -> Result<bool, ArchiveError> {
+    let mut reached = start_lsn;
+    let mut needed = Vec::new();
     for part in parts {
-        let end_lsn = start_lsn + wal.len() as u64;
-        if part.start_lsn > end_lsn {
+        if part.start_lsn > reached {
             break;
         }
-        if part.end_lsn <= end_lsn {
-            continue;
+        if part.end_lsn > reached {
+            needed.push((part, (reached - part.start_lsn) as usize));
+            reached = part.end_lsn;
         }
+    }
+    // a commit that waits for the archive makes a part: there may be thousands of a few bytes
+    let read = |(part, known_len): (&SegmentRange, usize)| {
         let (key, part_len) = (part.key(), part.wal_len());
-        let Some(content) = store.read(&key, wal_object::max_encoded_len(part_len)).await? else {
-            return Ok(false);
-        };
+        async move {
+            let content = store.read(&key, wal_object::max_encoded_len(part_len)).await?;
+            Ok::<_, ArchiveError>(content.map(|content| (key, content, part_len, known_len)))
+        }
+    };
+    let mut contents = stream::iter(needed.into_iter().map(read)).buffered(PARTS_AT_ONCE);
+    while let Some(content) = contents.try_next().await? {
+        let Some((key, content, part_len, known_len)) = content else { return Ok(false) };
         let decoded = wal_object::decode(&content, part_len);
         let decoded = decoded.map_err(|source| ArchiveError::Damaged { key, source })?;
-        wal.extend_from_slice(&decoded[(end_lsn - part.start_lsn) as usize..]);
+        wal.extend_from_slice(&decoded[known_len..]);
     }
     Ok(true)
 }
