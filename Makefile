@@ -1,7 +1,7 @@
 # pgwake: the commands one needs. Each sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-archive test lint check matrix sim torture fuzz bench
+.PHONY: help demo demo-archive test test-ceph lint check matrix sim torture fuzz bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -15,6 +15,11 @@ demo-archive: ## the zero-loss drill: kill primary and receiver, restore from th
 test: ## all tests, against PostgreSQL 15 (PGWAKE_TEST_MAJORS for others, ARGS for the runner)
 	@scripts/setup-tests $(subst $(,), ,$(or $(PGWAKE_TEST_MAJORS),15))
 	@scripts/run-tests $(ARGS)
+
+test-ceph: ## the archive against a Ceph cluster of its own: a monitor, three OSDs, RADOS Gateway (as root; 0.6 GB of packages)
+	@scripts/setup-tests 15
+	@cargo test --no-run --test it
+	@PGWAKE_REQUIRE=15,ceph scripts/ceph cargo test --test it -- --ignored --nocapture receiving::stores::ceph
 
 lint: ## formatting and clippy
 	cargo fmt --check

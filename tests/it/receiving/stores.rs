@@ -137,6 +137,21 @@ fn amazon() {
     conform(&primary, &Store { url: server.url("a/b"), variables, _running: None });
 }
 
+/// A distributed store: RADOS Gateway, or whatever S3-compatible server is named.
+#[test]
+#[ignore = "needs a cluster; run by make test-ceph"]
+fn ceph() {
+    require_server!();
+    let Ok(endpoint) = std::env::var("PGWAKE_TEST_S3") else {
+        return servers::missing("ceph", "a cluster of", "run make test-ceph");
+    };
+    let primary = primary();
+    let url = format!("s3://wal/run-{:08x}?endpoint={endpoint}&region=us-east-1", fastrand::u32(..));
+    let variable = |name| (name, std::env::var(name).unwrap_or_default());
+    let variables = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(variable).to_vec();
+    conform(&primary, &Store { url, variables, _running: None });
+}
+
 #[test]
 fn azure() {
     require_server!();
