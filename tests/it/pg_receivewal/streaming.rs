@@ -326,11 +326,8 @@ fn segments_are_told_as_they_are_finished() {
 /// What the original does in silence: a slot that has acknowledged more than the directory holds.
 #[test]
 fn what_ours_warns_of_is_told_in_the_tools_name() {
-    require_server!();
+    crate::require_slot_positions!();
     let primary = Primary::start();
-    if primary.cluster.major() < 15 {
-        return; // these servers do not say where a slot is
-    }
     primary.cluster.psql("SELECT pg_create_physical_replication_slot('ahead', true)");
     let dir = crate::support::TestDir::new();
     let conninfo = primary.cluster.conninfo();

@@ -250,6 +250,7 @@ fn a_second_slot_keeps_on_the_primary_what_is_not_archived() {
     store.resume();
     let other = primary.dir().subdir("other", 0o700);
     let tool = super::harness::without_slot(&primary.conninfo(), &other).args(["--slot", "archived"]);
+    let tool = super::harness::from_slot(tool, &primary, "archived");
     let tool = tool.args(["--archive", &url, "--archive-delay", "0", "--archive-lease", "2s"]);
     let started = Instant::now();
     let receiver = streaming(&ObjectStore::credentials(tool));

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::harness::{
-    Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
-    recover_with, streaming, without_slot,
+    Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, from_slot, keeping_wal,
+    make_wal, receive, recover_with, streaming, without_slot,
 };
 use crate::require_server;
 use crate::support::object_store::{self, ObjectStore};
@@ -275,7 +275,7 @@ fn a_stopped_receiver_that_wakes_writes_nothing_that_counts() {
     receiver.signal(rustix::process::Signal::STOP);
     // some of it is in the stopped one's socket
     make_wal(&primary, 2);
-    let mut other = streaming(&rival(&primary, &url));
+    let mut other = streaming(&from_slot(rival(&primary, &url), &primary, "rival"));
     other.wait_for_stderr("it is taken over when its time is up");
     primary.psql("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (2)");
     receiver.signal(rustix::process::Signal::CONT);
@@ -354,6 +354,7 @@ fn nothing_is_archived_behind_a_gap_unless_that_is_meant() {
     receiver.wait().succeeded();
     fs::remove_dir_all(&received).expect("lose the directory");
 
+    let archived = from_slot(archived, &primary, "witness");
     let refused = archived.run().exited(3);
     refused.complains("is neither in the archive nor in the directory").complains("--accept-archive-gap");
     let receiver = streaming(&archived.clone().args(["--accept-archive-gap"]));

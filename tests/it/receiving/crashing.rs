@@ -409,7 +409,7 @@ fn the_format_may_change_in_the_middle_of_a_segment() {
 fn replies_flow_while_a_slow_level_compresses() {
     const PINGS: usize = 20;
     require_server!();
-    let format = "zstd:19";
+    let format = "zstd:22";
     let early = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&early);
     let recording = recording();
@@ -417,13 +417,15 @@ fn replies_flow_while_a_slow_level_compresses() {
         answer(&[Some(&recording.system_identifier), Some("1"), Some(&lsn_text(recording.end())), None]);
     let script = Script::new().says("IDENTIFY_SYSTEM", identity);
     let script = script.on_command("START_REPLICATION", move |_, client| {
-        client.write_all(&copy_both())?;
+        // in one go: what comes piece by piece is compressed, and reported, piece by piece
+        let mut all = copy_both();
         for piece in recording.bytes.chunks(PIECE_LEN).enumerate() {
-            client.write_all(&wal(recording.start + (piece.0 * PIECE_LEN) as u64, piece.1))?;
+            all.extend(wal(recording.start + (piece.0 * PIECE_LEN) as u64, piece.1));
         }
         for _ in 0..PINGS {
-            client.write_all(&keepalive(recording.end(), true))?;
+            all.extend(keepalive(recording.end(), true));
         }
+        client.write_all(&all)?;
         let mut last = None;
         loop {
             let (tag, body) = read_message(client)?;

@@ -4,8 +4,8 @@
 use rustix::process::Signal;
 
 use super::harness::{
-    Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
-    recover, streaming, without_slot,
+    Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal,
+    primary_kind, receive, recover, streaming, without_slot,
 };
 use crate::cloning::{catch_up, create};
 use crate::require_server;
@@ -29,7 +29,7 @@ fn both(one: &Cluster, other: &Cluster) -> String {
 }
 
 fn to_the_primary(one: &Cluster, other: &Cluster) -> String {
-    both(one, other) + " target_session_attrs=primary"
+    format!("{} target_session_attrs={}", both(one, other), primary_kind(one.major()))
 }
 
 fn went_on(mut receiver: Running, timeline: u32) {
@@ -50,9 +50,7 @@ fn a_new_primary_gets_the_slot_and_nothing_is_missing() {
         let primary = keeping_wal(1).major(major).start();
         let received = directory(&primary);
         let standby = standby_of(&primary);
-        // which is the primary 13 does not tell who comes for replication only
-        let kind = if major < 14 { "read-write" } else { "primary" };
-        let hosts = format!("{} target_session_attrs={kind}", both(&primary, &standby));
+        let hosts = to_the_primary(&primary, &standby);
         let receiver = streaming(&receive(&hosts, &received));
         let backup = base_backup(&primary, "backup");
         primary.psql("ALTER SYSTEM SET synchronous_standby_names = 'FIRST 2 (pgwake, standby1)'; SELECT pg_reload_conf()");

@@ -36,6 +36,21 @@ pub(super) fn without_slot(conninfo: &str, directory: &Path) -> Tool {
     tool.by_server_user().timeout(Duration::from_secs(180))
 }
 
+/// For an empty directory: begins where the slot does, which servers before 15 do not tell the receiver.
+#[track_caller]
+pub(super) fn from_slot(tool: Tool, primary: &Cluster, slot: &str) -> Tool {
+    if primary.major() >= 15 {
+        return tool;
+    }
+    let question = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = '{}'".replace("{}", slot);
+    tool.args(["--start", &primary.psql(&question)])
+}
+
+/// What asks for the primary: which one that is 13 does not tell who comes for replication only.
+pub(super) fn primary_kind(major: u32) -> &'static str {
+    if major < 14 { "read-write" } else { "primary" }
+}
+
 /// Starts it and waits until it streams.
 #[track_caller]
 pub(super) fn streaming(tool: &Tool) -> Running {

@@ -83,7 +83,8 @@ fn nothing_is_received_behind_a_hole_that_the_server_cannot_fill() {
         cause,
         "There is a hole in the directory",
     );
-    assert!(outcome.stderr.contains("replication slot \"witness\" holds it only from 0/"), "{outcome}");
+    let held = "replication slot \"witness\" holds it only from 0/";
+    assert!(outcome.stderr.contains(held) || primary.major() < 15, "{outcome}");
     let renamed = Tool::pgwake().args(["pg_receivewal", "-S", "witness", "-d", &primary.conninfo(), "-D"]);
     let outcome = renamed.arg(&received).by_server_user().run().exited(1);
     let outcome = outcome.complains("pg_receivewal: warning: directory has no WAL between 0/");

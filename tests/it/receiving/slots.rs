@@ -7,10 +7,10 @@ use super::harness::{
     without_slot,
 };
 use super::refusing::assert_refused;
-use crate::require_server;
 use crate::support::cluster::Builder;
 use crate::support::servers::default_major;
 use crate::support::{Cluster, Tool, tree};
+use crate::{require_server, require_slot_positions};
 
 /// A primary that gives a slot up soon.
 fn forgetful(major: u32) -> Builder {
@@ -95,7 +95,7 @@ fn a_lost_slot_is_told_and_so_is_the_hole_behind_it() {
 
 #[test]
 fn a_slot_beyond_the_directory_leaves_no_hole() {
-    require_server!();
+    require_slot_positions!();
     let primary = forgetful(default_major()).setting("wal_keep_size", "1GB").start();
     let received = receive_some(&primary);
     make_wal(&primary, 2);
@@ -121,7 +121,7 @@ fn a_slot_beyond_the_directory_leaves_no_hole() {
 
 #[test]
 fn a_slot_behind_the_directory_moves_up() {
-    require_server!();
+    require_slot_positions!();
     let primary = keeping_wal(1).start();
     primary.psql("SELECT pg_create_physical_replication_slot('late', true)");
     let received = receive_some(&primary);

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
 use super::harness::{
-    Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, keeping_wal, make_wal, receive,
-    recover, streaming, wal_files, without_slot,
+    Ledger, assert_holds, assert_same_as, base_backup, caught_up, directory, from_slot, keeping_wal,
+    make_wal, primary_kind, receive, recover, streaming, wal_files, without_slot,
 };
 use crate::cloning::{catch_up, create, hash_of_everything};
 use crate::require_server;
@@ -37,9 +38,10 @@ fn cascading_standby_of(primary: &Cluster, standby: &Cluster) -> Cluster {
 /// To whichever of the two is the primary.
 fn either(one: &Cluster, other: &Cluster) -> String {
     format!(
-        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres target_session_attrs=primary",
+        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres target_session_attrs={}",
         one.port(),
-        other.port()
+        other.port(),
+        primary_kind(one.major())
     )
 }
 
@@ -121,7 +123,7 @@ fn a_failover_in_the_middle_of_a_record_is_followed() {
     // time to find the process before it begins
     let first = "SELECT pg_sleep(3) /* emit_message */";
     let writing = Tool::psql().args(["-XAtq", "-d", &primary.conninfo(), "-c", first, "-c", record]).spawn();
-    hold_in_the_middle(&primary, || wal_files(&received).len() >= before + 4);
+    hold_in_the_middle(&primary, || wal_files(&received).len().saturating_sub(before));
     wait_until("some of the record is on the standby", || {
         standby.psql("SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()") == "t"
     });
@@ -144,9 +146,10 @@ fn a_failover_in_the_middle_of_a_record_is_followed() {
     assert_same_rows(&recovered, &standby);
 }
 
-/// Stops the process that writes the large record, as soon as enough of it has come.
+/// Stops the process that writes the large record, as soon as enough of it has come: so many segments.
 #[track_caller]
-fn hold_in_the_middle(primary: &Cluster, enough: impl Fn() -> bool) {
+fn hold_in_the_middle(primary: &Cluster, arrived: impl Fn() -> usize) {
+    const ENOUGH: usize = 4;
     let writer =
         "SELECT pid FROM pg_stat_activity WHERE query LIKE '%emit_message%' AND pid <> pg_backend_pid()";
     let mut pid = None;
@@ -157,8 +160,15 @@ fn hold_in_the_middle(primary: &Cluster, enough: impl Fn() -> bool) {
     let pid = pid.expect("a process");
     let signal = |signal| rustix::process::kill_process(pid, signal).expect("signal the writer");
     wait_until("some of the record is here", || {
+        if arrived() == 0 {
+            return false;
+        }
         signal(Signal::STOP);
-        let enough = enough();
+        // what it has written needs its time to come here, and all of the record must not be written meanwhile
+        let enough = (0..30).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            arrived() >= ENOUGH
+        });
         if !enough {
             signal(Signal::CONT);
         }
@@ -318,7 +328,7 @@ fn a_standby_whose_upstream_is_promoted_is_followed_on_one_connection() {
     let received = directory(&primary);
     let middle = standby_of(&primary);
     let last = cascading_standby_of(&primary, &middle);
-    let mut receiver = streaming(&receive(&last.conninfo(), &received));
+    let mut receiver = streaming(&from_slot(receive(&last.conninfo(), &received), &last, "witness"));
     let backup = base_backup(&primary, "backup");
     primary.psql("CREATE TABLE ledger (id int); INSERT INTO ledger VALUES (1)");
     make_wal(&primary, 2);
@@ -346,7 +356,7 @@ fn a_standby_is_followed_through_its_promotion_on_one_connection() {
     let primary = keeping_wal(1).start();
     let received = directory(&primary);
     let standby = standby_of(&primary);
-    let mut receiver = streaming(&receive(&standby.conninfo(), &received));
+    let mut receiver = streaming(&from_slot(receive(&standby.conninfo(), &received), &standby, "witness"));
     let backup = base_backup(&primary, "backup");
     make_wal(&primary, 2);
     primary.psql("CREATE TABLE ledger (id int); INSERT INTO ledger VALUES (1)");

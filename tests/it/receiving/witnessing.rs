@@ -96,6 +96,8 @@ fn what_is_reported_as_written_survives_the_receiver() {
     let reported = "SELECT (write_lsn - '0/0')::int8 FROM pg_stat_replication WHERE write_lsn > flush_lsn";
     let written: u64 = primary.psql(reported).parse().expect("more is written than durable");
     receiver.kill9();
+    // who traces it would see its end only when the time is over
+    hung.kill9();
     receiver.wait();
     hung.wait();
     let files = wal_files(&received);

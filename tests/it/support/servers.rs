@@ -33,6 +33,18 @@ macro_rules! require_server {
     };
 }
 
+/// Skips the test, visibly, unless the server says where a slot begins, as 15 and later do.
+#[macro_export]
+macro_rules! require_slot_positions {
+    () => {
+        $crate::require_server!();
+        if $crate::support::servers::default_major() < 15 {
+            $crate::support::servers::skipped("a server that says where a slot begins: 15 or later");
+            return;
+        }
+    };
+}
+
 /// Skips the test, visibly, unless it runs as root.
 #[macro_export]
 macro_rules! require_root {
@@ -111,7 +123,13 @@ pub(crate) fn missing(component: &str, kind: &str, hint: &str) {
     };
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(!required, "{test} needs {kind} {component}, and it is required here: {hint}");
-    let line = format!("SKIPPED: {test}: needs {kind} {component} ({hint})\n");
+    skipped(&format!("{kind} {component} ({hint})"));
+}
+
+/// Says that a test is skipped, for want of what the server that was chosen never has.
+pub(crate) fn skipped(needs: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let line = format!("SKIPPED: {test}: needs {needs}\n");
     // not eprint!, which the test harness keeps to itself when a test passes
     let _ = std::io::stderr().write_all(line.as_bytes());
     if let Some(file) = std::env::var_os("PGWAKE_SKIPS") {
