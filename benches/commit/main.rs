@@ -83,6 +83,7 @@ impl Bench {
             .setting("checkpoint_timeout", "1h")
             .setting("wal_keep_size", "8GB")
             .setting("autovacuum", "off")
+            .setting("max_connections", "99")
             .start();
         let pgbench = Pgbench::prepare(&primary, situation.script, seconds);
         let link = (!situation.delay.is_zero()).then(|| Link::to(primary.port(), situation.delay));
