@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::harness::{
     Ledger, SLOT_POSITION, Sampler, assert_holds, assert_never_back, assert_same_as, base_backup, caught_up,
-    directory, keeping_wal, make_wal, receive, recover, streaming,
+    directory, from_slot, keeping_wal, make_wal, receive, recover, streaming,
 };
 use crate::require_server;
 use crate::support::Cluster;
@@ -68,6 +68,7 @@ fn kill_again_and_again(times: usize, longest_ms: u64) {
     let received = directory(&primary);
     let tool = receive(&primary.conninfo(), &received);
     streaming(&tool).kill9();
+    let tool = from_slot(tool, &primary, "witness");
     let backup = {
         let receiver = streaming(&tool);
         let backup = base_backup(&primary, "backup");

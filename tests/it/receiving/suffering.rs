@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::harness::{
-    Ledger, SLOT_POSITION, Sampler, assert_never_back, assert_same_as, caught_up, directory, keeping_wal,
-    make_wal, peak_memory, receive, streaming, wal_files, without_slot,
+    Ledger, SLOT_POSITION, Sampler, assert_never_back, assert_same_as, caught_up, directory, from_slot,
+    keeping_wal, make_wal, peak_memory, receive, streaming, wal_files, without_slot,
 };
 use crate::support::faults::{SmallDisk, injecting};
 use crate::support::{Direction, Ending, Proxy, TestDir};
@@ -24,7 +24,8 @@ fn a_connection_may_be_cut_anywhere() {
         receive(&primary.conninfo(), &received).args(["--endpos", "0/1"]).run().succeeded();
         Sampler::begin(&primary, SLOT_POSITION)
     };
-    let mut receiver = streaming(&receive(&proxy.conninfo(), &received));
+    let tool = from_slot(receive(&proxy.conninfo(), &received), &primary, "witness");
+    let mut receiver = streaming(&tool);
     for round in 0..24 {
         let (direction, count) = match round % 3 {
             // in the startup, in the answers, within WAL
@@ -188,6 +189,7 @@ fn after_a_failed_fsync_nothing_more_is_acknowledged() {
     let received = directory(&primary);
     let tool = receive(&primary.conninfo(), &received);
     tool.clone().args(["--endpos", "0/1"]).run().succeeded();
+    let tool = from_slot(tool, &primary, "witness");
     let position = || primary.psql(SLOT_POSITION);
     for fault in [
         "fdatasync:error=EIO:when=1+",
@@ -259,6 +261,7 @@ fn unfinished_files_of_any_size_are_healed() {
     let received = directory(&primary);
     let tool = receive(&primary.conninfo(), &received);
     streaming(&tool).terminate();
+    let tool = from_slot(tool, &primary, "witness");
     for len in [0, 1, 8191, 8193, 1 << 20] {
         let receiver = streaming(&tool);
         make_wal(&primary, 1);
@@ -304,6 +307,7 @@ fn memory_stays_small_over_a_gigabyte() {
 fn catch_up_slowly(primary: &crate::support::Cluster, received: &Path, megabytes: u32, fault: &str) {
     let tool = receive(&primary.conninfo(), received);
     tool.clone().args(["--endpos", "0/1"]).run().succeeded();
+    let tool = from_slot(tool, primary, "witness");
     make_wal(primary, megabytes);
     let end = primary.psql("SELECT pg_current_wal_flush_lsn()");
     let mut receiver = injecting(tool.args(["--endpos", &end]), &[fault]).spawn();
