@@ -14,7 +14,7 @@ use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
 
 /// The server's directory for WAL.
 #[derive(Debug, Clone)]
-pub(super) struct AskingServer {
+pub struct AskingServer {
     wal_directory: PathBuf,
 }
 
@@ -23,13 +23,14 @@ const PIECE_LEN: usize = 1 << 20;
 
 impl AskingServer {
     /// Whoever wants a file at `target`.
-    pub(super) fn beside(target: &Path) -> Self {
+    pub fn beside(target: &Path) -> Self {
         AskingServer { wal_directory: target.parent().unwrap_or(Path::new("")).to_owned() }
     }
 
     /// Whether it goes on recovering, and asks its primary for what it does not get here.
-    pub(super) fn is_standby(&self) -> bool {
-        self.wal_directory.parent().is_some_and(|data| data.join("standby.signal").exists())
+    pub fn is_standby(&self) -> bool {
+        let has = |name| self.wal_directory.parent().is_some_and(|data| data.join(name).exists());
+        has("standby.signal") && !has("recovery.signal")
     }
 
     /// Whether it has a segment that begins with this WAL, or, where there is none, that is this segment: a file may have

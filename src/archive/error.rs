@@ -10,7 +10,7 @@ use super::lease::LeaseRecord;
 use super::store_url::ArchiveUrlError;
 use super::wal_object::WalObjectError;
 use crate::ErrorClass;
-use crate::pg::{Lsn, SystemIdentifier, TimelineHistoryError, TimelineId};
+use crate::pg::{Lsn, SystemIdentifier, TimelineHistoryError, TimelineId, WalErrorKind};
 
 /// An archive could not be used, or is not what it must be.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,14 @@ pub enum ArchiveError {
         key: String,
         /// How it shows.
         source: WalObjectError,
+    },
+    /// What is in the archive under a segment's name is not that.
+    #[error("the archive has something else under the name of segment \"{name}\"")]
+    OtherSegment {
+        /// The segment.
+        name: String,
+        /// How it shows.
+        source: WalErrorKind,
     },
     /// A timeline history cannot be read.
     #[error("object \"{key}\" is no valid timeline history")]
@@ -278,6 +286,7 @@ impl ArchiveError {
             ArchiveError::Conflict { .. }
             | ArchiveError::TooLong { .. }
             | ArchiveError::Damaged { .. }
+            | ArchiveError::OtherSegment { .. }
             | ArchiveError::History { .. }
             | ArchiveError::Identity { .. }
             | ArchiveError::OtherSystem { .. }

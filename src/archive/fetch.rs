@@ -77,6 +77,9 @@ pub async fn fetch(
             Some(found) => Some(with_ancestors(store, file, found).await?),
             None => None,
         };
+        if let Some((wal, end_lsn)) = &found {
+            identity.check_segment(file, &wal[..(*end_lsn - file.segment.start_lsn()) as usize])?;
+        }
         let end_lsn = found.as_ref().map_or(file.segment.start_lsn(), |(_, end_lsn)| *end_lsn);
         if end_lsn < file.segment.end_lsn() {
             let server = AskingServer::beside(target);
@@ -262,11 +265,26 @@ mod tests {
     use tokio::sync::OnceCell;
 
     use super::super::layout::Generation;
-    use super::super::testing::{HookedStore, Verb};
+    use super::super::testing::{HookedStore, Verb, segment_beginning};
     use super::*;
-    use crate::pg::WalSegmentSize;
+    use crate::pg::{SystemIdentifier, WalSegmentSize};
 
     const MIB: u64 = 1 << 20;
+
+    fn identity() -> ClusterIdentity {
+        let segment_size = WalSegmentSize::from_bytes(MIB).unwrap();
+        ClusterIdentity { system_identifier: SystemIdentifier::new(1), segment_size, major: 17 }
+    }
+
+    fn file(timeline: TimelineId) -> WalFileName {
+        WalFileName { timeline, segment: identity().segment_size.segment_at(Lsn::new(5 * MIB)) }
+    }
+
+    fn segment(timeline: TimelineId) -> Vec<u8> {
+        let mut wal: Vec<u8> = (0..MIB).map(|at| (at / 9) as u8 | 1).collect();
+        segment_beginning(&mut wal, identity(), file(timeline));
+        wal
+    }
 
     /// A segment's parts become the segment just before the request of this number.
     async fn folded_before(request: usize) -> (Vec<u8>, Vec<u8>) {
@@ -316,10 +334,8 @@ mod tests {
     #[tokio::test]
     async fn a_timelines_first_segment_has_all_of_the_one_before_up_to_the_switch() {
         let store = ArchiveStore::over(Arc::new(object_store::memory::InMemory::new()), "db");
-        let size = WalSegmentSize::from_bytes(MIB).unwrap();
-        let system_identifier = crate::pg::SystemIdentifier::new(1);
-        ClusterIdentity { system_identifier, segment_size: size, major: 17 }.claim(&store).await.unwrap();
-        let wal: Vec<u8> = (0..MIB).map(|at| (at / 9) as u8 | 1).collect();
+        identity().claim(&store).await.unwrap();
+        let (size, wal) = (identity().segment_size, segment(TimelineId::FIRST));
         let start = Lsn::new(5 * MIB);
         let put = async |timeline: u32, len: usize| {
             let timeline = TimelineId::new(timeline).unwrap();
@@ -345,11 +361,8 @@ mod tests {
     #[tokio::test]
     async fn a_part_is_not_given_to_a_server_that_has_as_much() {
         let store = ArchiveStore::over(Arc::new(object_store::memory::InMemory::new()), "db");
-        let size = WalSegmentSize::from_bytes(MIB).unwrap();
-        let system_identifier = crate::pg::SystemIdentifier::new(1);
-        ClusterIdentity { system_identifier, segment_size: size, major: 17 }.claim(&store).await.unwrap();
-        let wal: Vec<u8> = (0..MIB).map(|at| (at / 9) as u8 | 1).collect();
-        let file = WalFileName { timeline: TimelineId::FIRST, segment: size.segment_at(Lsn::new(5 * MIB)) };
+        identity().claim(&store).await.unwrap();
+        let (file, wal) = (file(TimelineId::FIRST), segment(TimelineId::FIRST));
         let (start_lsn, len) = (file.segment.start_lsn(), 700_000);
         let end_lsn = start_lsn + len as u64;
         let part = SegmentRange { file, start_lsn, end_lsn, generation: Generation::FIRST };
@@ -375,6 +388,38 @@ mod tests {
             let found = fetch(&store, &file.to_string(), &target, AtGap::Fail).await.unwrap();
             assert_eq!(found, expected);
             assert_eq!(std::fs::remove_file(&target).is_ok(), expected == partial);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_segment_says_itself_whose_and_which_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("RECOVERYXLOG");
+        let file = file(TimelineId::FIRST);
+        let (other_system, other_segment) = (
+            ClusterIdentity { system_identifier: SystemIdentifier::new(2), ..identity() },
+            WalFileName { segment: file.segment.next(), ..file },
+        );
+        for (identity_in_it, file_in_it, is_part) in
+            [(other_system, file, false), (identity(), other_segment, false), (other_system, file, true)]
+        {
+            let store = ArchiveStore::over(Arc::new(object_store::memory::InMemory::new()), "db");
+            identity().claim(&store).await.unwrap();
+            let mut wal = segment(TimelineId::FIRST);
+            segment_beginning(&mut wal, identity_in_it, file_in_it);
+            let (start_lsn, end_lsn) = (file.segment.start_lsn(), file.segment.start_lsn() + 900);
+            let (key, len) = match is_part {
+                true => {
+                    let part = SegmentRange { file, start_lsn, end_lsn, generation: Generation::FIRST };
+                    (part.key(), 900)
+                }
+                false => (layout::segment_key(file), wal.len()),
+            };
+            let content = Bytes::from(wal_object::encode(&wal[..len]).unwrap());
+            store.create(&key, content).await.unwrap();
+            let refused = fetch(&store, &file.to_string(), &target, AtGap::Fail).await;
+            assert!(matches!(refused, Err(ArchiveError::OtherSegment { .. })), "{refused:?}");
+            assert!(!target.exists());
         }
     }
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::error::ArchiveError;
 use super::layout::CLUSTER_KEY;
 use super::store::{ArchiveStore, Creation};
-use crate::pg::{SystemIdentifier, WalSegmentSize};
+use crate::pg::wal_page::{WalPageHeader, WalSegmentHeader};
+use crate::pg::{SystemIdentifier, WalErrorKind, WalFileName, WalSegmentSize};
 use crate::sink::{ClusterDifference, ClusterStamp};
 
 /// A cluster, as far as its WAL is concerned.
@@ -71,6 +72,27 @@ impl ClusterIdentity {
                 ArchiveError::OtherSegmentSize { expected, found }
             }
         })
+    }
+
+    /// Whether WAL begins as this cluster's segment of this name does; too little of it says nothing.
+    pub(super) fn check_segment(self, file: WalFileName, wal: &[u8]) -> Result<(), ArchiveError> {
+        // of another format it is not known where what stands
+        let Some(header) = wal.first_chunk().filter(|_| self.major != 0) else { return Ok(()) };
+        let found = WalSegmentHeader::parse(header);
+        let page = WalPageHeader::parse(header.first_chunk().expect("a long header begins as a short one"));
+        let expected = self.system_identifier;
+        let source = if page.page_lsn != file.segment.start_lsn() {
+            WalErrorKind::PageAddress { found: page.page_lsn }
+        } else if found.system_identifier != expected {
+            WalErrorKind::SystemIdentifier { found: found.system_identifier, expected }
+        } else if u64::from(found.segment_len) != self.segment_size.as_u64() {
+            WalErrorKind::SegmentLen { found: found.segment_len }
+        } else if page.timeline > file.timeline.as_u32() {
+            WalErrorKind::PageTimeline { found: page.timeline, expected: file.timeline.as_u32() }
+        } else {
+            return Ok(());
+        };
+        Err(ArchiveError::OtherSegment { name: file.to_string(), source })
     }
 
     fn stamp(self) -> ClusterStamp {

@@ -34,6 +34,7 @@ pub mod uploader;
 mod verify;
 pub mod wal_object;
 
+pub use asking_server::AskingServer;
 pub use audit::audit;
 pub use catalog::{Catalog, Stretch, TimelineContent};
 pub use error::ArchiveError;

@@ -24,7 +24,7 @@ use super::error::ArchiveError;
 use super::fetch::{self, sync_directory, write_durably};
 use super::identity::ClusterIdentity;
 use super::store::ArchiveStore;
-use crate::pg::{WalFileName, WalSegmentSize};
+use crate::pg::WalFileName;
 
 /// Where segments wait for a server that recovers.
 #[derive(Debug, Clone)]
@@ -136,12 +136,12 @@ pub async fn run(store: &ArchiveStore, prefetched: &Prefetched, count: usize) ->
     let locked = prefetched.lock();
     let locked = locked.map_err(|source| ArchiveError::file("lock", prefetched.path(LOCK), source))?;
     let Some(_lock) = locked else { return Ok(()) };
-    let size = ClusterIdentity::of(store).await?.segment_size;
+    let identity = ClusterIdentity::of(store).await?;
     let mut server = Server {
         store,
         prefetched,
         count,
-        size,
+        identity,
         asked: None,
         asked_at: Instant::now(),
         kept: BTreeSet::new(),
@@ -160,7 +160,7 @@ struct Server<'a> {
     store: &'a ArchiveStore,
     prefetched: &'a Prefetched,
     count: usize,
-    size: WalSegmentSize,
+    identity: ClusterIdentity,
     asked: Option<WalFileName>,
     asked_at: Instant,
     /// Whole, under their names.
@@ -208,7 +208,7 @@ impl Server<'_> {
     /// What was asked for last. `false`: the directory is gone.
     fn look(&mut self) -> bool {
         let Ok(asked) = std::fs::read_to_string(self.prefetched.path(ASKED)) else { return false };
-        let Ok(file) = WalFileName::parse(&asked, self.size) else { return true };
+        let Ok(file) = WalFileName::parse(&asked, self.identity.segment_size) else { return true };
         if self.asked != Some(file) {
             (self.asked, self.asked_at) = (Some(file), Instant::now());
             let wanted = self.wanted();
@@ -244,10 +244,10 @@ impl Server<'_> {
             if self.kept.contains(&file) || !self.begun.insert(file) {
                 continue;
             }
-            let (store, prefetched) = (self.store.clone(), self.prefetched.clone());
+            let (store, prefetched, identity) = (self.store.clone(), self.prefetched.clone(), self.identity);
             let _ = std::fs::write(prefetched.path(&format!("{file}{BEGUN_SUFFIX}")), b"");
             self.tasks.spawn(async move {
-                let fetched = keep(&store, &prefetched, file).await;
+                let fetched = keep(&store, &prefetched, identity, file).await;
                 (file, fetched)
             });
         }
@@ -258,12 +258,14 @@ impl Server<'_> {
 async fn keep(
     store: &ArchiveStore,
     prefetched: &Prefetched,
+    identity: ClusterIdentity,
     file: WalFileName,
 ) -> Result<bool, ArchiveError> {
     let Some(content) = fetch::read_whole_object(store, file).await? else { return Ok(false) };
     let place = prefetched.path(&file.to_string());
     let work = move || {
         let wal = fetch::decode_whole(file, &content)?;
+        identity.check_segment(file, &wal)?;
         write_durably(&place, &wal)
     };
     tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)??;
@@ -277,9 +279,10 @@ mod tests {
     use bytes::Bytes;
     use object_store::memory::InMemory;
 
+    use super::super::testing::segment_beginning;
     use super::super::{layout, wal_object};
     use super::*;
-    use crate::pg::{Lsn, SystemIdentifier, TimelineId};
+    use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
 
     const MIB: u64 = 1 << 20;
 
@@ -288,16 +291,25 @@ mod tests {
         WalFileName { timeline: TimelineId::FIRST, segment: size.segment_at(Lsn::new(number * MIB)) }
     }
 
-    async fn archive(segments: std::ops::Range<u64>) -> ArchiveStore {
-        let store = ArchiveStore::over(Arc::new(InMemory::new()), "db");
-        let identity = ClusterIdentity {
+    fn identity() -> ClusterIdentity {
+        ClusterIdentity {
             system_identifier: SystemIdentifier::new(3),
             segment_size: WalSegmentSize::from_bytes(MIB).unwrap(),
             major: 17,
-        };
-        identity.claim(&store).await.unwrap();
+        }
+    }
+
+    fn segment(number: u64) -> Vec<u8> {
+        let mut wal = vec![number as u8; MIB as usize];
+        segment_beginning(&mut wal, identity(), file(number));
+        wal
+    }
+
+    async fn archive(segments: std::ops::Range<u64>) -> ArchiveStore {
+        let store = ArchiveStore::over(Arc::new(InMemory::new()), "db");
+        identity().claim(&store).await.unwrap();
         for number in segments {
-            let content = wal_object::encode(&vec![number as u8; MIB as usize]).unwrap();
+            let content = wal_object::encode(&segment(number)).unwrap();
             store.create(&layout::segment_key(file(number)), Bytes::from(content)).await.unwrap();
         }
         store
@@ -326,7 +338,7 @@ mod tests {
                 let whole = here.filter(|entry| entry.file_name().len() == 24).count();
                 assert!(whole <= 4, "{whole} segments are kept");
                 hits += usize::from(prefetched.take(&name, &target).unwrap());
-                assert_eq!(std::fs::read(&target).unwrap(), vec![number as u8; MIB as usize]);
+                assert!(std::fs::read(&target).unwrap() == segment(number));
             }
             hits
         };

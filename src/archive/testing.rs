@@ -14,7 +14,17 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use super::identity::ClusterIdentity;
 use super::store::ArchiveStore;
+use crate::pg::WalFileName;
+
+/// Gives a segment the header that it begins with: the fields that say whose it is, and which.
+pub(super) fn segment_beginning(wal: &mut [u8], identity: ClusterIdentity, file: WalFileName) {
+    wal[4..8].copy_from_slice(&file.timeline.as_u32().to_le_bytes());
+    wal[8..16].copy_from_slice(&file.segment.start_lsn().as_u64().to_le_bytes());
+    wal[24..32].copy_from_slice(&identity.system_identifier.as_u64().to_le_bytes());
+    wal[32..36].copy_from_slice(&(identity.segment_size.as_u64() as u32).to_le_bytes());
+}
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

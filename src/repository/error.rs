@@ -40,7 +40,7 @@ pub enum RepositoryError {
         problem: &'static str,
     },
     /// A record cannot be understood.
-    #[error("object \"{key}\" is no record of a backup, or of a later format")]
+    #[error("object \"{key}\" is no record of a backup of this cluster, or of a later format")]
     Record {
         /// The object.
         key: String,

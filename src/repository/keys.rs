@@ -3,6 +3,7 @@
 //! ```text
 //! backups/<name>.json                      the record: the last object, and what makes it a backup
 //! backups/<name>/begun.json                the first object: somebody is at it, or was
+//! backups/<name>/start.json                the next one: from where on it needs WAL
 //! backups/<name>/<oid>.tar.00000001.zst    a piece of a tablespace
 //! backups/<name>/base.tar.00000001.zst     a piece of the data directory
 //! backups/<name>/backup_manifest.00000001.zst
@@ -49,6 +50,11 @@ pub fn parse_data_prefix(prefix: &str) -> Option<BackupName> {
 /// The object that says that a backup was begun.
 pub fn begun_key(name: &BackupName) -> String {
     format!("{}begun.json", data_prefix(name))
+}
+
+/// The object that says from where on it needs WAL.
+pub fn start_key(name: &BackupName) -> String {
+    format!("{}start.json", data_prefix(name))
 }
 
 /// The object with the checksums of all pieces.

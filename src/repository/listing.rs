@@ -8,14 +8,14 @@ use super::error::RepositoryError;
 use super::keys::{self, BACKUPS_PREFIX};
 use super::name::BackupName;
 use super::record::{self, BackupRecord};
-use crate::archive::ArchiveStore;
+use crate::archive::{ArchiveStore, ClusterIdentity};
 
 /// What is below `backups/`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BackupListing {
     /// Backups that are whole, the oldest first.
     pub backups: Vec<BackupRecord>,
-    /// Objects in the place of records that are none, or of a later format.
+    /// Objects in the place of records that are none, or of a later format, or of another cluster.
     pub unreadable: Vec<String>,
     /// What has no record: somebody is at it, or was.
     pub unfinished: Vec<UnfinishedBackup>,
@@ -34,6 +34,7 @@ const READERS: usize = 16;
 impl BackupListing {
     /// Reads the listing and every record.
     pub async fn read(store: &ArchiveStore) -> Result<Self, RepositoryError> {
+        let owner = ClusterIdentity::read(store).await?.map(|identity| identity.system_identifier);
         let (directories, objects) = store.list_level(BACKUPS_PREFIX).await?;
         let records: BTreeSet<BackupName> =
             objects.iter().filter_map(|object| keys::parse_record_key(&object.key)).collect();
@@ -61,6 +62,10 @@ impl BackupListing {
             }
             let Some(read) = readers.join_next().await else { break };
             match read.map_err(RepositoryError::Panicked)? {
+                // another cluster's would be restored, and recover with this one's WAL
+                (name, Ok(Some(record))) if owner.is_some_and(|owner| record.system_identifier != owner) => {
+                    listing.unreadable.push(keys::record_key(&name));
+                }
                 (_, Ok(Some(record))) => listing.backups.push(record),
                 // pruned meanwhile
                 (_, Ok(None)) => {}
@@ -126,7 +131,7 @@ mod tests {
 
     use super::super::record::tests::example;
     use super::*;
-    use crate::pg::Timestamp;
+    use crate::pg::{SystemIdentifier, Timestamp, WalSegmentSize};
 
     #[tokio::test]
     async fn only_what_has_a_record_is_a_backup() {
@@ -145,9 +150,16 @@ mod tests {
         let begun: BackupName = "20261126T174500Z-00000005".parse().unwrap();
         store.create(&keys::begun_key(&begun), Bytes::from_static(b"{}")).await.unwrap();
 
+        let mut foreign = example("20261126T184500Z-00000006", None, 0x500_0028);
+        foreign.system_identifier = SystemIdentifier::new(1);
+        let foreign_key = keys::record_key(&foreign.name);
+        store.create(&foreign_key, foreign.encode()).await.unwrap();
+        let (system_identifier, segment_size) = (full.system_identifier, WalSegmentSize::DEFAULT);
+        ClusterIdentity { system_identifier, segment_size, major: 17 }.claim(&store).await.unwrap();
+
         let listing = BackupListing::read(&store).await.unwrap();
         assert_eq!(listing.backups, [full.clone(), first.clone(), orphan.clone()]);
-        assert_eq!(listing.unreadable, [wrong]);
+        assert_eq!(listing.unreadable, [wrong, foreign_key.as_str()]);
         assert_eq!(listing.unfinished, [UnfinishedBackup { name: begun }]);
         assert_eq!(listing.chain_of(&first).unwrap(), [&full, &first]);
         assert!(matches!(listing.chain_of(&orphan), Err(RepositoryError::NoParent { .. })));

@@ -21,6 +21,8 @@ pub mod prune;
 mod reach;
 mod record;
 pub mod restore;
+mod retention;
+mod start;
 mod sums;
 mod take;
 pub mod verify;

@@ -2,26 +2,19 @@
 //! without its objects.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::error::RepositoryError;
 use super::keys;
 use super::listing::BackupListing;
 use super::name::BackupName;
+use super::reach::WalMap;
 use super::record::BackupRecord;
+pub use super::retention::Retention;
+use super::retention::keep;
+use super::start;
 use crate::archive::{ArchiveStore, Catalog, layout};
 use crate::pg::{Lsn, Timestamp};
-
-/// What to keep.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Retention {
-    /// As many of the newest full backups, with all that builds upon them.
-    pub count: Option<u32>,
-    /// What it takes to restore any moment from so long ago until now.
-    pub window: Option<Duration>,
-    /// For how long nothing must have been put into a backup without a record for it to be taken for broken off.
-    pub leftover_age: Duration,
-}
 
 /// Why nothing is removed.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +23,9 @@ pub enum PruneError {
     #[error("could not prune the archive")]
     Repository(#[from] RepositoryError),
     /// A record that is not understood may need anything.
-    #[error("object \"{0}\" is no record of a backup, or of a later format: what it needs is not known")]
+    #[error(
+        "object \"{0}\" is no record of a backup of this cluster, or of a later format: what it needs is not known"
+    )]
     Unreadable(String),
     /// Neither count nor window.
     #[error("it was not said what to keep")]
@@ -50,6 +45,8 @@ pub struct Plan {
     pub wal: Vec<String>,
     /// The first byte of WAL that stays; `None` where all of it does.
     pub wal_from: Option<Lsn>,
+    /// A backup that is being taken, and has not said yet from where on it needs WAL: all of it stays.
+    pub awaited: Option<BackupName>,
     /// How many objects of backups go.
     pub object_count: u64,
     /// How many bytes all of it has in the store.
@@ -70,12 +67,17 @@ pub async fn plan(store: &ArchiveStore, retention: Retention, now: SystemTime) -
     }
     let mut plan = Plan::default();
     let mut needed = BTreeSet::new();
+    let mut starts = Vec::new();
     for unfinished in &listing.unfinished {
         let objects = list(store, &unfinished.name).await?;
         let newest = objects.iter().map(|object| object.modified_at).max();
         let age = newest.and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
         if age < retention.leftover_age {
             needed.extend(parent_of(store, &unfinished.name).await?);
+            match start::read(store, &unfinished.name).await? {
+                Some(lsn) => starts.push(lsn),
+                None => plan.awaited = Some(unfinished.name.clone()),
+            }
             continue;
         }
         plan.leftovers.push(unfinished.name.clone());
@@ -84,7 +86,9 @@ pub async fn plan(store: &ArchiveStore, retention: Retention, now: SystemTime) -
             plan.objects.push(object.key);
         }
     }
-    let kept = keep(&listing, retention, Timestamp::of(now), &needed);
+    let catalog = Catalog::read(store).await.map_err(RepositoryError::from)?;
+    let map = WalMap::read(store, &catalog).await.map_err(RepositoryError::from)?;
+    let kept = keep(&listing, &map, retention, Timestamp::of(now), &needed);
     plan.kept = listing.backups.iter().map(|b| b.name.clone()).filter(|name| kept.contains(name)).collect();
     let mut gone: Vec<&BackupRecord> =
         listing.backups.iter().filter(|record| !kept.contains(&record.name)).collect();
@@ -99,7 +103,13 @@ pub async fn plan(store: &ArchiveStore, retention: Retention, now: SystemTime) -
         }
     }
     plan.object_count = plan.objects.len() as u64;
-    plan_wal(store, &listing, &kept, &mut plan).await?;
+    let records = listing.backups.iter().filter(|record| kept.contains(&record.name));
+    starts.extend(records.map(|record| record.start.lsn));
+    // where no backup stays, all WAL does
+    let stays = plan.kept.is_empty() || plan.awaited.is_some();
+    if let Some(first) = starts.into_iter().min().filter(|_| !stays) {
+        plan_wal(store, &catalog, first, &mut plan).await?;
+    }
     Ok(plan)
 }
 
@@ -112,61 +122,13 @@ pub async fn remove(store: &ArchiveStore, plan: &Plan, mut tell: impl FnMut(u64)
     Ok(())
 }
 
-/// The backups that stay, and all that they build upon.
-fn keep(
-    listing: &BackupListing,
-    retention: Retention,
-    now: Timestamp,
-    needed: &BTreeSet<BackupName>,
-) -> BTreeSet<BackupName> {
-    let mut kept = needed.clone();
-    let mut by_age: Vec<&BackupRecord> = listing.backups.iter().collect();
-    by_age.sort_unstable_by_key(|record| std::cmp::Reverse((record.stop.at, record.stop.lsn)));
-    let whole = |record: &&&BackupRecord| listing.chain_of(record).is_ok();
-    if let Some(count) = retention.count {
-        let full = by_age.iter().filter(|record| record.parent.is_none()).take(count as usize);
-        let full: BTreeSet<&BackupName> = full.map(|record| &record.name).collect();
-        let upon_them = by_age
-            .iter()
-            .filter(|record| listing.chain_of(record).is_ok_and(|chain| full.contains(&chain[0].name)));
-        kept.extend(upon_them.map(|record| record.name.clone()));
-    }
-    if let Some(window) = retention.window {
-        let micros = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
-        let begin = Timestamp::from_unix_micros(now.unix_micros().saturating_sub(micros));
-        for record in by_age.iter().filter(whole) {
-            kept.insert(record.name.clone());
-            // the first that was consistent when the window began leads to all of it
-            if record.stop.at <= begin {
-                break;
-            }
-        }
-    }
-    // whatever was said: something to restore from stays
-    if !by_age.iter().any(|record| kept.contains(&record.name)) {
-        kept.extend(by_age.iter().filter(whole).take(1).map(|record| record.name.clone()));
-    }
-    let chains: Vec<&BackupRecord> = listing
-        .backups
-        .iter()
-        .filter(|record| kept.contains(&record.name))
-        .filter_map(|record| listing.chain_of(record).ok())
-        .flatten()
-        .collect();
-    kept.extend(chains.into_iter().map(|record| record.name.clone()));
-    kept
-}
-
-/// WAL from before the first backup that stays. Where none stays, all WAL does.
+/// WAL from before the first that is needed.
 async fn plan_wal(
     store: &ArchiveStore,
-    listing: &BackupListing,
-    kept: &BTreeSet<BackupName>,
+    catalog: &Catalog,
+    first: Lsn,
     plan: &mut Plan,
 ) -> Result<(), PruneError> {
-    let starts = listing.backups.iter().filter(|record| kept.contains(&record.name));
-    let Some(first) = starts.map(|record| record.start.lsn).min() else { return Ok(()) };
-    let catalog = Catalog::read(store).await.map_err(RepositoryError::from)?;
     let from = catalog.identity.segment_size.segment_at(first).start_lsn();
     plan.wal_from = Some(from);
     for content in &catalog.timelines {
@@ -204,6 +166,8 @@ mod tests {
 
     use bytes::Bytes;
     use object_store::memory::InMemory;
+
+    use std::time::Duration;
 
     use super::super::record::tests::example;
     use super::*;
@@ -311,9 +275,21 @@ mod tests {
         let careful = plan(&store, retention(DAY), now).await.unwrap();
         assert_eq!(days(&careful).0, [20, 21, 22, 24, 25, 26]);
         assert!(careful.leftovers.is_empty());
+        // from where on it needs WAL is not known yet, and then it is
+        assert_eq!((careful.wal_from, careful.awaited.as_ref(), careful.wal.len()), (None, Some(&begun), 0));
+        let start = start::encode(TimelineId::FIRST, Lsn::new(9 * MIB / 2));
+        store.create(&keys::start_key(&begun), start).await.unwrap();
+        let careful = plan(&store, retention(DAY), now).await.unwrap();
+        assert_eq!((careful.wal_from, careful.awaited), (Some(Lsn::new(2 * MIB)), None));
+        let other: BackupName = "20261126T110000Z-0000000a".parse().unwrap();
+        store.create(&keys::begun_key(&other), Bytes::from_static(b"{}")).await.unwrap();
+        let start = start::encode(TimelineId::FIRST, Lsn::new(MIB + 7));
+        store.create(&keys::start_key(&other), start).await.unwrap();
+        let careful = plan(&store, retention(DAY), now).await.unwrap();
+        assert_eq!(careful.wal_from, Some(Lsn::new(MIB)));
         let later = plan(&store, retention(DAY), now + 2 * DAY).await.unwrap();
         assert_eq!(days(&later).0, [24, 25, 26]);
-        assert_eq!(later.leftovers, [begun]);
+        assert_eq!(later.leftovers, [begun, other]);
         assert!(matches!(plan(&store, Retention::default(), now).await, Err(PruneError::NoRetention)));
         store.create("backups/20261126T120000Z-00000009.json", Bytes::from_static(b"?")).await.unwrap();
         assert!(matches!(plan(&store, retention(DAY), now).await, Err(PruneError::Unreadable(_))));

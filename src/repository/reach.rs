@@ -161,13 +161,13 @@ pub fn windows(listing: &BackupListing, map: &WalMap) -> (Vec<RecoveryWindow>, V
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::record::tests::example;
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
-    fn map(stretches: &[(u32, u64, u64)], histories: &[(u32, &str)]) -> WalMap {
+    pub(in crate::repository) fn map(stretches: &[(u32, u64, u64)], histories: &[(u32, &str)]) -> WalMap {
         let timeline = |number| TimelineId::new(number).unwrap();
         let mut map = WalMap {
             segment_size: WalSegmentSize::from_bytes(MIB).unwrap(),

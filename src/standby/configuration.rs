@@ -12,7 +12,7 @@ use super::workspace::{Owner, Workspace, WorkspaceError, chown};
 use crate::backup::confined::FileError;
 use crate::backup::standby_files::{
     AUTO_CONF_NAME, PassfileEntry, PassfileError, STANDBY_SIGNAL_NAME, Secrecy, Setting, SettingError,
-    replace_file, write_settings, write_standby_signal,
+    read_to_replace, replace_file, setting_value, write_settings, write_standby_signal,
 };
 use crate::client::conninfo::{
     HostSpec, PrimaryConninfo, PrimaryConninfoError, PrimaryConninfoOptions, Settings, SystemEnvironment,
@@ -79,6 +79,19 @@ pub(super) fn write(
         Setting::new("primary_conninfo", &primary_conninfo.conninfo)?,
         Setting::new("primary_slot_name", request.slot.as_str())?,
     ];
+    settings.extend(unpinned(&data)?);
+    let is_given =
+        |name: &str| request.standby_settings.iter().any(|given| given.name().eq_ignore_ascii_case(name));
+    if let Some(command) = effective_setting(&data, "restore_command")?
+        && !command.is_empty()
+        && !is_given("restore_command")
+    {
+        tracing::warn!(
+            "the standby keeps its primary's restore_command, which has to work here too (--set restore_command= takes it away): \
+             \"{}\"",
+            command.escape_debug()
+        );
+    }
     settings.extend(request.standby_settings.iter().cloned());
     write_auto_conf(&data, &settings, workspace.owner())?;
     // the server copied may be a standby itself, and its password is none of ours
@@ -86,6 +99,44 @@ pub(super) fn write(
     write_standby_signal(&data)?;
     give(&data.join(STANDBY_SIGNAL_NAME), workspace.owner())
 }
+
+/// At most one of them may be set.
+pub(crate) const RECOVERY_TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_time",
+    "recovery_target_name",
+    "recovery_target_xid",
+];
+
+/// What a server once restored to, and must not as a standby: it follows its primary from timeline to timeline, and ends nowhere.
+/// Nothing for a server that was told none of it.
+pub(crate) fn unpinned(data: &Path) -> Result<Vec<Setting>, ConfigurationError> {
+    let mut settings = Vec::new();
+    if effective_setting(data, "recovery_target_timeline")?.is_some_and(|timeline| timeline != "latest") {
+        settings.push(Setting::new("recovery_target_timeline", "latest")?);
+    }
+    for name in RECOVERY_TARGETS {
+        if effective_setting(data, name)?.is_some_and(|target| !target.is_empty()) {
+            settings.push(Setting::new(name, "")?);
+        }
+    }
+    Ok(settings)
+}
+
+/// What the configuration files in a data directory say of a setting. Files that they include, or that are elsewhere, are not
+/// looked into.
+pub(crate) fn effective_setting(data: &Path, name: &str) -> Result<Option<String>, ConfigurationError> {
+    for file in [AUTO_CONF_NAME, CONF_NAME] {
+        let content = read_to_replace(&data.join(file))?.unwrap_or_default();
+        if let Some(value) = setting_value(&content, name) {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+const CONF_NAME: &str = "postgresql.conf";
 
 /// Puts the passfile into a data directory, or takes away the one that is there.
 pub(crate) fn write_passfile(

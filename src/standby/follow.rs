@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::alter_system::alter_system;
 use super::configuration::{
-    ConfigurationError, PASSFILE_NAME, is_passfile_unnameable, render_passfile, unreadable_file,
+    ConfigurationError, PASSFILE_NAME, is_passfile_unnameable, render_passfile, unpinned, unreadable_file,
     write_auto_conf, write_passfile,
 };
 use super::directories::wanted_owner;
@@ -175,8 +175,16 @@ impl Run<'_> {
         }
         let slot = self.request.slot.as_ref().map_or("", SlotName::as_str);
         let setting = |name, value: &str| Setting::new(name, value).map_err(ConfigurationError::from);
-        let settings =
+        let mut settings =
             vec![setting("primary_conninfo", &line.conninfo)?, setting("primary_slot_name", slot)?];
+        let unpinned = unpinned(directory)?;
+        if !unpinned.is_empty() && matches!(self.standby, StandbyAccess::Running { .. }) {
+            tracing::warn!(
+                "the standby was told to recover to a timeline or a target of its own; that is taken back, but only a restart makes \
+                 it follow"
+            );
+        }
+        settings.extend(unpinned);
         Ok(Configuration { settings, passfile })
     }
 

@@ -77,6 +77,7 @@ impl Scene {
             (4, &number.to_le_bytes()),
             (8, &(segment * MIB).to_le_bytes()),
             (24, &SYSTEM.to_le_bytes()),
+            (32, &(MIB as u32).to_le_bytes()),
         ];
         for (at, bytes) in header {
             wal[at..at + bytes.len()].copy_from_slice(bytes);

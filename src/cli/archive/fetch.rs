@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::super::{block_on, report};
 use super::ArchiveArgs;
-use crate::archive::{Access, ArchiveError, AtGap, Fetched, Prefetched, fetch, prefetch};
+use crate::ErrorClass;
+use crate::archive::{Access, ArchiveError, AskingServer, AtGap, Fetched, Prefetched, fetch, prefetch};
 use crate::cli::Exit;
 
 /// Get a file of the log out of an archive, for restore_command
@@ -20,8 +21,10 @@ use crate::cli::Exit;
 /// What is missing before later WAL is a fault, unless the server has it itself or is a standby: it must not end recovery in
 /// the middle of the log.
 ///
-/// Ends with exit code 1 when the archive has no such file, and with 200 when something is wrong, so that a server stops
-/// instead of taking a store that is away for the end of the log.
+/// Ends with exit code 1 when the archive has no such file, or a server that asks has as much of it itself, and with 200 when
+/// something is wrong, so that a server stops instead of taking a store that is away for the end of the log. A standby would
+/// shut down: as long as there is a standby.signal and no recovery.signal, a store that cannot be read is a warning and exit
+/// code 1, and it asks its primary. What is damaged, or is not this cluster's, is 200 for a standby too.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example: restore_command = 'pgwake wal fetch --archive s3://wal/db1 %f %p'")]
@@ -91,6 +94,11 @@ fn get(args: &FetchArgs) -> ExitCode {
                 found = fetched;
                 Exit::Done
             }
+            // it goes on with its primary, and asks here again
+            Err(error) if may_be_asked_again(&error) && AskingServer::beside(&args.path).is_standby() => {
+                tracing::warn!("{}", report::one_line(&error));
+                Exit::Done
+            }
             Err(error) => report::failure(&error, error.class(), false),
         }
     });
@@ -103,6 +111,11 @@ fn get(args: &FetchArgs) -> ExitCode {
         (Exit::Done, _) => ExitCode::SUCCESS,
         _ => ExitCode::from(FAULT),
     }
+}
+
+/// Not so what the archive has wrong: to pass it over could end in another history.
+fn may_be_asked_again(error: &ArchiveError) -> bool {
+    matches!(error.class(), ErrorClass::Transient | ErrorClass::Operator)
 }
 
 /// Leaves somebody behind who fetches what is asked for next, unless there is one. What cannot be fetched ahead is fetched

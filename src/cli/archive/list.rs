@@ -177,7 +177,9 @@ fn text(contents: &Contents) -> String {
         text.push_str(&format!("backup {} is being taken, or was broken off\n", backup.name));
     }
     for key in &listing.unreadable {
-        text.push_str(&format!("object \"{key}\" is no record of a backup, or of a later format\n"));
+        text.push_str(&format!(
+            "object \"{key}\" is no record of a backup of this cluster, or of a later format\n"
+        ));
     }
     text
 }

@@ -15,8 +15,9 @@ use crate::repository::prune::{Plan, PruneError, Retention, plan, remove};
 
 /// Remove backups that are no longer wanted, and WAL that no backup needs
 ///
-/// What is kept keeps all that it needs: the backups that an incremental one builds upon, and WAL from the first backup that stays on. At
-/// least one backup always stays. What is left of broken-off backups goes, too, when nothing was put there for a day.
+/// What is kept keeps all that it needs: the backups that an incremental one builds upon, and WAL from the first backup on that stays, or
+/// is being taken. At least one backup always stays. A backup counts for the timelines that it leads to: on the newest one what is asked for is kept, on
+/// others what is as recent as that. What is left of broken-off backups goes, too, when nothing was put there for a day.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example: pgwake prune --archive s3://wal/db1 --keep-window 14d --dry-run")]
@@ -141,6 +142,11 @@ fn text(plan: &Plan, is_dry: bool) -> String {
     match plan.wal_from {
         Some(lsn) => text.push_str(&format!(", and WAL from {lsn} on\n")),
         None => text.push_str(", and all WAL\n"),
+    }
+    if let Some(name) = &plan.awaited {
+        text.push_str(&format!(
+            "backup {name} is being taken, and has not begun to copy: until then all WAL stays\n"
+        ));
     }
     text
 }

@@ -63,6 +63,9 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
         ArchiveError::Damaged { .. } | ArchiveError::TooLong { .. } => {
             "Somebody changed the object, or the store lost a part of it. Get the segment from another copy."
         }
+        ArchiveError::OtherSegment { .. } => {
+            "Somebody put it there, or moved objects. \"pgwake wal verify --archive\" names everything that is wrong."
+        }
         ArchiveError::Held { .. } => {
             "One receiver at a time writes to an archive. Stop that one first; if its machine is gone, its lease runs out by \
              itself. --take-over takes the archive from it now, and it ends."

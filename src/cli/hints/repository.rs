@@ -26,7 +26,7 @@ pub(super) fn take(error: &TakeError) -> Option<String> {
              WAL with --wal include."
                 .to_owned()
         }
-        TakeError::ParentGone(_) => "Run the same command again.".to_owned(),
+        TakeError::WalGone { .. } | TakeError::ParentGone(_) => "Run the same command again.".to_owned(),
         TakeError::Stream(_) | TakeError::OtherSystem { .. } => super::DAMAGED_HINT.to_owned(),
         TakeError::Backup(error) if error.is_integrity() => super::DAMAGED_HINT.to_owned(),
         TakeError::ManifestRange { .. } => {
@@ -97,6 +97,11 @@ pub(super) fn restore(error: &RestoreError) -> Option<String> {
         RestoreError::Repository(error) => return repository(error),
         RestoreError::Ended { directory } | RestoreError::StillInRecovery { directory, .. } => {
             format!("Its log \"{}\" says why.", directory.join("log/startup.log").display())
+        }
+        RestoreError::TablespaceInUse { .. } => {
+            "It may be a living server's. Restore on another machine, or from another backup (--backup); if nobody needs what is \
+             there, move it away."
+                .to_owned()
         }
         RestoreError::FilesLeft { .. } => "Run the same command again: that removes them first.".to_owned(),
         RestoreError::InterruptedAtStart { directory, .. } => {

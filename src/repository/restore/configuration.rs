@@ -15,7 +15,8 @@ use crate::backup::standby_files::{
 };
 use crate::client::conninfo::{PrimaryConninfoOptions, SystemEnvironment};
 use crate::standby::configuration::{
-    PASSFILE_NAME, give, is_passfile_unnameable, render_passfile, write_auto_conf, write_passfile,
+    ConfigurationError, PASSFILE_NAME, RECOVERY_TARGETS, effective_setting, give, is_passfile_unnameable,
+    render_passfile, unpinned, write_auto_conf, write_passfile,
 };
 
 /// The empty file that makes a server recover, and become a primary.
@@ -67,7 +68,31 @@ pub(super) fn write(
         // the server that was backed up may have been a standby itself, and its password is none of ours
         write_passfile(data, passfile.as_deref(), owner)?;
     }
+    if matches!(request.role, Role::Primary) {
+        warn_of_waiting(data)?;
+    }
     signal(request, data, owner)
+}
+
+/// Takes the timeline and the target back, once recovery has ended: a standby that is made from here would be pinned to them.
+pub(super) fn forget_target(data: &Path, owner: Option<FileOwner>) -> Result<(), ConfigurationError> {
+    let settings = unpinned(data)?;
+    if settings.is_empty() { Ok(()) } else { write_auto_conf(data, &settings, owner) }
+}
+
+/// Nobody that the server's commits have waited for streams from a restored one yet.
+fn warn_of_waiting(data: &Path) -> Result<(), RestoreError> {
+    let names = effective_setting(data, "synchronous_standby_names")?.unwrap_or_default();
+    let commit = effective_setting(data, "synchronous_commit")?.unwrap_or_default();
+    if !names.trim().is_empty() && !matches!(commit.as_str(), "off" | "local") {
+        tracing::warn!(
+            "every commit will wait until a standby or receiver of synchronous_standby_names streams from here, which is \"{}\": \
+             begin that, or run \"ALTER SYSTEM SET synchronous_standby_names = '';\" and \"SELECT pg_reload_conf();\" \
+             (--set synchronous_standby_names= does it beforehand)",
+            names.escape_debug()
+        );
+    }
+    Ok(())
 }
 
 /// A backup of a standby has a signal of its own.
@@ -92,15 +117,6 @@ fn signal(request: &RestoreRequest, data: &Path, owner: Option<FileOwner>) -> Re
     Ok(give(&made, owner)?)
 }
 
-/// At most one of them may be set.
-const TARGETS: [&str; 5] = [
-    "recovery_target",
-    "recovery_target_lsn",
-    "recovery_target_time",
-    "recovery_target_name",
-    "recovery_target_xid",
-];
-
 /// All targets are written down: one that the server had once would contradict this one.
 fn recovery_settings(request: &RestoreRequest, selection: &Selection) -> Result<Vec<Setting>, RestoreError> {
     let is_standby = matches!(request.role, Role::Standby(_));
@@ -116,7 +132,8 @@ fn recovery_settings(request: &RestoreRequest, selection: &Selection) -> Result<
         RecoveryTarget::Time(target) => Some(("recovery_target_time", target.to_postgres_text())),
         RecoveryTarget::Name(target) => Some(("recovery_target_name", target.clone())),
     };
-    let others = TARGETS.iter().filter(|name| wanted.as_ref().is_none_or(|(wanted, _)| wanted != *name));
+    let others =
+        RECOVERY_TARGETS.iter().filter(|name| wanted.as_ref().is_none_or(|(wanted, _)| wanted != *name));
     let mut settings = vec![
         ("restore_command", restore_command(request)?),
         ("recovery_target_timeline", timeline),

@@ -146,6 +146,17 @@ pub enum RestoreError {
         /// The slot.
         slot: String,
     },
+    /// Recovery would remove a tablespace that is there.
+    #[error(
+        "tablespace {oid} was created while the backup was taken, and recovery would replace what is in \"{}\"",
+        .location.display()
+    )]
+    TablespaceInUse {
+        /// Its OID.
+        oid: u32,
+        /// Where it was on the server, and is here.
+        location: PathBuf,
+    },
     /// Files could not be written, or are not what the manifest says.
     #[error("could not write backup {name}")]
     Backup {

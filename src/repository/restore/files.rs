@@ -1,5 +1,6 @@
 //! From objects to files: one backup, or a chain of them that becomes one.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,6 +13,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use super::super::error::RepositoryError;
+use super::super::keys;
 use super::super::piece_reader::{BackupReader, Pieces};
 use super::super::record::{BackupRecord, WalPlace};
 use super::error::RestoreError;
@@ -24,8 +27,8 @@ use crate::backup::combine::{
 };
 use crate::backup::confined::FileError;
 use crate::backup::{
-    ArchiveEvent, BackupTarget, BackupWriter, HeldPlaces, ManifestPolicy, MemberModes, SyncMethod,
-    TablespacePlace, TablespaceTarget, WalMembers,
+    ArchiveEvent, BackupTarget, BackupWriter, FinishedBackup, ManifestPolicy, MemberModes, SyncMethod,
+    TablespacePlace, TablespaceTarget, UnannouncedTablespace, WalMembers,
 };
 use crate::observe::progress::CopyProgress;
 use crate::pg::canonical_path;
@@ -83,11 +86,10 @@ pub(super) async fn restore_one(
         wal_directory: placement.wal_directory,
         owner: workspace.owner(),
         sync: SyncMethod::Fsync,
-        held: workspace.held_places(),
         ..input_target(record)
     };
-    extract(store, record, target, 0, workers, progress).await?;
-    Ok(())
+    let (_, unannounced) = extract(store, record, target, 0, workers, progress).await?;
+    heed(&unannounced)
 }
 
 /// Restores a chain: each backup beside the data directory, then all of them into it.
@@ -102,6 +104,7 @@ pub(super) async fn restore_chain(
     let parts = workspace.parts();
     make_directory(&parts, 0o700)?;
     let (mut inputs, mut mappings, mut done) = (Vec::new(), Vec::new(), 0);
+    let mut unannounced = Vec::new();
     for (index, record) in chain.iter().enumerate() {
         let directory = parts.join(index.to_string());
         make_directory(&directory, record.modes.default_directory_mode())?;
@@ -122,14 +125,16 @@ pub(super) async fn restore_chain(
             };
             target.tablespaces.push(TablespaceTarget { oid, location: location.to_vec(), place });
         }
-        done = extract(store, record, target, done, workers, progress).await?;
+        // those of an earlier one are the next one's own
+        (done, unannounced) = extract(store, record, target, done, workers, progress).await?;
         inputs.push(directory);
     }
+    heed(&unannounced)?;
     progress.set_phase("combining the chain of backups");
     let newest = chain.last().expect("a chain has at least one backup");
     let request = CombineRequest {
         inputs,
-        output: workspace.held_data(),
+        output: workspace.data(),
         tablespace_mappings: mappings,
         copy_method: CopyMethod::Copy,
         manifest: ManifestRequest::Write(newest.manifest_checksums),
@@ -139,13 +144,11 @@ pub(super) async fn restore_chain(
     };
     let wal_directory = placement.wal_directory;
     let tablespaces = placement.tablespaces.iter().filter_map(|tablespace| match &tablespace.place {
-        TablespacePlace::Directory(directory) => Some(directory.as_path()),
+        TablespacePlace::Directory(directory) => Some(directory.clone()),
         TablespacePlace::InPlace => None,
     });
-    let held = workspace.held_places();
-    let outside = tablespaces.chain(wal_directory.as_deref());
-    let outside: Vec<PathBuf> = outside.map(|directory| held.leading_to(directory).to_owned()).collect();
-    let (data, owner) = (workspace.held_data(), workspace.owner());
+    let outside: Vec<PathBuf> = tablespaces.chain(wal_directory.clone()).collect();
+    let (data, owner) = (workspace.data(), workspace.owner());
     // dropped before it has ended, it ends soon
     let interrupted = InterruptOnDrop(Arc::default());
     let flag = Arc::clone(&interrupted.0);
@@ -193,11 +196,11 @@ fn input_target(record: &BackupRecord) -> BackupTarget {
             WalPlace::Included => WalMembers::Accepted,
         },
         standby: None,
-        held: HeldPlaces::default(),
     }
 }
 
-/// Gets a backup's objects and writes its files, each checked against the manifest.
+/// Gets a backup's objects and writes its files, each checked against the manifest; how many bytes there are now, and the
+/// tablespaces that the server did not announce.
 async fn extract(
     store: &ArchiveStore,
     record: &BackupRecord,
@@ -205,7 +208,7 @@ async fn extract(
     before: u64,
     workers: &Workers,
     progress: &Arc<CopyProgress>,
-) -> Result<u64, RestoreError> {
+) -> Result<(u64, Vec<UnannouncedTablespace>), RestoreError> {
     progress.set_phase("restoring");
     let pieces = Pieces::of(store, record).await?;
     let mut reader = BackupReader::new(store.clone(), record, pieces);
@@ -227,7 +230,41 @@ async fn extract(
         }
     }
     drop(events);
-    (&mut writer).await.map_err(RestoreError::Panicked)?
+    let (done, finished) = (&mut writer).await.map_err(RestoreError::Panicked)??;
+    let found = finished.manifest.as_ref().and_then(|manifest| manifest.system_identifier);
+    if found.is_some_and(|found| found != record.system_identifier) {
+        let (name, key) = (record.name.clone(), keys::record_key(&record.name));
+        let problem = "its manifest is another cluster's";
+        return Err(RepositoryError::Damaged { name, key, problem }.into());
+    }
+    Ok((done, finished.unannounced_tablespaces))
+}
+
+/// Recovery creates these where they were on the server, and removes what is there: on the server's own machine, the server's.
+fn heed(unannounced: &[UnannouncedTablespace]) -> Result<(), RestoreError> {
+    for tablespace in unannounced {
+        let location = Path::new(OsStr::from_bytes(&tablespace.location));
+        if is_tablespace(location) {
+            let (oid, location) = (tablespace.oid, location.to_owned());
+            return Err(RestoreError::TablespaceInUse { oid, location });
+        }
+        tracing::warn!(
+            "tablespace {} was created while the backup was taken; recovery will create it in \"{}\", and no mapping changes that",
+            tablespace.oid,
+            location.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether a server has, or had, a tablespace there. What cannot be looked into may be one.
+fn is_tablespace(location: &Path) -> bool {
+    match std::fs::read_dir(location) {
+        Ok(mut entries) => entries.any(|entry| {
+            entry.map_or(true, |entry| entry.file_name().as_encoded_bytes().starts_with(b"PG_"))
+        }),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
 }
 
 enum Event {
@@ -241,7 +278,7 @@ fn write(
     mut queue: mpsc::Receiver<Event>,
     before: u64,
     progress: &CopyProgress,
-) -> Result<u64, crate::backup::BackupError> {
+) -> Result<(u64, FinishedBackup), crate::backup::BackupError> {
     let mut writer = BackupWriter::create(target)?;
     while let Some(event) = queue.blocking_recv() {
         match event {
@@ -249,8 +286,7 @@ fn write(
             Event::End => {
                 let done = before + writer.bytes_written();
                 progress.set_phase("making the files durable");
-                writer.finish()?;
-                return Ok(done);
+                return Ok((done, writer.finish()?));
             }
         }
         progress.set_done(before + writer.bytes_written());
@@ -309,4 +345,23 @@ impl CombineObserver for Quiet {
 pub(super) fn text_of(path: &Path) -> Result<&str, RestoreError> {
     std::str::from_utf8(path.as_os_str().as_bytes())
         .map_err(|_| RestoreError::UnprintablePath(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tablespace_that_is_there_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("space");
+        let unannounced =
+            [UnannouncedTablespace { oid: 16400, location: place.as_os_str().as_bytes().to_vec() }];
+        heed(&unannounced).unwrap();
+        std::fs::create_dir_all(place.join("lost+found")).unwrap();
+        heed(&unannounced).unwrap();
+        std::fs::create_dir(place.join("PG_17_202406281")).unwrap();
+        let refused = heed(&unannounced);
+        assert!(matches!(refused, Err(RestoreError::TablespaceInUse { oid: 16400, .. })), "{refused:?}");
+    }
 }

@@ -229,6 +229,13 @@ pub async fn restore(
             signal = &mut interrupted => return Err(RestoreError::InterruptedAtStart { signal, directory }),
             started = start::start(&request, start, programs, &directory, workspace.owner(), &progress) => started?,
         };
+        if started == Started::Primary
+            && let Err(error) = configuration::forget_target(&directory, workspace.owner())
+        {
+            tracing::warn!(
+                "a standby made from here would be pinned to the timeline of this recovery: {error}"
+            );
+        }
         restored.started = Some(started);
     }
     Ok(restored)

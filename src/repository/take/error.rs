@@ -90,6 +90,16 @@ pub enum TakeError {
         waited: Duration,
     },
     /// Somebody pruned meanwhile.
+    #[error(
+        "WAL of timeline {timeline} from {archived_lsn} on, which the backup needs, has been removed from the archive meanwhile"
+    )]
+    WalGone {
+        /// The timeline.
+        timeline: TimelineId,
+        /// What is missing first.
+        archived_lsn: Lsn,
+    },
+    /// Somebody pruned meanwhile.
     #[error("backup {0}, which this one builds upon, has been removed from the archive meanwhile")]
     ParentGone(BackupName),
     /// A signal came.

@@ -21,6 +21,7 @@ use super::listing;
 use super::name::BackupName;
 use super::piece_writer::{PieceWriter, put};
 use super::record::{BackupPoint, BackupRecord, StreamContent, WalPlace};
+use super::start;
 use super::sums;
 use crate::archive::{ArchiveStore, ClusterIdentity};
 use crate::backup::{
@@ -155,6 +156,8 @@ async fn run(
     if wal == WalPlace::Archive {
         progress.set_phase("waiting until the archive has the WAL");
         wal::wait(store, server.segment_size, &wal_ranges, request.wal_timeout, progress).await?;
+        // once more from the start: somebody may have removed some of it meanwhile
+        wal::check(store, server.segment_size, &wal_ranges).await?;
     }
     if let Some(parent) = parent_name.clone()
         && listing::read_record(store, &parent).await?.is_none()
@@ -257,6 +260,7 @@ async fn stream(
     };
     let mut stream = replication.base_backup(&command).await.map_err(TakeError::Begin)?;
     let start = stream.start();
+    put(&request.store, &keys::start_key(&name), start::encode(start.timeline, start.lsn)).await?;
     tracing::info!("backup {name} starts at {} on timeline {}", start.lsn, start.timeline);
     let sizes = stream.tablespaces().iter().filter_map(|tablespace| tablespace.size_kb);
     progress.set_total(sizes.fold(0, u64::saturating_add).saturating_mul(1024));

@@ -97,3 +97,19 @@ pub(super) async fn wait(
     }
     Ok(())
 }
+
+/// Whether all of it is there at this moment.
+pub(super) async fn check(
+    store: &ArchiveStore,
+    segment_size: WalSegmentSize,
+    ranges: &[WalRange],
+) -> Result<(), TakeError> {
+    for range in ranges {
+        let mut presence = WalPresence::new(range.timeline, segment_size, range.start_lsn);
+        let archived_lsn = presence.look(store, range.end_lsn).await?;
+        if archived_lsn < range.end_lsn {
+            return Err(TakeError::WalGone { timeline: range.timeline, archived_lsn });
+        }
+    }
+    Ok(())
+}

@@ -317,6 +317,12 @@ fn only_what_the_archive_does_not_have_is_not_there() {
     fetch(&empty, first).exited(200).complains("there is no archive here");
     fetch("nonsense", first).exited(200);
     Tool::pgwake().args(["wal", "fetch", first]).run().exited(200);
+    // a standby asks its primary instead of going down
+    let standby = primary.dir().file("standby.signal", 0o600, "");
+    fetch(&empty, first).exited(1).complains("there is no archive here");
+    let recovery = primary.dir().file("recovery.signal", 0o600, "");
+    fetch(&empty, first).exited(200);
+    fs::remove_file(recovery).expect("no recovery any more");
 
     Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().succeeded().says("nothing is wrong");
 
@@ -328,6 +334,8 @@ fn only_what_the_archive_does_not_have_is_not_there() {
     content[middle] ^= 0xff;
     fs::write(&object, content).expect("damage it");
     fs::remove_file(&target).expect("remove what came before");
+    fetch(&url, first).exited(200).complains("is damaged");
+    fs::remove_file(standby).expect("no standby any more");
     fetch(&url, first).exited(200).complains("is damaged");
     Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().exited(3).says("cannot be decompressed");
     assert!(!target.exists());

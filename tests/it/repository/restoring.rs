@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::harness::{Archive, fill, fingerprint, json, text};
+use crate::cloning::{catch_up, create};
 use crate::documented_json::assert_as_documented;
 use crate::require_server;
 use crate::support::object_store::{self, ObjectStore};
@@ -196,10 +197,57 @@ fn a_standby_from_the_archive_streams_from_its_primary() {
     primary.psql("INSERT INTO t VALUES (0, 'through the stream')");
     primary.wait_for("SELECT replay_lsn = pg_current_wal_lsn() FROM pg_stat_replication WHERE application_name = 'replica'", "t");
     drop(standby);
-    let pg_ctl = primary.server_tool("pg_ctl").args(["stop", "-m", "fast", "-D"]).arg(&directory);
-    pg_ctl.run().succeeded();
     receiver.terminate();
     receiver.wait().succeeded();
+    // a store that is away is no reason to go down
+    fs::rename(&archive.root, primary.dir().join("away")).expect("take the archive away");
+    primary.restart();
+    let log = directory.join("log/startup.log");
+    wait_until("the standby asks the archive", || {
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("there is no archive here"))
+    });
+    primary.wait_for("SELECT state FROM pg_stat_replication WHERE application_name = 'replica'", "streaming");
+    let pg_ctl = primary.server_tool("pg_ctl").args(["stop", "-m", "fast", "-D"]).arg(&directory);
+    pg_ctl.run().succeeded();
+}
+
+/// What says where recovery goes counts for that recovery, and not for standbys that are made from there.
+#[test]
+fn a_restored_cluster_can_have_standbys() {
+    require_server!();
+    let primary = Cluster::builder().setting("synchronous_standby_names", "nobody").start();
+    let archive = Archive::beside(&primary);
+    primary.psql("SET synchronous_commit = local; CREATE TABLE t (id int, note text)");
+    archive.take(&primary, &[]);
+    primary.stop(Stop::Fast);
+    let tool = restore(&archive, &primary, "restored").run().succeeded();
+    tool.complains("every commit will wait").complains("ALTER SYSTEM SET synchronous_standby_names = ''");
+    let server = primary.adopt(primary.dir().join("restored"));
+    server.start();
+    server.wait_for("SELECT pg_is_in_recovery()", "f");
+    server.psql("SET synchronous_commit = local; ALTER SYSTEM SET synchronous_standby_names = ''");
+    server.reload();
+    assert_eq!(server.psql("SHOW recovery_target_timeline"), "1");
+    let directory = primary.dir().join("standby");
+    create(&server, &directory).run().succeeded().complains("keeps its primary's restore_command");
+    let standby = primary.adopt(&directory);
+    catch_up(&server, &standby);
+    assert_eq!(standby.psql("SHOW recovery_target_timeline"), "latest");
+    standby.stop(Stop::Fast);
+    server.stop(Stop::Fast);
+
+    // one that was seen to get there has forgotten it
+    let port = crate::support::Port::reserve();
+    let started = restore(&archive, &primary, "started")
+        .args(["--set", &format!("port={}", port.number()), "--set", "synchronous_standby_names="])
+        .args(["--target-timeline", "1", "--start", "--bindir", primary.bin_dir().to_str().expect("a path")])
+        .run()
+        .succeeded();
+    assert!(!started.stderr.contains("every commit will wait"), "{started}");
+    let directory = primary.dir().join("started");
+    primary.server_tool("pg_ctl").args(["stop", "-m", "fast", "-D"]).arg(&directory).run().succeeded();
+    let settings = fs::read_to_string(directory.join("postgresql.auto.conf")).expect("read the settings");
+    assert!(settings.contains("recovery_target_timeline = 'latest'"), "{settings}");
 }
 
 /// The archive has the segment that is being written up to where its receiver was stopped; the standby has more of it, and
