@@ -204,7 +204,7 @@ fn a_standby_from_the_archive_streams_from_its_primary() {
     primary.restart();
     let log = directory.join("log/startup.log");
     wait_until("the standby asks the archive", || {
-        fs::read_to_string(&log).is_ok_and(|log| log.contains("there is no archive here"))
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("as an archive: directory"))
     });
     primary.wait_for("SELECT state FROM pg_stat_replication WHERE application_name = 'replica'", "streaming");
     let pg_ctl = primary.server_tool("pg_ctl").args(["stop", "-m", "fast", "-D"]).arg(&directory);
