@@ -72,6 +72,13 @@ impl ConfinedDirectory {
         Self::open_with(path, DIRECTORY, owner)
     }
 
+    /// Opens the directory that `held` leads into, and that is called `path`.
+    pub fn open_held(path: &Path, held: &Path, owner: Option<FileOwner>) -> Result<Self, FileError> {
+        let opened = Self::open(held, owner);
+        let opened = opened.map_err(|error| FileError::new("open directory", path, error.source))?;
+        Ok(ConfinedDirectory { path: path.to_owned(), ..opened })
+    }
+
     fn open_with(path: &Path, flags: OFlags, owner: Option<FileOwner>) -> Result<Self, FileError> {
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| FileError::new("open directory", path, errno))?;

@@ -49,8 +49,8 @@ pub use manifest::{FileProblem, ManifestMismatch, ManifestSummary, WalRange};
 pub use tar_backup::{MAX_INJECTED_MANIFEST_LEN, TarBackupWriter, TarPlace, TarTarget, WholeTarBackup};
 pub use tar_stream::ArchiveEnd;
 pub use target::{
-    BackupTarget, DirectoryModes, FileOwner, ManifestPolicy, MemberModes, StandbyFiles, SyncMethod,
-    TablespacePlace, TablespaceTarget, WalMembers,
+    BackupTarget, DirectoryModes, FileOwner, HeldPlaces, ManifestPolicy, MemberModes, StandbyFiles,
+    SyncMethod, TablespacePlace, TablespaceTarget, WalMembers,
 };
 use tree::OTHER_TEMPORARY_NAME;
 pub use tree::{MANIFEST_NAME, MANIFEST_TEMPORARY_NAME, MAX_UNANNOUNCED_LINKS, UnannouncedTablespace};

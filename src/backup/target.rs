@@ -1,6 +1,6 @@
 //! Where a backup goes, and how.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -33,6 +33,19 @@ pub struct BackupTarget {
     pub wal_members: WalMembers,
     /// What makes a standby of the backup, when that is wanted.
     pub standby: Option<StandbyFiles>,
+    /// Those of the directories that the caller holds open.
+    pub held: HeldPlaces,
+}
+
+/// Directories that somebody holds open: their names, and what leads into them wherever the names lead to by now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldPlaces(pub Vec<(PathBuf, PathBuf)>);
+
+impl HeldPlaces {
+    /// What leads into the directory of this name.
+    pub fn leading_to<'a>(&'a self, name: &'a Path) -> &'a Path {
+        self.0.iter().find(|(held, _)| held == name).map_or(name, |(_, path)| path)
+    }
 }
 
 /// What makes a standby of a backup as it is written (`-R`).

@@ -105,6 +105,7 @@ impl Scratch {
             archive_end: ArchiveEnd::Terminated,
             wal_members: WalMembers::Refused,
             standby: None,
+            held: HeldPlaces::default(),
         };
         Scratch { directory, target }
     }

@@ -18,7 +18,7 @@ use super::error::{BackupError, MemberRule};
 use super::path::{MemberPath, tablespace_oid};
 use super::tar_header::TarMember;
 use super::target::{
-    BackupTarget, DirectoryModes, FileOwner, MemberModes, SyncMethod, TablespacePlace, WalMembers,
+    BackupTarget, DirectoryModes, MemberModes, SyncMethod, TablespacePlace, TablespaceTarget, WalMembers,
 };
 
 /// The name of the manifest, and the one it has until everything is durable.
@@ -83,7 +83,6 @@ pub(super) struct Tree {
     made: Vec<(Root, MemberPath)>,
     modes: DirectoryModes,
     member_modes: MemberModes,
-    owner: Option<FileOwner>,
     wal_members: WalMembers,
     /// What the manifest is called until the end.
     manifest_name: &'static str,
@@ -122,7 +121,8 @@ impl Tree {
     /// Opens the target's directories and makes what must be there before the first member: `pg_wal` with
     /// `archive_status`, because WAL may be streamed into it meanwhile, and the links of tablespaces.
     pub(super) fn create(target: &BackupTarget) -> Result<Self, BackupError> {
-        let open = |path: &Path| ConfinedDirectory::open(path, target.owner);
+        let open =
+            |path: &Path| ConfinedDirectory::open_held(path, target.held.leading_to(path), target.owner);
         let mut tree = Tree {
             base: open(&target.directory)?,
             wal: target.wal_directory.as_deref().map(open).transpose()?,
@@ -131,7 +131,6 @@ impl Tree {
             made: Vec::new(),
             modes: target.modes,
             member_modes: target.member_modes,
-            owner: target.owner,
             wal_members: target.wal_members,
             manifest_name: MANIFEST_TEMPORARY_NAME,
         };
@@ -147,7 +146,7 @@ impl Tree {
             tree.make_directory(Root::Base, MemberPath::literal("pg_tblspc"), mode)?;
         }
         for tablespace in &target.tablespaces {
-            tree.add_tablespace(tablespace.oid, &tablespace.location, &tablespace.place, mode)?;
+            tree.add_tablespace(tablespace, mode, open)?;
         }
         Ok(tree)
     }
@@ -312,15 +311,16 @@ impl Tree {
 
     fn add_tablespace(
         &mut self,
-        oid: u32,
-        location: &[u8],
-        place: &TablespacePlace,
+        tablespace: &TablespaceTarget,
         mode: u32,
+        open: impl Fn(&Path) -> Result<ConfinedDirectory, FileError>,
     ) -> Result<(), BackupError> {
+        let TablespaceTarget { oid, location, place } = tablespace;
+        let oid = *oid;
         let path = MemberPath::parse(format!("pg_tblspc/{oid}").as_bytes())
             .map_err(|_| BackupError::TablespaceTarget(oid))?;
         let directory = match place {
-            TablespacePlace::InPlace if location != path.as_bytes() => {
+            TablespacePlace::InPlace if **location != *path.as_bytes() => {
                 return Err(BackupError::TablespaceTarget(oid));
             }
             _ if self.tablespaces.contains_key(&oid) => return Err(BackupError::TablespaceTarget(oid)),
@@ -330,10 +330,10 @@ impl Tree {
             }
             TablespacePlace::Directory(directory) => {
                 self.make_link(&path, directory)?;
-                ConfinedDirectory::open(directory, self.owner)?
+                open(directory)?
             }
         };
-        let (location, place) = (location.to_vec(), place.clone());
+        let (location, place) = (location.clone(), place.clone());
         let tablespace = Tablespace { location, place, directory, archive: Came::NotYet, link: Came::NotYet };
         self.tablespaces.insert(oid, tablespace);
         Ok(())

@@ -238,6 +238,27 @@ fn a_failed_backup_cannot_be_finished() {
     assert!(matches!(writer.finish(), Err(BackupError::FailedBefore)));
 }
 
+/// Whoever owns the directory above puts a link in its place, to lead a process with more rights elsewhere.
+#[test]
+fn a_directory_that_is_held_is_filled_wherever_its_name_leads_to() {
+    let mut scratch = Scratch::with_tablespace();
+    scratch.target.wal_directory = Some(scratch.path("wal"));
+    let names = ["target", "ts", "wal"].map(|name| scratch.path(name));
+    let opened = names.each_ref().map(|name| std::fs::File::open(name).unwrap());
+    let leading = |file: &std::fs::File| format!("/proc/self/fd/{}/.", std::os::fd::AsRawFd::as_raw_fd(file));
+    let held = opened.each_ref().map(|file| PathBuf::from(leading(file)));
+    scratch.target.held = crate::backup::HeldPlaces(names.iter().cloned().zip(held).collect());
+    for name in &names {
+        std::fs::rename(name, name.with_extension("moved")).unwrap();
+        std::os::unix::fs::symlink(scratch.path("outside"), name).unwrap();
+    }
+    let writer = BackupWriter::create(&scratch.target).unwrap();
+    assert!(scratch.path("target.moved/pg_wal").is_symlink());
+    assert!(scratch.path("wal.moved/archive_status").is_dir());
+    drop(writer);
+    assert_eq!(std::fs::read_dir(scratch.path("outside")).unwrap().count(), 1);
+}
+
 #[test]
 fn a_writer_may_move_to_another_thread() {
     fn assert_send<T: Send>() {}

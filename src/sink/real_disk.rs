@@ -29,6 +29,8 @@ pub struct RealDisk {
     direct: DirectWriter,
     ready: ReadyFile,
     handle: Option<OwnedFd>,
+    /// What leads into the directory, when that is not its name.
+    held_at: Option<PathBuf>,
     sync_observer: Option<Arc<dyn SyncObserver>>,
 }
 
@@ -55,8 +57,14 @@ impl RealDisk {
         let directory = directory.into();
         let attributes = FileAttributes { mode: 0o600, owner: None };
         let (direct, ready) = (DirectWriter::new(), ReadyFile::default());
-        let (syncs, handle, sync_observer) = (true, None, None);
-        RealDisk { directory, attributes, syncs, direct, ready, handle, sync_observer }
+        let (syncs, handle, held_at, sync_observer) = (true, None, None, None);
+        RealDisk { directory, attributes, syncs, direct, ready, handle, held_at, sync_observer }
+    }
+
+    /// Opens the directory by way of `path`, which leads into it wherever its name leads to by now.
+    pub fn held_at(mut self, path: &Path) -> Self {
+        self.held_at = Some(path.to_owned());
+        self
     }
 
     /// Creates files with `mode`, as `data_directory_mode` of the primary asks for.
@@ -81,7 +89,8 @@ impl RealDisk {
     fn handle(&mut self) -> io::Result<&OwnedFd> {
         if self.handle.is_none() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            self.handle = Some(rustix::fs::open(&self.directory, flags, Mode::empty())?);
+            let place = self.held_at.as_ref().unwrap_or(&self.directory);
+            self.handle = Some(rustix::fs::open(place, flags, Mode::empty())?);
         }
         self.handle.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -193,7 +202,9 @@ impl Disk for RealDisk {
 
     fn open(&mut self, name: &str, mode: OpenMode) -> io::Result<RealFile> {
         let access = if mode == OpenMode::ToRead { OFlags::RDONLY } else { OFlags::RDWR };
-        let file = match openat(self.handle()?, name, access | OFlags::CLOEXEC, Mode::empty()) {
+        // nobody but us makes names here, or a link would lead our writes, root's perhaps, to anywhere
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = match openat(self.handle()?, name, flags, Mode::empty()) {
             Err(Errno::NOENT) if mode == OpenMode::ExistingOrNew => self.create(name)?,
             opened => File::from(opened?),
         };
@@ -294,6 +305,30 @@ mod tests {
         assert_eq!(disk.len_of("a").unwrap(), len as u64);
         assert_eq!(disk.len_of("b").unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(disk.open("b", OpenMode::Existing).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        let wal = directory.path().join("wal");
+        std::fs::create_dir(&wal).unwrap();
+        let mut disk = RealDisk::new(&wal);
+        for name in ["00000002.history.tmp", "000000010000000000000001.partial"] {
+            std::os::unix::fs::symlink(&victim, wal.join(name)).unwrap();
+            for mode in [OpenMode::ToRead, OpenMode::Existing, OpenMode::ExistingOrNew] {
+                disk.open(name, mode).unwrap_err();
+            }
+        }
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        // nor by its own name, once it is held
+        let held = std::fs::File::open(&wal).unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+        std::fs::rename(&wal, directory.path().join("moved")).unwrap();
+        let mut disk = RealDisk::new(&wal).held_at(Path::new(&path));
+        disk.open("a", OpenMode::ExistingOrNew).unwrap();
+        assert!(directory.path().join("moved/a").is_file());
     }
 
     /// Large writes go past the page cache but for their ends; whatever the way, the file is what was written last.

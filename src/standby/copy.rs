@@ -64,7 +64,10 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
             ArchiveStream::untagged(archive_names(stream.tablespaces()), ManifestRequest::Requested)
         }
     };
-    let wal_directory = request.wal_directory.clone().unwrap_or_else(|| workspace.data().join("pg_wal"));
+    let (wal_directory, held_wal_directory) = match &request.wal_directory {
+        Some(directory) => (directory.clone(), target.held.leading_to(directory).to_owned()),
+        None => (workspace.data().join("pg_wal"), workspace.held_data().join("pg_wal")),
+    };
     let mut writer = BackupWriter::create(&target)?;
     stream.place_content();
     let wal_request = BackgroundRequest {
@@ -78,6 +81,7 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
         timeline: start.timeline,
         start_lsn: start.lsn,
         directory: wal_directory,
+        held: held_wal_directory,
         file_mode: if preflight.group_access { 0o640 } else { 0o600 },
         owner: workspace.owner(),
         durability: WalDurability::Synced,
@@ -118,7 +122,7 @@ pub(super) async fn copy(parts: CopyRequest<'_>) -> Result<Copied, CreateError> 
             shown(&tablespace.location)
         );
     }
-    check_identity(preflight, &finished, control_file(&workspace.data())?, start, end)?;
+    check_identity(preflight, &finished, control_file(&workspace.held_data())?, start, end)?;
     progress.set_phase("receiving the rest of the WAL");
     wal.finish(end.lsn).await?;
     Ok(Copied { start, end, file_count: finished.file_count, byte_count: finished.byte_count })
@@ -177,6 +181,7 @@ fn prepare_target(
         member_modes: MemberModes::Restricted,
         // what this run writes is not what the server sent
         standby: None,
+        held: workspace.held_places(),
     })
 }
 

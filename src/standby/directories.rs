@@ -204,6 +204,10 @@ impl HeldDirectory {
         Ok(HeldDirectory { file, name: name.to_owned() })
     }
 
+    pub(super) fn name(&self) -> &Path {
+        &self.name
+    }
+
     pub(super) fn metadata(&self) -> io::Result<fs::Metadata> {
         self.file.metadata()
     }

@@ -16,9 +16,9 @@ mod place;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use leftover::{
@@ -30,11 +30,12 @@ use moving::{entry_names, move_entries, rename_to_new};
 use place::{Place, TargetState, state_of};
 
 use super::directories::{
-    HeldDirectory, exists, io_error, make_directories, missing_ancestors, set_mode, sync_directory,
+    HeldDirectory, exists, io_error, is_empty, make_directories, missing_ancestors, set_mode, sync_directory,
 };
 pub use super::directories::{WorkspaceError, chown};
 use super::journal::Journal;
 pub use crate::FileOwner as Owner;
+use crate::backup::HeldPlaces;
 
 /// The place where one run works.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Workspace {
     /// The workspace itself, and a target that it is in.
     held: HeldDirectory,
     held_target: Option<HeldDirectory>,
+    /// Directories outside that are filled.
+    claimed: Vec<HeldDirectory>,
     _lock: fs::File,
 }
 
@@ -178,6 +181,7 @@ impl Workspace {
             committed: Committed::NotYet,
             held,
             held_target,
+            claimed: Vec::new(),
             _lock: lock,
         };
         workspace.clear(leftover.as_ref())?;
@@ -193,6 +197,12 @@ impl Workspace {
         let made =
             fs::DirBuilder::new().mode(0o700).create(&data).map_err(io_error("create directory", &data));
         self.held.named(made.and_then(|()| chown(&data, self.owner)))
+    }
+
+    /// The directory to build in and those that were claimed, as they are held.
+    pub(crate) fn held_places(&self) -> HeldPlaces {
+        let claimed = self.claimed.iter().map(|held| (held.name().to_owned(), held.path().join(".")));
+        HeldPlaces(std::iter::once((self.data(), self.held_data())).chain(claimed).collect())
     }
 
     /// The directory to build in, wherever its name leads to by now.
@@ -263,9 +273,26 @@ impl Workspace {
         });
         recorded.and_then(|()| make_directories(&missing, self.owner)).map_err(|error| (0, error))?;
         for (index, directory) in directories.iter().enumerate() {
-            self.mark(directory).map_err(|error| (index, error))?;
+            let held = self.hold_and_mark(directory).map_err(|error| (index, error))?;
+            self.claimed.push(held);
         }
         Ok(())
+    }
+
+    /// Holds a directory that is to be filled, so that nobody leads us elsewhere from now on, and marks it.
+    fn hold_and_mark(&self, directory: &Path) -> Result<HeldDirectory, WorkspaceError> {
+        let held = HeldDirectory::open_linked(directory).map_err(io_error("open directory", directory))?;
+        let metadata = held.metadata().map_err(io_error("look at", directory))?;
+        if self.owner.is_some_and(|owner| owner.uid != metadata.uid()) {
+            let other = io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user");
+            return Err(io_error("use directory", directory)(other));
+        }
+        // what stood under its name before may have been another
+        if !held.named(is_empty(&held.path().join(".")))? {
+            return Err(WorkspaceError::NotEmpty(directory.to_owned()));
+        }
+        held.named(self.mark(&held.path()))?;
+        Ok(held)
     }
 
     /// Leaves a mark by which a later run knows that what is in the directory came from this one.

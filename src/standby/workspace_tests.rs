@@ -293,7 +293,19 @@ fn what_is_put_in_the_place_of_a_directory_is_neither_filled_nor_emptied() {
         chown(&victim.join(MARK_NAME), killed.owner()).unwrap();
         fs::remove_dir_all(&outside).unwrap();
         std::os::unix::fs::symlink(&victim, &outside).unwrap();
+        // nor is it what is filled: that is the directory that was claimed
+        let held = killed.held_places();
+        assert_ne!(fs::canonicalize(held.leading_to(&outside)).ok(), Some(victim.clone()));
         killed.abandon().unwrap();
         assert_eq!(names(&victim), [MARK_NAME, "PG_VERSION", "base"]);
+
+        // a directory of another user's is nobody's to give files in
+        let (mut workspace, _) = Workspace::claim(&sandbox.path().join("third")).unwrap();
+        let foreign = sandbox.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        let owner = workspace.owner();
+        chown(&foreign, Some(Owner { uid: 3, gid: 3 })).unwrap();
+        let claimed = workspace.claim_directories(std::slice::from_ref(&foreign));
+        assert_eq!(claimed.is_err(), owner.is_some(), "{claimed:?}");
     }
 }

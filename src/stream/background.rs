@@ -37,6 +37,8 @@ pub struct BackgroundRequest {
     pub start_lsn: Lsn,
     /// `pg_wal` of the new data directory; `archive_status` must be there.
     pub directory: PathBuf,
+    /// What leads into it: its name, or a directory that is held open.
+    pub held: PathBuf,
     /// The mode of new files.
     pub file_mode: u32,
     /// Whom new files shall belong to, when that is not who runs this.
@@ -168,8 +170,10 @@ async fn receive<C: Connector>(
     until: watch::Receiver<Until>,
     progress: &watch::Sender<Progress>,
 ) -> Result<ReceiveOutcome, ReceiveError> {
-    let mut disk =
-        RealDisk::new(&request.directory).with_file_mode(request.file_mode).with_owner(request.owner);
+    let mut disk = RealDisk::new(&request.directory)
+        .held_at(&request.held)
+        .with_file_mode(request.file_mode)
+        .with_owner(request.owner);
     if request.durability == WalDurability::LeftToOthers {
         disk = disk.without_sync();
     }
@@ -224,6 +228,7 @@ mod tests {
             timeline: TimelineId::FIRST,
             start_lsn: Lsn::new(2 * SEGMENT_LEN + 40),
             directory: directory.into(),
+            held: directory.into(),
             file_mode: 0o600,
         }
     }

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use super::options::{Destination, Options};
 use crate::backup::{
     ArchiveEnd, ArchiveEvent, BackupError, BackupTarget, BackupWriter, ChecksumAlgorithm, Extraction,
-    ManifestPolicy, ManifestRequest, MemberModes, StandbyFiles, TablespaceTarget, TarBackupWriter, TarPlace,
-    TarTarget, UnannouncedTablespace, WalMembers, WholeBackup, WholeTarBackup,
+    HeldPlaces, ManifestPolicy, ManifestRequest, MemberModes, StandbyFiles, TablespaceTarget,
+    TarBackupWriter, TarPlace, TarTarget, UnannouncedTablespace, WalMembers, WholeBackup, WholeTarBackup,
 };
 use crate::backup::{DirectoryModes, WalArchive};
 use crate::wire::command::ManifestOptions;
@@ -168,6 +168,7 @@ fn plain_target(
         archive_end: beginning.archive_end,
         wal_members: beginning.wal_members,
         standby: beginning.standby,
+        held: HeldPlaces::default(),
     }
 }
 

@@ -190,6 +190,7 @@ fn background_request(
         system_identifier,
         timeline: start.timeline,
         start_lsn: start.lsn,
+        held: directory.clone(),
         directory,
         file_mode: if archive.is_some() { 0o600 } else { modes.default_file_mode() },
         owner: None,

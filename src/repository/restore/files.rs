@@ -27,8 +27,8 @@ use crate::backup::combine::{
 };
 use crate::backup::confined::FileError;
 use crate::backup::{
-    ArchiveEvent, BackupTarget, BackupWriter, FinishedBackup, ManifestPolicy, MemberModes, SyncMethod,
-    TablespacePlace, TablespaceTarget, UnannouncedTablespace, WalMembers,
+    ArchiveEvent, BackupTarget, BackupWriter, FinishedBackup, HeldPlaces, ManifestPolicy, MemberModes,
+    SyncMethod, TablespacePlace, TablespaceTarget, UnannouncedTablespace, WalMembers,
 };
 use crate::observe::progress::CopyProgress;
 use crate::pg::canonical_path;
@@ -86,6 +86,7 @@ pub(super) async fn restore_one(
         wal_directory: placement.wal_directory,
         owner: workspace.owner(),
         sync: SyncMethod::Fsync,
+        held: workspace.held_places(),
         ..input_target(record)
     };
     let (_, unannounced) = extract(store, record, target, 0, workers, progress).await?;
@@ -134,7 +135,7 @@ pub(super) async fn restore_chain(
     let newest = chain.last().expect("a chain has at least one backup");
     let request = CombineRequest {
         inputs,
-        output: workspace.data(),
+        output: workspace.held_data(),
         tablespace_mappings: mappings,
         copy_method: CopyMethod::Copy,
         manifest: ManifestRequest::Write(newest.manifest_checksums),
@@ -144,11 +145,13 @@ pub(super) async fn restore_chain(
     };
     let wal_directory = placement.wal_directory;
     let tablespaces = placement.tablespaces.iter().filter_map(|tablespace| match &tablespace.place {
-        TablespacePlace::Directory(directory) => Some(directory.clone()),
+        TablespacePlace::Directory(directory) => Some(directory.as_path()),
         TablespacePlace::InPlace => None,
     });
-    let outside: Vec<PathBuf> = tablespaces.chain(wal_directory.clone()).collect();
-    let (data, owner) = (workspace.data(), workspace.owner());
+    let held = workspace.held_places();
+    let outside = tablespaces.chain(wal_directory.as_deref());
+    let outside: Vec<PathBuf> = outside.map(|directory| held.leading_to(directory).to_owned()).collect();
+    let (data, owner) = (workspace.held_data(), workspace.owner());
     // dropped before it has ended, it ends soon
     let interrupted = InterruptOnDrop(Arc::default());
     let flag = Arc::clone(&interrupted.0);
@@ -196,6 +199,7 @@ fn input_target(record: &BackupRecord) -> BackupTarget {
             WalPlace::Included => WalMembers::Accepted,
         },
         standby: None,
+        held: HeldPlaces::default(),
     }
 }
 
