@@ -185,12 +185,20 @@ impl<D: Disk> Shared<D> {
     fn end_sync(&self, pending: PendingFlush<D::File>) -> Result<FlushedLsn, SinkError> {
         let (is_for_disk, started_at) = (pending.is_for_disk(), Instant::now());
         let synced = pending.sync();
-        let flushed = self.writer().end_flush(pending, synced);
+        let mut writer = self.writer();
+        let flushed = writer.end_flush(pending, synced).map_err(|error| self.keep(error));
+        drop(writer);
         let mut state = self.lock();
         if is_for_disk {
             state.note_sync(started_at.elapsed());
         }
         flushed
+    }
+
+    /// Keeps why the writer is unusable. While it is held: others who sync find it so, and could not say by what.
+    fn keep(&self, cause: SinkError) -> SinkError {
+        self.lock().error.get_or_insert(cause);
+        SinkError::Poisoned
     }
 
     fn publish(&self, flushed: FlushedLsn) {

@@ -9,7 +9,7 @@
 //! The sink's thread meanwhile writes what is too much to be [written at once](SegmentWriter::write_at_once). It seals
 //! segments, and whatever else it is asked to do, when none of these threads is at work.
 
-use super::{Disk, Shared, State, SyncMark, Syncing};
+use super::{Disk, Shared, State, SyncMark, Syncing, Verification};
 
 /// So many syncs may run at a time. With few, most commits come while all of them are at work; more than these the disk
 /// would put together anyhow. They are threads that sleep, and are started when the disk is slow for the first time.
@@ -34,7 +34,12 @@ impl<D: Disk> State<D> {
         let has_threads = self.beside.started.is_some_and(|count| count > 0) && !(self.closed || self.ended);
         let is_all_written = self.jobs.is_empty() && !self.working;
         let is_free = self.syncing == Syncing::Nobody && (self.beside.prepared || self.beside.syncing == 0);
-        has_threads && !self.is_quick_disk() && is_all_written && is_free
+        // reading a segment back is the sink's thread's, which does not stop for these: between its steps it syncs itself
+        has_threads && !self.is_quick_disk() && is_all_written && is_free && self.is_verified()
+    }
+
+    pub(super) fn is_verified(&self) -> bool {
+        self.verification == Verification::Done
     }
 }
 

@@ -106,7 +106,8 @@ fn write_meanwhile<D: Disk>(
     shared: &Shared<D>,
 ) -> Result<(), SinkError> {
     let mut writer = shared.writer();
-    run_jobs(&mut writer, batch, jobs, |flushed| shared.publish(flushed), shared)?;
+    let written = run_jobs(&mut writer, batch, jobs, |flushed| shared.publish(flushed), shared);
+    written.map_err(|error| shared.keep(error))?;
     drop(writer);
     let mut state = shared.lock();
     state.working = false;
@@ -132,7 +133,7 @@ fn work_through<D: Disk>(
     let flush_wanted = batch.take_flush_wanted() || flush_wanted;
     let mut state = shared.lock();
     state.working = false;
-    let is_slow = flush_wanted && !state.is_quick_disk() && !state.closed;
+    let is_slow = flush_wanted && !state.is_quick_disk() && !state.closed && state.is_verified();
     drop(state);
     if is_slow && beside::start(shared, start) {
         shared.lock().flush_wanted = true;
