@@ -129,8 +129,8 @@ impl<D: Disk> SegmentWriter<D> {
         self.disk.make_ready(open.segment.size().as_u64());
     }
 
-    /// How much WAL a plain unfinished file of `len` bytes holds, at the most: zeros may follow it. Every page of WAL begins with
-    /// a header that is not all zeros, so it ends in the last page that has something else.
+    /// How much WAL a plain unfinished file of `len` bytes holds, at the most: zeros may follow it. It ends in
+    /// the last page that has something else, but for the blank ones behind a log switch, which are received again.
     pub(super) fn wal_len(&mut self, file: &D::File, name: &str, len: u64) -> Result<u64, SinkError> {
         Ok(self.data_len(file, name, len)?.next_multiple_of(MAX_WAL_PAGE_LEN).min(len))
     }

@@ -199,6 +199,7 @@ async fn receive<C: Connector>(
     let from = StreamFrom {
         timeline: request.timeline,
         start_lsn: server.segment_size.segment_at(request.start_lsn).start_lsn(),
+        last_on_disk: None,
         flush_floor: match request.acknowledgement {
             WalAcknowledgement::Nothing => StreamFrom::NO_FLUSH,
             WalAcknowledgement::Durable => request.start_lsn,

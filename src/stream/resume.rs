@@ -86,6 +86,9 @@ pub struct ResumePoint {
     pub start_lsn: Lsn,
     /// What may have been acknowledged as durable before: no flush below it is to be reported.
     pub flush_floor: Lsn,
+    /// The last timeline that files are of, and how far they may have been acknowledged. It is a later one than
+    /// [`Self::timeline`] where a hole is to be filled first.
+    pub last_on_disk: Option<(TimelineId, Lsn)>,
     /// Files that are not on the server's history, and stay as they are.
     pub strays: Vec<Stray>,
     /// Whether something is to be gone on with.
@@ -222,7 +225,9 @@ pub fn find_start(
     if timeline == current && start_lsn > server.flush_lsn {
         return Err(ResumeError::AheadOfServer { start_lsn, flush_lsn: server.flush_lsn });
     }
-    let on_disk_lsn = end_on_disk(entries, server);
+    let on_disk_lsn = ends_on_disk(entries, server).map(|(_, lsn)| lsn).max().unwrap_or_default();
+    let last_on_disk = ends_on_disk(entries, server).max();
+    let last_on_disk = last_on_disk.map(|(timeline, lsn)| (timeline, lsn.min(server.flush_lsn)));
     let slot = server.slot.position();
     let slot_ahead = slot.filter(|slot| slot.restart_lsn > on_disk_lsn);
     // An acknowledged byte is on disk, and the server has flushed it before it sent it: neither bound can be
@@ -230,7 +235,7 @@ pub fn find_start(
     let acknowledged_lsn = slot.map_or(on_disk_lsn, |slot| slot.restart_lsn);
     let flush_floor = acknowledged_lsn.min(server.flush_lsn);
     let wanted = gap_end_lsn.map_or(Wanted::Continuation, |end_lsn| Wanted::Missing { end_lsn });
-    Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, wanted, slot_ahead })
+    Ok(ResumePoint { timeline, start_lsn, flush_floor, last_on_disk, strays, wanted, slot_ahead })
 }
 
 /// Files on the server's history; and the others.
@@ -289,19 +294,19 @@ fn begin_of(history: &TimelineHistory, timeline: TimelineId) -> Lsn {
 
 /// How far the files on the history reach at the most. An ancestor's file of the last segment may reach further
 /// than its successor's, which was begun again at the segment's start.
-fn end_on_disk(entries: &[DiskEntry], server: &ServerState<'_>) -> Lsn {
+fn ends_on_disk(entries: &[DiskEntry], server: &ServerState<'_>) -> impl Iterator<Item = (TimelineId, Lsn)> {
     let end_of = |entry: &DiskEntry| {
         if let Some(file) = SegmentFile::parse_aside(&entry.name, server.segment_size) {
-            return holds_history(server.history, file).then(|| file.segment.end_lsn());
+            return holds_history(server.history, file).then(|| (file.timeline, file.segment.end_lsn()));
         }
         let found = SegmentFile::parse(&entry.name, server.segment_size)?;
         let file = found.name;
         let segment_len = server.segment_size.as_u64();
         let known_len = entry.len.filter(|_| found.finished || !found.is_compressed());
         let len = known_len.map_or(segment_len, |len| len.min(segment_len));
-        holds_history(server.history, file).then(|| file.segment.start_lsn() + len)
+        holds_history(server.history, file).then(|| (file.timeline, file.segment.start_lsn() + len))
     };
-    entries.iter().filter_map(end_of).max().unwrap_or_default()
+    entries.iter().filter_map(end_of)
 }
 
 fn start_empty(
@@ -343,7 +348,7 @@ fn start_empty(
         SlotHold::From(slot) => slot.restart_lsn,
     };
     let wanted = Wanted::Beginning;
-    Ok(ResumePoint { timeline, start_lsn, flush_floor, strays, wanted, slot_ahead: None })
+    Ok(ResumePoint { timeline, start_lsn, flush_floor, last_on_disk: None, strays, wanted, slot_ahead: None })
 }
 
 #[cfg(test)]

@@ -84,6 +84,7 @@ pub(super) struct StreamFrom {
     pub(super) timeline: TimelineId,
     pub(super) start_lsn: Lsn,
     pub(super) flush_floor: Lsn,
+    pub(super) last_on_disk: Option<(TimelineId, Lsn)>,
     pub(super) wanted: Wanted,
     pub(super) slot: SlotHold,
 }
@@ -93,7 +94,8 @@ impl StreamFrom {
     pub(super) const NO_FLUSH: Lsn = Lsn::MAX;
 
     /// The floor on the timeline that follows `ended`. What was acknowledged beyond the switch point belongs to a timeline
-    /// that was left; but a slot that is on a later one already must not move back there.
+    /// that was left; but a slot that is on a later one already must not move back there, nor one that is where the files of a
+    /// later one say, behind a hole.
     fn floor_beyond(&self, ended: TimelineId, acknowledged_lsn: Lsn, switch_lsn: Lsn) -> Lsn {
         if self.flush_floor == Self::NO_FLUSH {
             return Self::NO_FLUSH;
@@ -101,7 +103,10 @@ impl StreamFrom {
         let floor = self.flush_floor.max(acknowledged_lsn).min(switch_lsn);
         match self.slot {
             SlotHold::From(slot) if slot.timeline > ended => floor.max(slot.restart_lsn),
-            _ => floor,
+            SlotHold::From(_) => floor,
+            _ => self
+                .last_on_disk
+                .map_or(floor, |(last, lsn)| if last > ended { floor.max(lsn) } else { floor }),
         }
     }
 }
@@ -182,8 +187,8 @@ impl<K: Sink> Session<'_, K> {
         }
         let acknowledged_lsn = self.acknowledged_lsn.min(server.identity.flush_lsn);
         let flush_floor = point.flush_floor.max(acknowledged_lsn);
-        let resume::ResumePoint { timeline, start_lsn, wanted, .. } = point;
-        Ok(StreamFrom { timeline, start_lsn, flush_floor, wanted, slot: state.slot })
+        let resume::ResumePoint { timeline, start_lsn, last_on_disk, wanted, .. } = point;
+        Ok(StreamFrom { timeline, start_lsn, flush_floor, last_on_disk, wanted, slot: state.slot })
     }
 
     async fn read_slot<U: Upstream>(
@@ -466,6 +471,7 @@ mod tests {
             timeline: one,
             start_lsn: Lsn::new(0x300_0000),
             flush_floor: Lsn::new(0x900_0000),
+            last_on_disk: None,
             wanted: Wanted::Continuation,
             slot,
         };
@@ -476,6 +482,11 @@ mod tests {
         assert_eq!(from(at(one)).floor_beyond(one, none, switch_lsn), switch_lsn);
         // acknowledged by a receiver whose directory was lost, on the timeline that follows
         assert_eq!(from(at(two)).floor_beyond(one, none, switch_lsn), Lsn::new(0x900_0000));
+        // where nobody knows the slot's position: received on the timeline that follows, behind a hole
+        let behind_a_hole =
+            StreamFrom { last_on_disk: Some((two, Lsn::new(0x800_0000))), ..from(SlotHold::Unknown) };
+        assert_eq!(behind_a_hole.floor_beyond(one, none, switch_lsn), Lsn::new(0x800_0000));
+        assert_eq!(behind_a_hole.floor_beyond(two, none, switch_lsn), switch_lsn);
         // beside a base backup of a standby that was promoted meanwhile: what comes then is committed on a primary
         let beside = StreamFrom { flush_floor: StreamFrom::NO_FLUSH, ..from(SlotHold::Unknown) };
         assert_eq!(beside.floor_beyond(one, none, switch_lsn), StreamFrom::NO_FLUSH);

@@ -257,6 +257,9 @@ impl Sink for SimSink {
                     self.run_queue()?;
                     if self.flushing.is_empty() {
                         self.verify_some()?;
+                    } else {
+                        // something may have been sealed; that is looked at when nothing is synced any more
+                        self.verification = Verification::Pending;
                     }
                 }
             }
