@@ -226,13 +226,16 @@ pub fn find_start(
         return Err(ResumeError::AheadOfServer { start_lsn, flush_lsn: server.flush_lsn });
     }
     let on_disk_lsn = ends_on_disk(entries, server).map(|(_, lsn)| lsn).max().unwrap_or_default();
+    // of an unfinished file what looks like zeros may be WAL, behind a log switch
+    let segment_end = |lsn| server.segment_size.segment_at(lsn).end_lsn();
+    let may_end = |lsn: Lsn| if server.segment_size.offset_of(lsn) == 0 { lsn } else { segment_end(lsn) };
     let last_on_disk = ends_on_disk(entries, server).max();
-    let last_on_disk = last_on_disk.map(|(timeline, lsn)| (timeline, lsn.min(server.flush_lsn)));
+    let last_on_disk = last_on_disk.map(|(timeline, lsn)| (timeline, may_end(lsn).min(server.flush_lsn)));
     let slot = server.slot.position();
     let slot_ahead = slot.filter(|slot| slot.restart_lsn > on_disk_lsn);
     // An acknowledged byte is on disk, and the server has flushed it before it sent it: neither bound can be
     // below what was acknowledged. Reaching the second is certain, the first may have been lost in a fork.
-    let acknowledged_lsn = slot.map_or(on_disk_lsn, |slot| slot.restart_lsn);
+    let acknowledged_lsn = slot.map_or(may_end(on_disk_lsn), |slot| slot.restart_lsn);
     let flush_floor = acknowledged_lsn.min(server.flush_lsn);
     let wanted = gap_end_lsn.map_or(Wanted::Continuation, |end_lsn| Wanted::Missing { end_lsn });
     Ok(ResumePoint { timeline, start_lsn, flush_floor, last_on_disk, strays, wanted, slot_ahead })

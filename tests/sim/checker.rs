@@ -94,7 +94,9 @@ impl Checker {
         if flush_lsn < self.slot_lsn {
             self.violate(format!("the slot went back from {} to {flush_lsn}", self.slot_lsn));
         }
-        self.slot_lsn = flush_lsn;
+        // what an ended timeline had beyond the switch is nothing to the server that took it over there
+        let switch_lsn = wal.history(wal.current()).switch_point(wal.id(index));
+        self.slot_lsn = switch_lsn.map_or(flush_lsn, |switch_lsn| flush_lsn.min(switch_lsn));
         let verified_lsn = self.acknowledged.get(&index).copied().unwrap_or(self.base_lsn);
         if flush_lsn <= verified_lsn {
             return;

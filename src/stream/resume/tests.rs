@@ -233,11 +233,12 @@ fn the_floor_is_what_may_have_been_acknowledged() {
         let point = find_start(&files, state, StartChoice::Refuse).unwrap();
         (point.flush_floor, point.slot_ahead.is_some())
     };
-    assert_eq!(floor(&state), (at(5, 400), false));
+    // all of the unfinished segment may have been: what looks like zeros may be the blank pages behind a log switch
+    assert_eq!(floor(&state), (at(6, 0), false));
     let two = history(2, &[(1, at(5, 500))]);
     let switched = directory(&["1/5+400", "2/5+100"]);
     let point = find_start(&switched, &server(&two), StartChoice::Refuse).unwrap();
-    assert_eq!(point.flush_floor, at(5, 400));
+    assert_eq!(point.flush_floor, at(6, 0));
     state.flush_lsn = at(5, 300);
     assert_eq!(floor(&state), (at(5, 300), false));
     state.flush_lsn = at(9, 0);
