@@ -182,8 +182,11 @@ impl Bench {
             let counted = lines.filter(|words| words.last().is_some_and(|name| names.contains(name)));
             counted.filter_map(|words| words.get(3)?.parse::<u64>().ok()).sum()
         };
-        let readings =
-            self.strace(contender, syncing, &["--seccomp-bpf", "-T", "-ttt", "-e", "trace=recvfrom"]);
+        let readings = self.strace(
+            contender,
+            syncing,
+            &["--seccomp-bpf", "-y", "-T", "-ttt", "-e", "trace=recvfrom,read"],
+        );
         let mut gaps = gaps_ms(&readings);
         gaps.sort_by(f64::total_cmp);
         let longest: Vec<_> = gaps.iter().rev().take(8).map(|gap| format!("{gap:.0}")).collect();
@@ -223,7 +226,10 @@ fn gaps_ms(trace: &str) -> Vec<f64> {
     let mut last_end = None;
     let mut gaps = Vec::new();
     for line in trace.lines() {
-        // 1234 1700000000.123456 recvfrom(5, …, 16384, 0, NULL, NULL) = 16384 <0.000010>
+        // 1234 1700000000.123456 read(5<socket:[6789]>, …, 16384) = 16384 <0.000010>
+        if !(line.contains("<socket:[") || line.contains("<UNIX")) {
+            continue;
+        }
         let words: Vec<_> = line.split_whitespace().collect();
         let started_at: Option<f64> = words.get(1).and_then(|word| word.parse().ok());
         let took =
