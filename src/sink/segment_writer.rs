@@ -32,6 +32,8 @@ use super::unverified_segment::UnverifiedSegment;
 use crate::compression::Compression;
 use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalChecker, WalFileName, WalSegment, WalSegmentSize};
 
+pub use flush::PendingFlush;
+
 /// What the files are called, and what lies beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -151,26 +153,6 @@ pub(super) enum SegmentState {
     Unfinished,
     /// It had its final name before: the stream is compared with it, and nothing is written.
     Finished,
-}
-
-/// What a flush has to sync, and how far the stream is durable after it.
-#[derive(Debug)]
-pub struct PendingFlush<F> {
-    file: Option<(F, String)>,
-    timeline: TimelineId,
-    lsn: Lsn,
-}
-
-impl<F: DiskFile> PendingFlush<F> {
-    /// Whether there is anything to sync.
-    pub fn is_for_disk(&self) -> bool {
-        self.file.is_some()
-    }
-
-    /// Syncs the file, which may take its time: the writer is not needed for it.
-    pub fn sync(&self) -> std::io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |(file, _)| file.sync_data())
-    }
 }
 
 /// What is longer is left to whoever has time to wait for the device.
@@ -351,49 +333,6 @@ impl<D: Disk> SegmentWriter<D> {
         Ok(())
     }
 
-    /// Makes all that was written durable: the bytes, and the name they are found under.
-    pub fn flush(&mut self) -> Result<FlushedLsn, SinkError> {
-        let pending = self.begin_flush()?;
-        let synced = pending.sync();
-        self.end_flush(pending, synced)
-    }
-
-    /// The first half of a flush. What is written from now on is not part of it. The file is to be
-    /// [synced](PendingFlush::sync) before the other half, and nothing may be sealed in between.
-    pub fn begin_flush(&mut self) -> Result<PendingFlush<D::File>, SinkError> {
-        self.check_usable()?;
-        let Position { timeline, lsn, .. } = self
-            .position
-            .ok_or(SinkError::OutOfOrder { lsn: Lsn::INVALID, reason: "no stream has begun" })?;
-        self.flush_compressed()?;
-        self.written_lsn = lsn;
-        // of a full segment the last byte is not said to be durable before the name is: the server would have no need of the segment
-        // any more, and after a crash in between the name would be missing
-        let full = self.open.as_ref().is_some_and(|open| open.segment.end_lsn() == lsn);
-        let lsn = if full { Lsn::new(lsn.as_u64() - 1) } else { lsn };
-        let dirty = self.open.as_mut().filter(|open| open.dirty);
-        let file = dirty.map(|open| {
-            open.dirty = false;
-            (open.file.clone(), open.file_name.clone())
-        });
-        Ok(PendingFlush { file, timeline, lsn })
-    }
-
-    /// The other half: `synced` is what syncing the file came to.
-    pub fn end_flush(
-        &mut self,
-        pending: PendingFlush<D::File>,
-        synced: std::io::Result<()>,
-    ) -> Result<FlushedLsn, SinkError> {
-        if let Err(error) = synced {
-            let name = pending.file.map(|(_, name)| name).unwrap_or_default();
-            return Err(self.failed(Operation::Sync, &name, error));
-        }
-        self.check_usable()?;
-        self.sync_rest()?;
-        Ok(FlushedLsn::new(pending.timeline, pending.lsn))
-    }
-
     /// Completes the open segment, whose last byte was just written: durable first, then its final name.
     pub fn seal(&mut self) -> Result<FlushedLsn, SinkError> {
         self.check_usable()?;
@@ -447,19 +386,6 @@ impl<D: Disk> SegmentWriter<D> {
         {
             // the backup that it came with ends in it: the server that it came from will archive it
             self.mark_done(&name)?;
-        }
-        Ok(())
-    }
-
-    /// Makes durable what is not the open segment: the directory's names, and what was there before this process.
-    fn sync_rest(&mut self) -> Result<(), SinkError> {
-        if self.earlier_dirty {
-            let result = self.disk.sync_earlier();
-            result.map_err(|error| self.failed(Operation::SyncDirectory, "", error))?;
-            self.earlier_dirty = false;
-        }
-        if self.directory_dirty {
-            self.sync_directory("")?;
         }
         Ok(())
     }
@@ -610,5 +536,6 @@ impl<D: Disk> SegmentWriter<D> {
 }
 
 mod beside;
+mod flush;
 #[cfg(test)]
 mod tests;

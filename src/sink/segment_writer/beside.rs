@@ -4,7 +4,6 @@
 //! average. Where the disk is slow, but takes more than one request at a time, the next one need not wait for the one before it.
 
 use super::{PendingFlush, SegmentWriter};
-use crate::pg::Lsn;
 use crate::sink::disk::{Disk, DiskFile as _};
 use crate::sink::error::SinkError;
 
@@ -38,9 +37,7 @@ impl<D: Disk> SegmentWriter<D> {
         let (Some(position), Some(open)) = (&self.position, &self.open) else { return Ok(None) };
         let Some(twin) = open.twins.get(number) else { return Ok(None) };
         let file = Some((twin.clone(), open.file_name.clone()));
-        // of a full segment the last byte is not said to be durable before its name is
-        let is_full = open.segment.end_lsn() == position.lsn;
-        let lsn = if is_full { Lsn::new(position.lsn.as_u64() - 1) } else { position.lsn };
+        let lsn = self.flushable_lsn(position.lsn);
         Ok(Some(PendingFlush { file, timeline: position.timeline, lsn }))
     }
 }
