@@ -32,8 +32,11 @@ fn to_the_primary(one: &Cluster, other: &Cluster) -> String {
     format!("{} target_session_attrs={}", both(one, other), primary_kind(one.major()))
 }
 
+/// It went on along `timeline`: switched to it while it streamed, or began on it right away, where the fork is before
+/// the last segment that it had begun.
 fn went_on(mut receiver: Running, timeline: u32) {
-    receiver.wait_for_stderr(&format!("timeline switched to={timeline}"));
+    let (switched, begun) = (format!("timeline switched to={timeline}"), format!("timeline={timeline}\n"));
+    receiver.wait_for_either_on_stderr(&[&switched, &begun]);
     receiver.terminate();
     let outcome = receiver.wait().succeeded();
     let outcome =

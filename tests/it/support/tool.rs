@@ -222,21 +222,31 @@ impl Running {
     /// Waits until `text` appears on standard error. Panics if the program ends, or takes too long, without.
     #[track_caller]
     pub(crate) fn wait_for_stderr(&mut self, text: &str) {
-        self.wait_for(text, |running| running.stderr.text());
+        self.wait_for(&[text], |running| running.stderr.text());
     }
 
     /// Waits until `text` appears on standard output. Panics if the program ends, or takes too long, without.
     #[track_caller]
     pub(crate) fn wait_for_stdout(&mut self, text: &str) {
-        self.wait_for(text, |running| running.stdout.text());
+        self.wait_for(&[text], |running| running.stdout.text());
+    }
+
+    /// Waits until one of `texts` appears on standard error. Panics if the program ends, or takes too long, without.
+    #[track_caller]
+    pub(crate) fn wait_for_either_on_stderr(&mut self, texts: &[&str]) {
+        self.wait_for(texts, |running| running.stderr.text());
     }
 
     #[track_caller]
-    fn wait_for(&mut self, text: &str, output: impl Fn(&Running) -> String) {
-        while !output(self).contains(text) {
+    fn wait_for(&mut self, texts: &[&str], output: impl Fn(&Running) -> String) {
+        let said = |running: &Running| {
+            let output = output(running);
+            texts.iter().any(|text| output.contains(text))
+        };
+        while !said(self) {
             let ended = !self.is_running() && self.stdout.ended() && self.stderr.ended();
-            if (ended || self.started.elapsed() > self.timeout) && !output(self).contains(text) {
-                panic!("{} never said {text:?}\n{}\n{}", self.name, self.stdout.text(), self.stderr.text());
+            if (ended || self.started.elapsed() > self.timeout) && !said(self) {
+                panic!("{} never said {texts:?}\n{}\n{}", self.name, self.stdout.text(), self.stderr.text());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
