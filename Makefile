@@ -42,8 +42,10 @@ torture: sim ## the same, and the long tests on real servers: a file over 8 GiB,
 fuzz: ## every fuzz target for FUZZ_SECONDS (60)
 	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
 
-bench: ## the benchmarks (ARGS for cargo bench)
+bench: ## the benchmarks, of pgwake as it is released (ARGS for cargo bench)
 	@scripts/setup-tests
-	cargo bench $(ARGS)
+	cargo build --release
+	cp target/release/pgwake target/pgwake-released
+	PGWAKE_PROGRAM=$(CURDIR)/target/pgwake-released cargo bench $(ARGS)
 
 , := ,

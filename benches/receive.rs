@@ -111,7 +111,7 @@ impl Bench {
         let start_lsn = cluster.psql("SELECT pg_current_wal_flush_lsn()");
         let first_segment = cluster.psql("SELECT pg_walfile_name(pg_current_wal_flush_lsn())");
         let link = cluster.dir().join("pg_receivewal");
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pgwake"), &link).expect("link the program");
+        std::os::unix::fs::symlink(Tool::pgwake_program(), &link).expect("link the program");
         let mut bench = Bench { cluster, link, first_segment, start_lsn, end_lsn: String::new() };
         while bench.backlog_mb() < size_mb as u64 {
             bench.cluster.psql(

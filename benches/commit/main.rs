@@ -109,6 +109,10 @@ impl Bench {
 
     /// Starts one receiver, and measures with each number of clients.
     fn take_turn(&self, contender: Contender, round: usize) {
+        // a receiver asks for it when it connects
+        let level = contender.level;
+        self.primary
+            .psql(&format!("ALTER SYSTEM SET synchronous_commit = '{level}'; SELECT pg_reload_conf()"));
         let name = format!("received-{}-{}-{round}", contender.name().replace(' ', "-"), contender.level);
         let directory = self.primary.dir().subdir(&name, 0o700);
         let running = self.tool(contender).map(|tool| tool.arg(&directory).timeout(LONG).spawn());
@@ -134,6 +138,7 @@ impl Bench {
             link.forget();
         }
         self.primary.wait_for("SELECT count(*) FROM pg_stat_replication", "0");
+        self.primary.psql("ALTER SYSTEM SET synchronous_commit = 'local'; SELECT pg_reload_conf()");
     }
 
     fn tool(&self, contender: Contender) -> Option<Tool> {
@@ -170,6 +175,8 @@ impl Bench {
         }
         self.primary.psql("SET synchronous_commit = local; CREATE TABLE x (); DROP TABLE x");
         self.primary.wait_for(caught_up, "1");
+        // what is made ready for the segment after this one is not what a commit waits for, but once in a segment
+        std::thread::sleep(Duration::from_millis(700));
     }
 
     fn receiver_pid(&self, receiver: Receiver, running: Option<&Running>) -> Option<u32> {

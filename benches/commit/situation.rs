@@ -37,7 +37,8 @@ pub(crate) struct Contender {
 }
 
 /// The circumstances: `PGWAKE_BENCH_SCRIPT` (`insert`, or pgbench's own: `tpcb`), `PGWAKE_BENCH_DELAY_MS` (one way, on the link
-/// between primary and receiver), `PGWAKE_BENCH_SLOW` (1: with a slow disk).
+/// between primary and receiver), `PGWAKE_BENCH_SLOW` (1: with a slow disk). Less of it: `PGWAKE_BENCH_CLIENTS` (one number
+/// of them), `PGWAKE_BENCH_ONLY` (values of `synchronous_commit`, with commas between).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Situation {
     pub(crate) script: Script,
@@ -56,7 +57,14 @@ impl Situation {
     }
 
     pub(crate) fn clients(self) -> &'static [usize] {
-        if self.slow { &[1, 8, 32] } else { &[1, 8, 32, 64] }
+        match setting("PGWAKE_BENCH_CLIENTS", 0) {
+            1 => &[1],
+            8 => &[8],
+            32 => &[32],
+            64 => &[64],
+            _ if self.slow => &[1, 8, 32],
+            _ => &[1, 8, 32, 64],
+        }
     }
 
     pub(crate) fn contenders(self) -> Vec<Contender> {
@@ -80,10 +88,16 @@ impl Situation {
             (Pgwake, "remote_write", Watched),
             (Pgwake, "remote_write", Slow),
         ];
-        if self.slow {
+        let all: Vec<_> = if self.slow {
             on_a_slow_disk.map(contender).into()
         } else {
             on_the_disk_itself.map(contender).into()
+        };
+        match std::env::var("PGWAKE_BENCH_ONLY") {
+            Ok(wanted) => {
+                all.into_iter().filter(|one| wanted.split(',').any(|word| word == one.level)).collect()
+            }
+            Err(_) => all,
         }
     }
 

@@ -18,6 +18,8 @@ pub enum SinkEvent {
     Written,
     /// The queue was full and has room again.
     Room,
+    /// The flush that was to be done [here](Sink::flushes_here) is not done yet, and the task goes on.
+    FlushTakesLong,
     /// More is in the archive. Only sinks that archive say so.
     Archived(ArchivedLsn),
 }
@@ -32,6 +34,11 @@ pub trait Sink {
     fn written_lsn(&mut self) -> Lsn;
     /// Whether more WAL should be read from the socket.
     fn has_room(&self) -> bool;
+    /// Whether a flush that was asked for is done by the thread that polls this task as soon as the task waits. Its event
+    /// comes before any other, or [`SinkEvent::FlushTakesLong`] does.
+    fn flushes_here(&self) -> bool {
+        false
+    }
     /// The next event. Cancel-safe. After an error there are no more.
     fn event(&mut self) -> impl Future<Output = Result<SinkEvent, SinkError>>;
     /// Checks the directory's cluster and lists the directory, after all that was queued.

@@ -9,9 +9,9 @@
 //! without the thread, and never by the disk; and the next sync is for all that came during the last one.
 //!
 //! The way of a commit's WAL when the stream is live, and all that one commit costs: one wait for the socket (`epoll_wait`), one
-//! `recv`; its checksums, where the bytes are warm; one `pwritev`, from where they were received; a `send` that says "written";
-//! `fdatasync`, and `fstat`, because nobody would find a file that was removed; a `send` that says "flushed". Seven system calls, one
-//! thread, and a test counts them. As long as syncs are quick, the thread that receives does them itself, by way of a [`Handover`],
+//! `recv`; its checksums, where the bytes are warm; one `pwritev`, from where they were received; `fdatasync`, and `statx`, because
+//! nobody would find a file that was removed; a `send` that says "written and flushed", or two, where commits wait for
+//! `remote_write`. Six system calls, or seven, one thread, and a test counts them. As long as syncs are quick, the thread that receives does them itself, by way of a [`Handover`],
 //! which has another one go on with receiving when one takes longer. When they are slow, they are left to [threads of their
 //! own](beside), several at a time: a futex to wake one, and a `write` to be woken by. One copy out of the socket, one into the
 //! page cache, no allocation that grows with the stream. While catching up the sink's thread writes, past the page cache: then
@@ -60,6 +60,8 @@ pub struct SinkThread<D: Disk> {
     checker: Option<StreamChecker>,
     /// Where the task that pushes can leave a sync for its own thread.
     handover: Option<Handover>,
+    /// A sync was left there, and nothing was told of it since.
+    asked_here: bool,
 }
 
 /// WAL shares the memory it was received into, a large piece; fewer bytes than this, waiting for the disk, must not
@@ -345,6 +347,7 @@ where
             seen_written_lsn: Lsn::INVALID,
             checker: None,
             handover: None,
+            asked_here: false,
         })
     }
 
@@ -378,7 +381,7 @@ where
     D: Disk + Send + 'static,
     D::File: Send,
 {
-    fn push_job(&self, job: Job<D>) {
+    fn push_job(&mut self, job: Job<D>) {
         let mut state = self.shared.lock();
         if state.ended {
             return;
@@ -394,6 +397,7 @@ where
                     (Syncing::Nobody, Some(handover)) if was_idle && state.is_tasks() => {
                         state.syncing = Syncing::Asked;
                         drop(state);
+                        self.asked_here = true;
                         return handover.ask(Arc::clone(&self.shared) as Arc<dyn Work>);
                     }
                     _ => state.flush_wanted = true,
@@ -461,7 +465,12 @@ where
             && state.flushed != self.seen
         {
             self.seen = state.flushed;
+            self.asked_here &= state.syncing == Syncing::Asked;
             return Some(Ok(SinkEvent::Flushed(flushed)));
+        }
+        if self.asked_here && state.syncing != Syncing::Asked {
+            self.asked_here = false;
+            return Some(Ok(SinkEvent::FlushTakesLong));
         }
         if state.queued_bytes < self.limits.queued_bytes && std::mem::take(&mut state.waits_for_room) {
             return Some(Ok(SinkEvent::Room));
@@ -494,6 +503,10 @@ where
     fn written_lsn(&mut self) -> Lsn {
         self.seen_written_lsn = self.shared.lock().written_lsn;
         self.seen_written_lsn
+    }
+
+    fn flushes_here(&self) -> bool {
+        self.asked_here && self.shared.lock().syncing == Syncing::Asked
     }
 
     fn has_room(&self) -> bool {
@@ -538,7 +551,7 @@ where
         // forgotten, not only passed over: this stream may reach the very position where the last one ended
         let mut state = self.shared.lock();
         (state.flushed, state.written_lsn) = (None, start_lsn);
-        (self.seen, self.seen_written_lsn) = (None, start_lsn);
+        (self.seen, self.seen_written_lsn, self.asked_here) = (None, start_lsn, false);
         Ok(())
     }
 

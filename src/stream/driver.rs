@@ -165,7 +165,8 @@ impl<K: Sink> Driver<'_, K> {
                     self.observer.flushed(receiver.positions().flush_lsn());
                 }
                 Wake::Sink(SinkEvent::Written) => receiver.handle_written(self.sink.written_lsn()),
-                Wake::Sink(SinkEvent::Room) | Wake::Sent => {}
+                // where a flush is under way elsewhere, what is written is told of before it
+                Wake::Sink(SinkEvent::Room | SinkEvent::FlushTakesLong) | Wake::Sent => {}
                 Wake::Sink(SinkEvent::Archived(archived)) => {
                     receiver.handle_archived(self.clock.now(), archived);
                 }
@@ -194,16 +195,21 @@ impl<K: Sink> Driver<'_, K> {
         receiver: &mut Receiver,
     ) -> Result<Act, ReceiveError> {
         let mut status_queued = false;
-        while let Some(action) = receiver.poll_action() {
-            match self.hand_to_sink(action) {
-                // what was written at once is reported in the same breath
-                None => receiver.handle_written(self.sink.written_lsn()),
-                Some(Action::SendStatus(update)) => {
-                    stream.queue_status_update(&update);
-                    status_queued = true;
+        loop {
+            while let Some(action) = receiver.poll_action() {
+                match self.hand_to_sink(action) {
+                    // what was written at once is reported in the same breath
+                    None => receiver.handle_written(self.sink.written_lsn()),
+                    Some(Action::SendStatus(update)) => {
+                        stream.queue_status_update(&update);
+                        status_queued = true;
+                    }
+                    Some(Action::SendCopyDone) => return Ok(Act::CopyDone),
+                    _ => {}
                 }
-                Some(Action::SendCopyDone) => return Ok(Act::CopyDone),
-                _ => {}
+            }
+            if self.sink.flushes_here() || !receiver.handle_no_flush() {
+                break;
             }
         }
         self.publish(receiver);
@@ -406,6 +412,7 @@ async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
 mod tests {
     use super::super::observer::LogObserver;
     use super::super::receiver::{FlushMeaning, FlushPolicy, ReceiverConfig};
+    use super::super::written_reports::WrittenReports;
     use super::*;
     use crate::compression::Compression;
     use crate::sink::{Layout, RealDisk, RecordCheck};
@@ -463,6 +470,7 @@ mod tests {
             receive_timeout: Duration::from_millis(500),
             flush_policy: FlushPolicy::Prompt,
             flush_meaning: FlushMeaning::Durable,
+            written_reports: WrittenReports::AtOnce,
         };
         let mut receiver = Receiver::new(clock.now(), config);
         let mut driver = Driver {

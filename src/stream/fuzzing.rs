@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use super::receiver::{Action, FlushMeaning, FlushPolicy, Moment, Receiver, ReceiverConfig};
+use super::written_reports::WrittenReports;
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 use crate::sink::memory_disk::MemoryDisk;
 use crate::sink::{Layout, SegmentWriter};
@@ -28,6 +29,7 @@ pub fn fuzz_receiver(data: &[u8]) {
         receive_timeout: Duration::from_secs(60),
         flush_policy: FlushPolicy::Prompt,
         flush_meaning: FlushMeaning::Durable,
+        written_reports: [WrittenReports::AtOnce, WrittenReports::WithFlush][data.len() % 2],
     };
     let mut writer = SegmentWriter::open(MemoryDisk::default(), Layout::Archive).expect("memory has room");
     writer.begin(config.timeline, segment_size, start_lsn).expect("the start is a segment's");

@@ -24,6 +24,7 @@ mod scripted;
 mod session;
 mod shutdown;
 mod upstream;
+mod written_reports;
 
 pub use background::{BackgroundReceive, BackgroundRequest, WalAcknowledgement, WalDurability};
 pub use backoff::Backoff;
@@ -41,3 +42,4 @@ pub use refusal::{Refusal, WalRemoved, Wanted};
 pub use resume::StartChoice;
 pub use session::StreamOptions;
 pub use upstream::{Connector, ReplicationStream, StreamStart, Upstream};
+pub use written_reports::WrittenReports;

@@ -9,6 +9,7 @@
 //!
 //! Answers to `HandleCopyStream` and `ProcessXLogDataMsg` in PostgreSQL's `receivelog.c`, and to
 //! `XLogWalRcvSendReply` in `walreceiver.c`, whose habits it takes where they differ. Departures:
+//! * A write that the server is told of with the flush that follows it: [`WrittenReports`].
 //! * The first message never carries a flush position. `pg_receivewal` sends the rounded start, which moves the
 //!   slot backwards; here flush stays 0 until something at or past [`ReceiverConfig::flush_floor`] is durable.
 //! * Every position the server tells is compared with what was received, keepalives included: one that claims
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use super::error::ReceiverError;
 use super::positions::Positions;
 use super::shutdown::{self, Pause, ShutdownWatch};
+use super::written_reports::WrittenReports;
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 use crate::sink::{ArchivedLsn, FlushedLsn};
 use crate::wire::replication::{
@@ -104,6 +106,8 @@ pub struct ReceiverConfig {
     pub flush_policy: FlushPolicy,
     /// What to report as flushed.
     pub flush_meaning: FlushMeaning,
+    /// When to report what is only written.
+    pub written_reports: WrittenReports,
 }
 
 /// What the driver has to do, in this order.
@@ -164,6 +168,8 @@ pub struct Receiver {
     ping_sent: bool,
     pause: Pause,
     shutdown: ShutdownWatch,
+    /// What was written is to be told of with the flush.
+    write_untold: bool,
     server_wal_end_lsn: Lsn,
     server_sent_at: Option<PgTimestamp>,
 }
@@ -197,6 +203,7 @@ impl Receiver {
             ping_sent: false,
             pause: Pause::default(),
             shutdown: ShutdownWatch::default(),
+            write_untold: false,
             server_wal_end_lsn: Lsn::INVALID,
             server_sent_at: None,
         }
@@ -280,9 +287,16 @@ impl Receiver {
 
     /// More was given to the operating system. While catching up that is reported in larger steps.
     pub fn handle_written(&mut self, lsn: Lsn) {
-        if self.positions.advance_write(lsn) && self.step_ends_at.is_none() {
-            self.reply_due |= self.reported.is_some();
+        if self.positions.advance_write(lsn) && self.step_ends_at.is_none() && self.reported.is_some() {
+            self.report_written();
         }
+    }
+
+    /// No flush comes before anything else: what waits to be told of with it is told of now. Whether there is such.
+    pub fn handle_no_flush(&mut self) -> bool {
+        let untold = std::mem::take(&mut self.write_untold) && self.phase != Phase::Ended;
+        self.reply_due |= untold;
+        untold
     }
 
     /// More is durable.
@@ -298,8 +312,8 @@ impl Receiver {
                 if advanced {
                     self.pause.progressed(now.elapsed);
                 }
-                self.reply_due |=
-                    self.reported.is_some_and(|last| last.flush_lsn != self.reported_flush_lsn());
+                self.reply_due |= (advanced && self.write_untold)
+                    || self.reported.is_some_and(|last| last.flush_lsn != self.reported_flush_lsn());
                 Ok(())
             }
             None => self
@@ -505,7 +519,19 @@ impl Receiver {
 
     fn report_progress(&mut self) {
         self.ask_flush_if_due();
-        self.reply_due |= self.reported.is_none_or(|last| last.write_lsn != self.positions.write_lsn());
+        match self.reported {
+            None => self.reply_due = true,
+            Some(last) if last.write_lsn != self.positions.write_lsn() => self.report_written(),
+            Some(_) => {}
+        }
+    }
+
+    /// What is written is news for the server.
+    fn report_written(&mut self) {
+        match self.config.written_reports {
+            WrittenReports::AtOnce => self.reply_due = true,
+            WrittenReports::WithFlush => self.write_untold = true,
+        }
     }
 
     fn ask_flush_if_due(&mut self) {
@@ -533,6 +559,7 @@ impl Receiver {
         self.ping_sent |= reply_requested;
         self.reply_due = false;
         self.answer_at = None;
+        self.write_untold = false;
         let (write_lsn, flush_lsn) = (self.positions.write_lsn(), self.reported_flush_lsn());
         let apply_lsn = self.positions.apply_lsn();
         self.reported = Some(Reported { write_lsn, flush_lsn, apply_lsn, at: elapsed });

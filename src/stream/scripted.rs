@@ -72,6 +72,10 @@ impl Upstream for Script {
         Ok(WalSegmentSize::from_bytes(SEGMENT_LEN).unwrap())
     }
 
+    async fn synchronous_commit(&mut self) -> Result<Option<String>, ClientError> {
+        Ok(None)
+    }
+
     async fn timeline_history(&mut self, _: TimelineId) -> Result<TimelineHistoryFile, ClientError> {
         Err(ClientError::Closed)
     }

@@ -19,6 +19,7 @@ use super::receiver::{FlushMeaning, FlushPolicy, Receiver, ReceiverConfig};
 use super::refusal::{Refusal, WalRemoved, Wanted};
 use super::resume::{self, ResumeError, ServerState, SlotHold, SlotPosition, StartChoice};
 use super::upstream::{StreamStart, Upstream};
+use super::written_reports::WrittenReports;
 use crate::client::{ClientError, NextTimeline, SystemIdentity};
 use crate::pg::{Lsn, SlotName, SystemIdentifier, TimelineHistory, TimelineId, WalSegmentSize};
 use crate::sink::{ClusterStamp, DiskEntry, RecordCheck, Sink};
@@ -115,6 +116,7 @@ impl StreamFrom {
 pub(super) struct Server {
     pub(super) identity: SystemIdentity,
     pub(super) segment_size: WalSegmentSize,
+    pub(super) written_reports: WrittenReports,
     pub(super) entries: Vec<DiskEntry>,
 }
 
@@ -136,18 +138,33 @@ impl<K: Sink> Session<'_, K> {
         self.stream(upstream, &server, from).await
     }
 
+    /// What the server's commits wait for, if it says.
+    async fn written_reports<U: Upstream>(&self, upstream: &mut U) -> Result<WrittenReports, ReceiveError> {
+        match self.answer("read the server's synchronous_commit", upstream.synchronous_commit()).await {
+            Ok(value) => {
+                Ok(value.as_deref().map_or_else(Default::default, WrittenReports::for_synchronous_commit))
+            }
+            // something that speaks for it, and does not know all of its words
+            Err(ReceiveError::Client { source: ClientError::Server(error), .. }) if !error.is_fatal() => {
+                Ok(WrittenReports::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Learns which cluster this is, and makes sure that the directory is that cluster's.
     pub(super) async fn identify<U: Upstream>(&mut self, upstream: &mut U) -> Result<Server, ReceiveError> {
         let identity = self.answer("identify the server", upstream.identify_system()).await?;
         let segment_size =
             self.answer("read the server's wal_segment_size", upstream.wal_segment_size()).await?;
+        let written_reports = self.written_reports(upstream).await?;
         let found = identity.system_identifier;
         let expected = *self.system_identifier.get_or_insert(found);
         if found != expected {
             return Err(ReceiveError::SystemChanged { expected, found });
         }
         let entries = self.sink.prepare(ClusterStamp { system_identifier: found, segment_size }).await?;
-        Ok(Server { identity, segment_size, entries })
+        Ok(Server { identity, segment_size, written_reports, entries })
     }
 
     async fn find_start<U: Upstream>(
@@ -304,6 +321,7 @@ impl<K: Sink> Session<'_, K> {
                         receive_timeout: self.options.receive_timeout,
                         flush_policy: self.options.flush_policy,
                         flush_meaning: self.options.flush_meaning,
+                        written_reports: server.written_reports,
                     };
                     let mut receiver = Receiver::new(self.clock.now(), config);
                     let mut driver = Driver {

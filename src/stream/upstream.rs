@@ -38,6 +38,8 @@ pub trait Upstream {
     fn identify_system(&mut self) -> impl Future<Output = Result<SystemIdentity, ClientError>>;
     /// `SHOW wal_segment_size`.
     fn wal_segment_size(&mut self) -> impl Future<Output = Result<WalSegmentSize, ClientError>>;
+    /// `SHOW synchronous_commit`; `None` where a walsender cannot be asked.
+    fn synchronous_commit(&mut self) -> impl Future<Output = Result<Option<String>, ClientError>>;
     /// `TIMELINE_HISTORY`.
     fn timeline_history(
         &mut self,
@@ -96,6 +98,11 @@ impl Upstream for Connection {
 
     async fn wal_segment_size(&mut self) -> Result<WalSegmentSize, ClientError> {
         Connection::wal_segment_size(self).await
+    }
+
+    async fn synchronous_commit(&mut self) -> Result<Option<String>, ClientError> {
+        let can_show = self.version().has_walsender_show();
+        if can_show { self.show("synchronous_commit").await.map(Some) } else { Ok(None) }
     }
 
     async fn timeline_history(&mut self, timeline: TimelineId) -> Result<TimelineHistoryFile, ClientError> {

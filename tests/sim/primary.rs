@@ -68,6 +68,8 @@ pub struct State {
     pub limit_lsn: Lsn,
     pub base_lsn: Lsn,
     pub can_read_slot: bool,
+    /// `None`: it cannot be asked.
+    synchronous_commit: Option<&'static str>,
     /// Segments before this one are gone: no slot holds them.
     pub removed_lsn: Lsn,
     pub sides: Vec<Side>,
@@ -117,12 +119,14 @@ impl Primary {
             sent_lsn: Lsn::INVALID,
         };
         let reaper = fastrand::Rng::with_seed(random.get_seed());
+        let synchronous_commit = [Some("on"), Some("remote_write"), None][random.get_seed() as usize % 3];
         let state = Rc::new(RefCell::new(State {
             wal: Wal::new(),
             flush_lsn,
             limit_lsn: flush_lsn + random.u64(1..5 * SEGMENT_LEN / 2),
             base_lsn,
             can_read_slot,
+            synchronous_commit,
             removed_lsn: Lsn::INVALID,
             sides: disks.iter().map(side).collect(),
             random,
@@ -273,6 +277,11 @@ impl Upstream for SimUpstream {
     async fn wal_segment_size(&mut self) -> Result<WalSegmentSize, ClientError> {
         self.check_connection()?;
         Ok(segment_size())
+    }
+
+    async fn synchronous_commit(&mut self) -> Result<Option<String>, ClientError> {
+        self.check_connection()?;
+        Ok(self.state.borrow().synchronous_commit.map(Into::into))
     }
 
     async fn timeline_history(&mut self, timeline: TimelineId) -> Result<TimelineHistoryFile, ClientError> {

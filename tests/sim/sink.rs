@@ -17,6 +17,9 @@ use crate::disk::{Canary, SimDisk, SimFile};
 
 const QUEUE_LEN: usize = 200_000;
 
+/// A sync that is done by the thread that receives is let go on elsewhere after so long.
+const HERE: Duration = Duration::from_millis(10);
+
 /// A sync under way.
 struct Flushing {
     pending: PendingFlush<SimFile>,
@@ -37,6 +40,8 @@ pub struct SimSink {
     /// How many syncs may run side by side, and whether the open segment is ready for that.
     beside: usize,
     prepared: bool,
+    /// Syncs are done by the thread that receives, as long as they are quick.
+    here: bool,
     events: VecDeque<SinkEvent>,
     due: Option<Instant>,
     verification: Verification,
@@ -61,6 +66,7 @@ impl SimSink {
             flushing: Vec::new(),
             beside: [1, 1, 3, 8][fastrand::Rng::with_seed(!random.clone().u64(..)).usize(..4)],
             prepared: false,
+            here: fastrand::Rng::with_seed(random.clone().u64(..)).bool(),
             events: VecDeque::new(),
             due: None,
             verification: Verification::Done,
@@ -149,7 +155,11 @@ impl SimSink {
             // after it nothing is told any more, not even what was durable before
             return self.writer.end_flush(pending, Err(error)).map(|_| ());
         }
-        let due = Instant::now() + self.wait();
+        let wait = self.wait();
+        let due = Instant::now() + wait;
+        if self.here && wait > HERE {
+            self.events.push_back(SinkEvent::FlushTakesLong);
+        }
         self.flushing.push(Flushing { pending, synced, due, number });
         Ok(())
     }
@@ -225,6 +235,12 @@ impl Sink for SimSink {
     fn written_lsn(&mut self) -> Lsn {
         self.seen_written_lsn = self.written_lsn;
         self.written_lsn
+    }
+
+    fn flushes_here(&self) -> bool {
+        let takes_long = |flushing: &Flushing| flushing.due > Instant::now() + HERE;
+        let is_asked = self.flush_wanted || !self.flushing.is_empty();
+        self.here && self.queue.is_empty() && is_asked && !self.flushing.iter().any(takes_long)
     }
 
     fn has_room(&self) -> bool {

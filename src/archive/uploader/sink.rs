@@ -68,6 +68,10 @@ impl<K: Sink> Sink for ArchivingSink<K> {
         may_wait && self.inner.has_room()
     }
 
+    fn flushes_here(&self) -> bool {
+        self.inner.flushes_here()
+    }
+
     fn written_lsn(&mut self) -> Lsn {
         self.inner.written_lsn()
     }

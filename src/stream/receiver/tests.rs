@@ -24,6 +24,7 @@ impl Story {
             receive_timeout: Duration::from_secs(60),
             flush_policy: FlushPolicy::Prompt,
             flush_meaning: FlushMeaning::Durable,
+            written_reports: WrittenReports::AtOnce,
         };
         change(&mut config);
         let mut writer = SegmentWriter::open(MemoryDisk::default(), Layout::Archive).unwrap();
@@ -134,6 +135,57 @@ fn write_is_reported_when_a_batch_came_and_flush_when_it_is_durable() {
     story.flush();
     story.receiver.handle_batch_end(story.now());
     assert_eq!(story.act(), [], "nothing new, nothing said");
+}
+
+/// A hundred bytes come; what is due of actions beyond those that write and flush them.
+fn a_commit(story: &mut Story, start: u64) -> Vec<Action> {
+    story.wal(start, 100).unwrap();
+    story.receiver.handle_batch_end(story.now());
+    let mut actions = story.act();
+    assert!(matches!(actions[..2], [Action::Write { .. }, Action::Flush]), "{actions:?}");
+    actions.split_off(2)
+}
+
+#[test]
+fn write_and_flush_are_reported_in_one_if_the_flush_comes_first() {
+    let mut story = Story::started(|config| config.written_reports = WrittenReports::WithFlush);
+    assert_eq!(a_commit(&mut story, MIB), []);
+    story.flush();
+    assert_eq!(story.status(), (MIB + 100, MIB + 100, false));
+    assert!(!story.receiver.handle_no_flush(), "all is told");
+    // more comes while the disk is at work
+    assert_eq!(a_commit(&mut story, MIB + 100), []);
+    let pending = story.writer.begin_flush().unwrap();
+    assert_eq!(a_commit(&mut story, MIB + 200), []);
+    let synced = pending.sync();
+    let flushed = story.writer.end_flush(pending, synced).unwrap();
+    story.receiver.handle_flushed(story.now(), flushed).unwrap();
+    assert_eq!(story.status(), (MIB + 300, MIB + 200, false));
+    story.flush();
+    assert_eq!(story.status(), (MIB + 300, MIB + 300, false));
+}
+
+#[test]
+fn a_flush_that_takes_long_holds_up_no_report_of_what_was_written() {
+    let mut story = Story::started(|config| config.written_reports = WrittenReports::WithFlush);
+    assert_eq!(a_commit(&mut story, MIB), []);
+    assert!(story.receiver.handle_no_flush());
+    assert_eq!(story.status(), (MIB + 100, 0, false));
+    assert!(!story.receiver.handle_no_flush(), "once is enough");
+    assert_eq!(story.act(), []);
+    story.flush();
+    assert_eq!(story.status(), (MIB + 100, MIB + 100, false));
+}
+
+#[test]
+fn below_the_floor_the_write_alone_is_told_when_all_is_durable() {
+    let mut story = Story::started(|config| {
+        config.written_reports = WrittenReports::WithFlush;
+        config.flush_floor = START + 1000;
+    });
+    assert_eq!(a_commit(&mut story, MIB), []);
+    story.flush();
+    assert_eq!(story.status(), (MIB + 100, 0, false));
 }
 
 #[test]

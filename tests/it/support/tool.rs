@@ -29,6 +29,12 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
+    /// The program under test. Benchmarks run the one that `PGWAKE_PROGRAM` names, if it is set: `make bench` builds it as it is
+    /// released.
+    pub(crate) fn pgwake_program() -> OsString {
+        std::env::var_os("PGWAKE_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_pgwake").into())
+    }
+
     pub(crate) fn new(program: impl Into<PathBuf>) -> Tool {
         Tool {
             program: program.into(),
@@ -43,7 +49,7 @@ impl Tool {
 
     /// The `pgwake` under test.
     pub(crate) fn pgwake() -> Tool {
-        Tool::new(env!("CARGO_BIN_EXE_pgwake"))
+        Tool::new(Tool::pgwake_program())
     }
 
     /// A client program of PostgreSQL: of `major`, or a newer one where that build has none.
