@@ -19,7 +19,7 @@ use super::process::{children_of, is_gone, reap};
 use super::servers::{Port, bin_dir, default_major, program};
 use super::tls::{Authority, Credentials};
 use super::tool::{Outcome, Tool};
-use super::{TestDir, wait_until};
+use super::{TestDir, template, wait_until};
 
 /// A PostgreSQL server made for one test.
 ///
@@ -142,14 +142,17 @@ impl Builder {
             (false, 18..) => Some("--no-data-checksums"),
             (false, _) => None,
         };
-        cluster
-            .server_tool("initdb")
-            .args(["--auth=trust", "--username=postgres", "--no-sync", "--locale=C", "--encoding=UTF8", "-D"])
-            .arg(&cluster.data_dir)
-            .args(checksums)
-            .args(&self.initdb)
-            .run()
-            .succeeded();
+        let initdb = cluster.server_tool("initdb");
+        let mut args = ["--auth=trust", "--username=postgres", "--no-sync", "--locale=C", "--encoding=UTF8"]
+            .map(String::from)
+            .to_vec();
+        args.extend(checksums.map(String::from));
+        args.extend(self.initdb);
+        let template = template::place(self.major, &cluster.bin_dir().join("initdb"), &args);
+        if !template::copy(&template, &cluster.data_dir) {
+            initdb.args(&args).arg("-D").arg(&cluster.data_dir).run().succeeded();
+            template::keep(&cluster.data_dir, &template);
+        }
         let tls = if self.tls { cluster.set_up_tls() } else { "" };
         let fsync = if self.fsync { "on" } else { "off" };
         let (port, socket_dir) = (cluster.port.number(), cluster.socket_dir().display().to_string());

@@ -18,6 +18,7 @@ pub(crate) mod rewriting;
 pub(crate) mod scripted;
 pub(crate) mod servers;
 pub(crate) mod store_proxy;
+mod template;
 pub(crate) mod tls;
 pub(crate) mod tool;
 
