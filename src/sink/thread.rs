@@ -11,11 +11,11 @@
 //! The way of a commit's WAL when the stream is live, and all that one commit costs: one wait for the socket (`epoll_wait`), one
 //! `recv`; its checksums, where the bytes are warm; one `pwritev`, from where they were received; `fdatasync`, and `statx`, because
 //! nobody would find a file that was removed; a `send` that says "written and flushed", or two, where commits wait for
-//! `remote_write`. Six system calls, or seven, one thread, and a test counts them. As long as syncs are quick, the thread that receives does them itself, by way of a [`Handover`],
-//! which has another one go on with receiving when one takes longer. When they are slow, they are left to [threads of their
-//! own](beside), several at a time: a futex to wake one, and a `write` to be woken by. One copy out of the socket, one into the
-//! page cache, no allocation that grows with the stream. While catching up the sink's thread writes, past the page cache: then
-//! the copy out of the socket is the only one.
+//! `remote_write`. Six system calls, or seven, one thread, and a test counts them. As long as syncs are quick, the thread that
+//! receives does them itself, by way of a [`Handover`], which has another one go on with receiving when one takes longer. When
+//! they are slow, they are left to [threads of their own](beside), several at a time: a futex to wake one, and a `write` to be
+//! woken by. One copy out of the socket, one into the page cache, no allocation that grows with the stream. While catching up
+//! the sink's thread writes, past the page cache: then the copy out of the socket is the only one.
 //!
 //! WAL is checked as it is pushed: the bytes are in that processor's cache, and the thread is left with what has to wait
 //! for the disk.
