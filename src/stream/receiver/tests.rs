@@ -1,4 +1,5 @@
 use super::*;
+use crate::pg::WalSegmentSize;
 use crate::sink::memory_disk::MemoryDisk;
 use crate::sink::{Layout, SegmentWriter};
 

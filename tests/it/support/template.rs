@@ -35,6 +35,8 @@ pub(super) fn copy(place: &Path, data_dir: &Path) -> bool {
 /// Keeps what `initdb` has just made at `place`, unless somebody was quicker.
 pub(super) fn keep(data_dir: &Path, place: &Path) {
     let new = place.with_extension(format!("{}", std::process::id()));
+    // of one that was killed, and had this number
+    let _ = fs::remove_dir_all(&new);
     copy_tree(data_dir, &new);
     if fs::rename(&new, place).is_err() {
         fs::remove_dir_all(&new).expect("remove what is there already");
