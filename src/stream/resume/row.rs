@@ -5,7 +5,7 @@
 //! the hole: the server may still have what is missing, and if it has not, it says so. Only the last few segments are
 //! looked at: `pgwake wal verify` looks at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegment};
 
@@ -37,6 +37,8 @@ pub(super) struct Row<'a> {
     found: BTreeMap<WalSegment, Found>,
     /// Finished files of a length that a segment does not have.
     damaged: BTreeMap<WalSegment, TimelineId>,
+    /// Of these somebody has moved a file aside. What is there besides may be the beginning of its successor.
+    aside: BTreeSet<WalSegment>,
 }
 
 /// Where a directory goes on.
@@ -50,10 +52,13 @@ pub(super) struct RowEnd {
 
 impl<'a> Row<'a> {
     pub(super) fn new(history: &'a TimelineHistory) -> Self {
-        Row { history, found: BTreeMap::new(), damaged: BTreeMap::new() }
+        Row { history, found: BTreeMap::new(), damaged: BTreeMap::new(), aside: BTreeSet::new() }
     }
 
     pub(super) fn add(&mut self, file: WalFileName, kept: Kept) {
+        if kept == Kept::Aside {
+            self.aside.insert(file.segment);
+        }
         let new = Found { timeline: file.timeline, kept };
         let best = self.found.entry(file.segment).or_insert(new);
         *best = new.max(*best);
@@ -72,17 +77,20 @@ impl<'a> Row<'a> {
         let mut next = last.size().segment_at(start_lsn);
         let mut whole_count = 0;
         for (&segment, found) in self.found.range(..next).rev() {
-            let (timeline, start_lsn) = match found.kept {
-                _ if self.is_whole(segment) => self.behind(segment),
-                Kept::Aside => (found.timeline, segment.start_lsn()),
+            let is_whole = self.is_whole(segment);
+            let (timeline, start_lsn) = if is_whole {
+                self.behind(segment)
+            } else if self.aside.contains(&segment) {
+                (found.timeline, segment.start_lsn())
+            } else {
                 // a leftover, from before a switch say
-                _ => continue,
+                continue;
             };
             if start_lsn != next.start_lsn() {
                 end = RowEnd { timeline, start_lsn, gap_end_lsn: Some(next.start_lsn()) };
             }
             next = segment;
-            whole_count += u32::from(found.kept != Kept::Aside);
+            whole_count += u32::from(is_whole);
             if whole_count == LAST_FEW {
                 break;
             }

@@ -125,6 +125,12 @@ fn a_damaged_segment_is_received_again() {
     // and then it is there
     assert_eq!(start(&["1/4", "1/5+aside", "1/5", "1/6+300"], &one), Ok((1, at(6, 0))));
     assert_eq!(start(&["1/4", "1/5+aside", "1/5+20"], &one), Ok((1, at(5, 0))));
+    // what was interrupted is begun once more
+    assert_eq!(start(&["1/5+aside", "1/5+20", "1/6", "1/7+1"], &one), Ok((1, at(5, 0))));
+    assert_eq!(start(&["1/4", "1/5+aside", "1/5+20", "1/6", "1/7+1"], &one), Ok((1, at(5, 0))));
+    let two = history(2, &[(1, at(5, 500))]);
+    assert_eq!(start(&["2/5+aside", "1/5+500", "2/5+600", "2/6", "2/7+1"], &two), Ok((2, at(5, 0))));
+    assert_eq!(start(&["1/5+aside", "1/5+500", "2/5+600", "2/6", "2/7+1"], &two), Ok((2, at(5, 0))));
     let files = directory(&["1/5+aside"]);
     let point = find_start(&files, &server(&one), StartChoice::Refuse).unwrap();
     assert_eq!(point.flush_floor, at(6, 0), "it was acknowledged once");
