@@ -8,6 +8,8 @@ use pgwake::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 /// The smallest size there is: a run should cross many ends of segments.
 pub const SEGMENT_LEN: u64 = 1 << 20;
 
+const WAL_PAGE_LEN: u32 = 8192;
+
 pub fn segment_size() -> WalSegmentSize {
     WalSegmentSize::from_bytes(SEGMENT_LEN).expect("1 MB is a segment size")
 }
@@ -95,6 +97,7 @@ impl Wal {
             append(&mut bytes, writer, at, until - at);
             at = until;
         }
+        begin_pages(&mut bytes, lsn);
         bytes
     }
 
@@ -122,6 +125,15 @@ fn pool() -> &'static [u8] {
         }
         noise
     })
+}
+
+/// A page begins with a number that is not zero, and so does a segment: of a file without it nothing was ever acknowledged.
+fn begin_pages(bytes: &mut [u8], lsn: Lsn) {
+    let page_len = u64::from(WAL_PAGE_LEN);
+    let first = (lsn.as_u64().next_multiple_of(page_len) - lsn.as_u64()) as usize;
+    for byte in bytes.iter_mut().skip(first).step_by(WAL_PAGE_LEN as usize) {
+        *byte = 0xd1;
+    }
 }
 
 fn append(bytes: &mut Vec<u8>, writer: usize, lsn: Lsn, len: u64) {
