@@ -7,15 +7,23 @@ use super::{standby_of, write_and_replay};
 use crate::require_server;
 use crate::support::{Cluster, Stop, Tool};
 
-/// The example program, as it is now: a run of these tests alone does not build it.
+/// The example program. `make test` has built it, and so has `cargo test`; a run of these tests alone builds it here.
 fn example() -> PathBuf {
     let directory = Path::new(env!("CARGO_BIN_EXE_pgwake")).parent().expect("a target directory");
+    let (root, program) =
+        (Path::new(env!("CARGO_MANIFEST_DIR")), directory.join("examples/read_your_writes"));
+    let changed_at = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    if changed_at(&program)
+        .is_some_and(|at| Some(at) > changed_at(&root.join("examples/read_your_writes.rs")))
+    {
+        return program;
+    }
     let profile = if directory.ends_with("release") { "release" } else { "dev" };
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--example", "read_your_writes", "--profile", profile, "--target-dir"]);
-    cargo.arg(directory.with_file_name("")).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.arg(directory.with_file_name("")).current_dir(root);
     assert!(cargo.status().is_ok_and(|status| status.success()), "the example does not build");
-    directory.join("examples/read_your_writes")
+    program
 }
 
 #[test]
