@@ -115,6 +115,20 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|candidate| candidate.is_file())
 }
 
+/// The `psql` of this system. Debian's is a Perl script that looks for the real one, which takes longer than most of what it is
+/// asked here.
+pub(crate) fn system_psql() -> Option<PathBuf> {
+    let found = find_program("psql")?;
+    if std::fs::canonicalize(&found).is_ok_and(|program| program.ends_with("pg_wrapper")) {
+        let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let majors = installed.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let programs = majors.map(|major| (major, format!("/usr/lib/postgresql/{major}/bin/psql").into()));
+        let newest = programs.filter(|(_, program): &(u32, PathBuf)| program.is_file()).max();
+        return newest.map(|(_, program)| program).or(Some(found));
+    }
+    Some(found)
+}
+
 /// Says that a test is skipped, or panics where the component is required. Used by the `require_…!` macros.
 pub(crate) fn missing(component: &str, kind: &str, hint: &str) {
     let required = match std::env::var("PGWAKE_REQUIRE") {

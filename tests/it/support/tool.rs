@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::servers::{User, client_program, default_major, find_program, open_to_all, server_user};
+use super::servers::{User, client_program, default_major, open_to_all, server_user, system_psql};
 use super::{PATIENCE, TestDir};
 
 /// A program to run: which, with what arguments, as whom.
@@ -59,7 +59,7 @@ impl Tool {
 
     /// `psql`: the system's own, for it has TLS, which not every build that we fetch has.
     pub(crate) fn psql() -> Tool {
-        Tool::new(find_program("psql").unwrap_or_else(|| client_program(default_major(), "psql")))
+        Tool::new(system_psql().unwrap_or_else(|| client_program(default_major(), "psql")))
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Tool {
