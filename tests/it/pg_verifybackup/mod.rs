@@ -47,7 +47,7 @@ fn essence(outcome: &Outcome, program: &str, order: Order) -> String {
     // between the first and the last there is one where a second has passed
     let progress = |line: &&str| {
         line.ends_with("%) verified")
-            && !line.ends_with("(0%) verified")
+            && !line.trim_start().starts_with("0/")
             && !line.ends_with("(100%) verified")
     };
     let stderr = outcome.stderr.replace(program, "PROGRAM");
