@@ -28,9 +28,9 @@ pub enum SinkEvent {
 ///
 /// The driver is written against this, so that a simulated sink in virtual time can stand in for the thread.
 pub trait Sink {
-    /// Queues a command.
+    /// Queues a command. What is to be written may be kept until the next question or other command, so that it is written in one.
     fn push(&mut self, command: SinkCommand);
-    /// How far the stream is with the operating system.
+    /// How far the stream is with the operating system, when what was pushed has been handed to it as far as that takes no time.
     fn written_lsn(&mut self) -> Lsn;
     /// Whether more WAL should be read from the socket.
     fn has_room(&self) -> bool;

@@ -156,7 +156,7 @@ pub(super) enum SegmentState {
 }
 
 /// What is longer is left to whoever has time to wait for the device.
-const MAX_AT_ONCE_LEN: usize = crate::direct::MIN_LEN as usize;
+pub(super) const MAX_AT_ONCE_LEN: usize = crate::direct::MIN_LEN as usize;
 
 pub(super) const PARTIAL_SUFFIX: &str = ".partial";
 /// The directory itself is locked: the lock leaves nothing behind.
@@ -274,14 +274,15 @@ impl<D: Disk> SegmentWriter<D> {
         self.written_lsn
     }
 
-    /// [Writes](Self::write) `data`, if that takes no more than handing it over: no file to be opened, nothing to be compared
+    /// [Writes](Self::write) `chunks`, if that takes no more than handing it over: no file to be opened, nothing to be compared
     /// or compressed, and no more of it than the page cache takes. Says whether it did.
-    pub fn write_at_once(&mut self, lsn: Lsn, data: &Bytes) -> Result<bool, SinkError> {
+    pub fn write_at_once(&mut self, lsn: Lsn, chunks: &[Bytes]) -> Result<bool, SinkError> {
         let Some(open) = self.open.as_ref().filter(|_| !self.poisoned) else { return Ok(false) };
         let is_inside = open.segment.start_lsn() + open.existing_len <= lsn && lsn < open.segment.end_lsn();
-        let can = open.is_plain() && is_inside && data.len() < MAX_AT_ONCE_LEN;
+        let len: usize = chunks.iter().map(Bytes::len).sum();
+        let can = open.is_plain() && is_inside && len < MAX_AT_ONCE_LEN;
         if can {
-            self.write(lsn, std::slice::from_ref(data))?;
+            self.write(lsn, chunks)?;
             self.make_next_ready();
         }
         Ok(can)

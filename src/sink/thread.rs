@@ -37,7 +37,7 @@ use super::error::{Operation, SinkError};
 use super::flushed::FlushedLsn;
 use super::interface::{Sink, SinkEvent};
 use super::queue::{SinkCommand, SinkLimits};
-use super::segment_writer::{PendingFlush, SegmentWriter};
+use super::segment_writer::{MAX_AT_ONCE_LEN, PendingFlush, SegmentWriter};
 use super::stamp::ClusterStamp;
 use super::unverified_segment::Verification;
 use crate::handover::{Handover, Work};
@@ -62,6 +62,10 @@ pub struct SinkThread<D: Disk> {
     handover: Option<Handover>,
     /// A sync was left there, and nothing was told of it since.
     asked_here: bool,
+    /// What was pushed last and follows one upon the other, to be written at once, and in one.
+    gathered: Vec<Bytes>,
+    gathered_lsn: Lsn,
+    gathered_len: usize,
 }
 
 /// WAL shares the memory it was received into, a large piece; fewer bytes than this, waiting for the disk, must not
@@ -348,6 +352,9 @@ where
             checker: None,
             handover: None,
             asked_here: false,
+            gathered: Vec::new(),
+            gathered_lsn: Lsn::INVALID,
+            gathered_len: 0,
         })
     }
 
@@ -361,6 +368,7 @@ where
         &mut self,
         work: impl FnOnce(&mut SegmentWriter<D>) -> Result<T, SinkError> + Send + 'static,
     ) -> Result<T, SinkError> {
+        self.write_gathered();
         let (sender, receiver) = oneshot::channel();
         self.push_job(Job::Request(Box::new(move |writer| {
             let result = work(writer);
@@ -422,9 +430,40 @@ where
         }
     }
 
-    /// Writes here and now, if that is next and quickly done. Says whether nothing is left to do about it.
-    fn writes_at_once(&mut self, command: &SinkCommand) -> bool {
-        let SinkCommand::Write { lsn, data } = command else { return false };
+    /// Keeps what is to be written behind what is kept already.
+    fn gather(&mut self, lsn: Lsn, data: Bytes) {
+        let follows = self.gathered_lsn + self.gathered_len as u64 == lsn;
+        if !follows || self.gathered_len + data.len() >= MAX_AT_ONCE_LEN {
+            self.write_gathered();
+        }
+        if self.gathered.is_empty() {
+            self.gathered_lsn = lsn;
+        }
+        self.gathered_len += data.len();
+        self.gathered.push(data);
+    }
+
+    /// Writes what is kept, or leaves it to the thread.
+    fn write_gathered(&mut self) {
+        if self.gathered.is_empty() || self.writes_at_once() {
+            self.gathered.clear();
+            self.gathered_len = 0;
+            return;
+        }
+        self.gathered_len = 0;
+        let mut lsn = self.gathered_lsn;
+        for mut data in std::mem::take(&mut self.gathered) {
+            let len = data.len();
+            if len < MIN_SHARED_LEN {
+                data = Bytes::copy_from_slice(&data);
+            }
+            self.push_job(Job::Command(SinkCommand::Write { lsn, data }));
+            lsn = lsn + len as u64;
+        }
+    }
+
+    /// Writes what is kept here and now, if that is next and quickly done. Says whether nothing is left to do about it.
+    fn writes_at_once(&mut self) -> bool {
         let state = self.shared.lock();
         // only this thread pushes, so what is idle now stays idle
         if state.working || !state.jobs.is_empty() || state.ended {
@@ -432,9 +471,9 @@ where
         }
         drop(state);
         let Ok(mut writer) = self.shared.writer.try_lock() else { return false };
-        match writer.write_at_once(*lsn, data) {
+        match writer.write_at_once(self.gathered_lsn, &self.gathered) {
             Ok(false) => return false,
-            Ok(true) => self.shared.lock().written_lsn = *lsn + data.len() as u64,
+            Ok(true) => self.shared.lock().written_lsn = self.gathered_lsn + self.gathered_len as u64,
             Err(error) => {
                 // while the writer is held: a sync that ends after this finds it poisoned, and could not say by what
                 self.shared.lock().error.get_or_insert(error);
@@ -451,6 +490,7 @@ where
             return true;
         };
         let Err(error) = checker.check(*lsn, data) else { return true };
+        self.write_gathered();
         self.push_job(Job::Request(Box::new(|_| Err(error))));
         false
     }
@@ -488,19 +528,21 @@ where
     D: Disk + Send + 'static,
     D::File: Send,
 {
-    fn push(&mut self, mut command: SinkCommand) {
-        if !self.checks(&command) || self.writes_at_once(&command) {
+    fn push(&mut self, command: SinkCommand) {
+        if !self.checks(&command) {
             return;
         }
-        if let SinkCommand::Write { data, .. } = &mut command
-            && data.len() < MIN_SHARED_LEN
-        {
-            *data = Bytes::copy_from_slice(data);
+        match command {
+            SinkCommand::Write { lsn, data } => self.gather(lsn, data),
+            command => {
+                self.write_gathered();
+                self.push_job(Job::Command(command));
+            }
         }
-        self.push_job(Job::Command(command));
     }
 
     fn written_lsn(&mut self) -> Lsn {
+        self.write_gathered();
         self.seen_written_lsn = self.shared.lock().written_lsn;
         self.seen_written_lsn
     }
@@ -517,6 +559,7 @@ where
     }
 
     async fn event(&mut self) -> Result<SinkEvent, SinkError> {
+        self.write_gathered();
         let shared = Arc::clone(&self.shared);
         loop {
             let mut changed = pin!(shared.changed.notified());
@@ -566,7 +609,14 @@ where
 
 impl<D: Disk> Drop for SinkThread<D> {
     fn drop(&mut self) {
+        let mut lsn = self.gathered_lsn;
         let mut state = self.shared.lock();
+        for data in self.gathered.drain(..) {
+            let command = SinkCommand::Write { lsn, data };
+            lsn = lsn + command.len() as u64;
+            state.queued_bytes += command.weight();
+            state.jobs.push_back(Job::Command(command));
+        }
         state.closed = true;
         state.flush_wanted |= state.take_back_sync();
         drop(state);

@@ -198,6 +198,7 @@ impl<K: Sink> Driver<'_, K> {
         loop {
             while let Some(action) = receiver.poll_action() {
                 match self.hand_to_sink(action) {
+                    None if receiver.has_more_to_write() => {}
                     // what was written at once is reported in the same breath
                     None => receiver.handle_written(self.sink.written_lsn()),
                     Some(Action::SendStatus(update)) => {
@@ -227,6 +228,7 @@ impl<K: Sink> Driver<'_, K> {
             // what is for the server has no reader
             let _ = self.hand_to_sink(action);
         }
+        let _ = self.sink.written_lsn();
         self.publish(receiver);
     }
 

@@ -213,6 +213,11 @@ impl Receiver {
         }
     }
 
+    /// Whether the next action is to write: then the last one's WAL need not be with the operating system yet.
+    pub fn has_more_to_write(&self) -> bool {
+        matches!(self.actions.front(), Some(Action::Write { .. }))
+    }
+
     /// More was given to the operating system. While catching up that is reported in larger steps.
     pub fn handle_written(&mut self, lsn: Lsn) {
         if self.positions.advance_write(lsn) && self.step_ends_at.is_none() && self.reported.is_some() {

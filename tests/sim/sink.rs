@@ -210,7 +210,7 @@ impl SimSink {
         if self.failed || !self.queue.is_empty() || self.random.u8(..4) == 0 {
             return false;
         }
-        match self.writer.write_at_once(*lsn, data) {
+        match self.writer.write_at_once(*lsn, std::slice::from_ref(data)) {
             Ok(true) => self.written_lsn = *lsn + data.len() as u64,
             Ok(false) => return false,
             Err(error) => (self.failed, self.error) = (true, Some(error)),

@@ -222,10 +222,10 @@ fn a_flush_is_of_what_was_written_before_it_began() {
     let disk = MemoryDisk::default();
     let mut writer = archive(&disk);
     let lsn = |offset| Lsn::new(MIB + offset);
-    assert!(!writer.write_at_once(lsn(0), &bytes(10)).unwrap(), "the file has to be opened first");
+    assert!(!writer.write_at_once(lsn(0), &[bytes(10)]).unwrap(), "the file has to be opened first");
     writer.write(lsn(0), &[bytes(10)]).unwrap();
     let pending = writer.begin_flush().unwrap();
-    assert!(writer.write_at_once(lsn(10), &bytes(5)).unwrap());
+    assert!(writer.write_at_once(lsn(10), &[bytes(5)]).unwrap());
     assert_eq!(writer.written_lsn(), lsn(15));
     let synced = pending.sync();
     assert_eq!(writer.end_flush(pending, synced).unwrap().lsn(), lsn(10));
@@ -235,7 +235,7 @@ fn a_flush_is_of_what_was_written_before_it_began() {
     let pending = writer.begin_flush().unwrap();
     let failed = writer.end_flush(pending, Err(io::ErrorKind::Other.into()));
     assert!(matches!(failed, Err(SinkError::Io { .. })), "{failed:?}");
-    assert!(!writer.write_at_once(lsn(15), &bytes(5)).unwrap(), "nothing more is taken after a failure");
+    assert!(!writer.write_at_once(lsn(15), &[bytes(5)]).unwrap(), "nothing more is taken after a failure");
     assert!(matches!(writer.flush(), Err(SinkError::Poisoned)));
 }
 

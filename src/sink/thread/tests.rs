@@ -43,6 +43,7 @@ async fn room_that_is_made_at_once_is_told_of_too() {
     for number in 0..2000 {
         let held = shared.writer();
         sink.push(SinkCommand::Write { lsn: Lsn::new(start + number * 20), data: Bytes::from(vec![7; 20]) });
+        sink.written_lsn();
         assert!(!sink.has_room(), "what cannot be written yet waits");
         drop(held);
         if number % 2 == 0 {
@@ -185,6 +186,7 @@ struct Trouble {
     syncing: AtomicUsize,
     /// How many there were at a time.
     most_syncing: AtomicUsize,
+    writes: AtomicUsize,
 }
 
 impl DiskFile for SlowFile {
@@ -250,6 +252,7 @@ impl Disk for SlowDisk {
         if self.1.is_full.load(Ordering::SeqCst) {
             return Err(std::io::ErrorKind::StorageFull.into());
         }
+        self.1.writes.fetch_add(1, Ordering::SeqCst);
         self.0.write_at(&mut file.0, offset, chunks)
     }
 
@@ -299,6 +302,7 @@ async fn a_disk_that_is_full_while_it_syncs_is_told_to_be_full() {
     }
     trouble.is_full.store(true, Ordering::SeqCst);
     sink.push(write(2));
+    sink.written_lsn();
     trouble.holds_syncs.store(false, Ordering::SeqCst);
     let error = loop {
         if let Err(error) = sink.event().await {
@@ -306,6 +310,44 @@ async fn a_disk_that_is_full_while_it_syncs_is_told_to_be_full() {
         }
     };
     assert!(error.is_out_of_room(), "{error}");
+}
+
+/// What one wake-up brings is one write, and nothing of it is forgotten, whatever comes next.
+#[tokio::test]
+async fn what_comes_together_is_written_in_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = slow_disk(directory.path());
+    let trouble = Arc::clone(&disk.1);
+    let writer = SegmentWriter::open(disk, Layout::Archive).unwrap();
+    let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
+    sink.prepare(stamp()).await.unwrap();
+    let start = Lsn::new(1 << 20);
+    sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+    let mut pushed = Vec::new();
+    let mut push = |sink: &mut SinkThread<SlowDisk>, len: usize| {
+        let (lsn, byte) = (start + pushed.len() as u64, 1 + pushed.len() as u8);
+        pushed.resize(pushed.len() + len, byte);
+        sink.push(SinkCommand::Write { lsn, data: Bytes::from(vec![byte; len]) });
+        start + pushed.len() as u64
+    };
+    push(&mut sink, 3);
+    sink.push(SinkCommand::Flush);
+    while !matches!(sink.event().await.unwrap(), SinkEvent::Flushed(_)) {}
+    let before = trouble.writes.load(Ordering::SeqCst);
+    for len in [5, 7] {
+        push(&mut sink, len);
+    }
+    assert_eq!(trouble.writes.load(Ordering::SeqCst), before);
+    let end_lsn = push(&mut sink, 11);
+    assert_eq!(sink.written_lsn(), end_lsn);
+    assert_eq!(trouble.writes.load(Ordering::SeqCst), before + 1);
+    // more than is kept; then an end without a question
+    push(&mut sink, MAX_AT_ONCE_LEN - 10);
+    push(&mut sink, 100);
+    push(&mut sink, 13);
+    push(&mut sink, 2);
+    drop(sink);
+    assert_stored(directory.path(), &pushed);
 }
 
 /// All that was pushed, and nothing else, is in the files.
