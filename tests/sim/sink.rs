@@ -42,6 +42,10 @@ pub struct SimSink {
     prepared: bool,
     /// Syncs are done by the thread that receives, as long as they are quick.
     here: bool,
+    /// What is pushed one behind the other is written in one.
+    gathers: bool,
+    gathered: Vec<Bytes>,
+    gathered_lsn: Lsn,
     events: VecDeque<SinkEvent>,
     due: Option<Instant>,
     verification: Verification,
@@ -67,6 +71,9 @@ impl SimSink {
             beside: [1, 1, 3, 8][fastrand::Rng::with_seed(!random.clone().u64(..)).usize(..4)],
             prepared: false,
             here: fastrand::Rng::with_seed(random.clone().u64(..)).bool(),
+            gathers: fastrand::Rng::with_seed(random.clone().u64(..).rotate_left(7)).bool(),
+            gathered: Vec::new(),
+            gathered_lsn: Lsn::INVALID,
             events: VecDeque::new(),
             due: None,
             verification: Verification::Done,
@@ -189,6 +196,7 @@ impl SimSink {
 
     /// All that was pushed, to its end.
     fn run_all(&mut self) -> Result<(), SinkError> {
+        self.write_gathered();
         self.end_flushes()?;
         self.run_queue()?;
         self.end_flushes()
@@ -205,34 +213,61 @@ impl SimSink {
         self.slowest.mul_f64(self.random.f64().powi(4))
     }
 
-    fn writes_at_once(&mut self, command: &SinkCommand) -> bool {
-        let SinkCommand::Write { lsn, data } = command else { return false };
-        if self.failed || !self.queue.is_empty() || self.random.u8(..4) == 0 {
-            return false;
+    /// What is kept is written at once, or goes into the queue.
+    fn write_gathered(&mut self) {
+        let chunks = std::mem::take(&mut self.gathered);
+        if chunks.is_empty() {
+            return;
         }
-        match self.writer.write_at_once(*lsn, std::slice::from_ref(data)) {
-            Ok(true) => self.written_lsn = *lsn + data.len() as u64,
-            Ok(false) => return false,
-            Err(error) => (self.failed, self.error) = (true, Some(error)),
+        let mut lsn = self.gathered_lsn;
+        if !self.failed && self.queue.is_empty() && self.random.u8(..4) > 0 {
+            match self.writer.write_at_once(lsn, &chunks) {
+                Ok(true) => {
+                    self.written_lsn = lsn + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+                    return;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    (self.failed, self.error) = (true, Some(error));
+                    return;
+                }
+            }
         }
-        true
+        for data in chunks {
+            let command = SinkCommand::Write { lsn, data };
+            lsn = lsn + command.len() as u64;
+            self.queue_up(command);
+        }
+    }
+
+    fn queue_up(&mut self, command: SinkCommand) {
+        self.queued_bytes += command.weight();
+        self.queue.push_back(command);
     }
 }
 
 impl Sink for SimSink {
     fn push(&mut self, command: SinkCommand) {
-        if self.writes_at_once(&command) {
+        if let SinkCommand::Write { lsn, data } = command {
+            if self.gathered.is_empty() {
+                self.gathered_lsn = lsn;
+            }
+            self.gathered.push(data);
+            if !self.gathers {
+                self.write_gathered();
+            }
             return;
         }
+        self.write_gathered();
         if command == SinkCommand::Flush && self.queue.is_empty() {
             self.flush_wanted = true;
             return;
         }
-        self.queued_bytes += command.weight();
-        self.queue.push_back(command);
+        self.queue_up(command);
     }
 
     fn written_lsn(&mut self) -> Lsn {
+        self.write_gathered();
         self.seen_written_lsn = self.written_lsn;
         self.written_lsn
     }
@@ -248,6 +283,7 @@ impl Sink for SimSink {
     }
 
     async fn event(&mut self) -> Result<SinkEvent, SinkError> {
+        self.write_gathered();
         loop {
             if let Some(error) = self.error.take() {
                 return Err(error);

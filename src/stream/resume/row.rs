@@ -80,7 +80,7 @@ impl<'a> Row<'a> {
             let is_whole = self.is_whole(segment);
             let (timeline, start_lsn) = if is_whole {
                 self.behind(segment)
-            } else if self.aside.contains(&segment) {
+            } else if self.aside.contains(&segment) && segment.end_lsn() == next.start_lsn() {
                 (found.timeline, segment.start_lsn())
             } else {
                 // a leftover, from before a switch say
