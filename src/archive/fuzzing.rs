@@ -17,9 +17,9 @@ const MAX_WAL_LEN: u64 = 1 << 20;
 /// When that does not hold.
 pub fn fuzz_encrypted_object(data: &[u8]) {
     let keys = Keyring::parse(&format!("k1 {}", "5a".repeat(32))).expect("a list of one key");
-    assert!(envelope::open(&keys, "wal/00000002.history", data).is_err());
-    let sealed = envelope::seal(&keys, "cluster.json", data).expect("random numbers");
-    assert_eq!(envelope::open(&keys, "cluster.json", &sealed).as_deref(), Ok(data));
+    assert!(envelope::open(&keys, None, "wal/00000002.history", data).is_err());
+    let sealed = envelope::seal(&keys, None, "cluster.json", data).expect("random numbers");
+    assert_eq!(envelope::open(&keys, None, "cluster.json", &sealed).as_deref(), Ok(data));
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = Keyring::parse(text);
     }

@@ -41,7 +41,9 @@ impl ClusterIdentity {
     /// The archive's; `None` where nothing has been archived yet.
     pub async fn read(store: &ArchiveStore) -> Result<Option<Self>, ArchiveError> {
         let Some(content) = store.read(CLUSTER_KEY, MAX_LEN).await? else { return Ok(None) };
-        Self::decode(&content).map(Some).ok_or(ArchiveError::Identity { key: CLUSTER_KEY })
+        let found = Self::decode(&content).ok_or(ArchiveError::Identity { key: CLUSTER_KEY })?;
+        store.is_of(found.system_identifier);
+        Ok(Some(found))
     }
 
     /// The same, of an archive that has to be there.

@@ -20,6 +20,9 @@ pub const CLUSTER_KEY: &str = "cluster.json";
 /// Where segments and histories are.
 pub const WAL_PREFIX: &str = "wal/";
 
+/// Where the store is tried out.
+pub const PROBE_PREFIX: &str = "probe/";
+
 /// Where writers say that they are.
 pub const LEASE_PREFIX: &str = "lease/";
 
@@ -194,7 +197,7 @@ pub fn gap_key(timeline: TimelineId, from: Lsn, to: Lsn) -> String {
 
 /// An object for trying out the store.
 pub fn probe_key(nonce: u64) -> String {
-    format!("probe/{nonce:016x}")
+    format!("{PROBE_PREFIX}{nonce:016x}")
 }
 
 #[cfg(test)]

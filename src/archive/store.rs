@@ -13,12 +13,15 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use tokio::sync::OnceCell;
 
 use super::envelope::{self, EnvelopeError};
 use super::error::ArchiveError;
+use super::identity::ClusterIdentity;
 use super::keyring::Keyring;
-use super::layout;
+use super::layout::{self, LEASE_PREFIX, PROBE_PREFIX};
 use super::store_url::{Access, ArchiveUrl};
+use crate::pg::SystemIdentifier;
 
 /// The objects below one prefix of a store.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub struct ArchiveStore {
     address: Option<Arc<str>>,
     /// What objects are encrypted with, if they are.
     keys: Option<Arc<Keyring>>,
+    /// Whose archive it is, once an encrypted object had to be opened or sealed.
+    owner: Arc<OnceCell<SystemIdentifier>>,
     failures: Arc<AtomicU64>,
 }
 
@@ -77,6 +82,7 @@ impl ArchiveStore {
             directory: None,
             address: None,
             keys: None,
+            owner: Arc::default(),
             failures: Arc::default(),
         }
     }
@@ -87,7 +93,7 @@ impl ArchiveStore {
 
     /// The same with objects that are encrypted: all that is written is, and what is read has to be.
     pub fn with_keys(self, keys: Option<Arc<Keyring>>) -> Self {
-        ArchiveStore { keys, ..self }
+        ArchiveStore { keys, owner: Arc::default(), ..self }
     }
 
     /// How many requests have failed.
@@ -98,7 +104,7 @@ impl ArchiveStore {
     /// Creates an object, unless there is one of this name.
     pub async fn create(&self, key: &str, content: Bytes) -> Result<Creation, ArchiveError> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let content = self.sealed(key, content)?;
+        let content = self.sealed(key, content).await?;
         match self.store.put_opts(&self.path(key), PutPayload::from_bytes(content), options).await {
             Ok(_) => Ok(Creation::Created),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
@@ -116,7 +122,7 @@ impl ArchiveStore {
 
     /// Writes an object, whether there is one of this name or not: for those that only one writer has.
     pub(super) async fn replace(&self, key: &str, content: Bytes) -> Result<(), ArchiveError> {
-        let content = self.sealed(key, content)?;
+        let content = self.sealed(key, content).await?;
         let put = self.store.put(&self.path(key), PutPayload::from_bytes(content)).await;
         put.map(drop).map_err(|error| self.failed("write", key, error))
     }
@@ -168,7 +174,7 @@ impl ArchiveStore {
             let found = content.len() as u64;
             return Err(ArchiveError::Short { key: key.to_owned(), found, expected: len });
         }
-        self.opened(key, content).map(Some)
+        self.opened(key, content).await.map(Some)
     }
 
     /// Whether there is an object of this name.
@@ -261,19 +267,35 @@ impl ArchiveStore {
         Err(ArchiveError::Overwrites { key })
     }
 
-    fn sealed(&self, key: &str, content: Bytes) -> Result<Bytes, ArchiveError> {
+    async fn sealed(&self, key: &str, content: Bytes) -> Result<Bytes, ArchiveError> {
         let Some(keys) = &self.keys else { return Ok(content) };
-        let sealed = envelope::seal(keys, key, &content);
+        let sealed = envelope::seal(keys, self.owner(key).await?, key, &content);
         sealed.map(Bytes::from).map_err(|source| ArchiveError::Envelope { key: key.to_owned(), source })
     }
 
-    fn opened(&self, key: &str, content: Bytes) -> Result<Bytes, ArchiveError> {
+    async fn opened(&self, key: &str, content: Bytes) -> Result<Bytes, ArchiveError> {
         let opened = match &self.keys {
-            Some(keys) => envelope::open(keys, key, &content).map(Bytes::from),
+            Some(keys) => envelope::open(keys, self.owner(key).await?, key, &content).map(Bytes::from),
             None if envelope::is_sealed(&content) => Err(EnvelopeError::NoKey),
             None => Ok(content),
         };
         opened.map_err(|source| ArchiveError::Envelope { key: key.to_owned(), source })
+    }
+
+    /// The cluster that an object is bound to. Those that are there before it is known, or tell it, are bound to none.
+    async fn owner(&self, key: &str) -> Result<Option<SystemIdentifier>, ArchiveError> {
+        if key == layout::CLUSTER_KEY || key.starts_with(LEASE_PREFIX) || key.starts_with(PROBE_PREFIX) {
+            return Ok(None);
+        }
+        // it is an object, too
+        let ask = || async { Ok(Box::pin(ClusterIdentity::of(self)).await?.system_identifier) };
+        self.owner.get_or_try_init(ask).await.copied().map(Some)
+    }
+
+    /// Says whose archive it is, once that is known.
+    pub(super) fn is_of(&self, cluster: SystemIdentifier) {
+        // known already, or found out at this moment
+        let _ = self.owner.set(cluster);
     }
 
     fn failed(&self, action: &'static str, key: &str, error: Error) -> ArchiveError {
@@ -292,5 +314,37 @@ impl ArchiveStore {
             return Some(whole.to_owned());
         }
         whole.strip_prefix(self.prefix.as_ref())?.strip_prefix('/').map(ToOwned::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::pg::WalSegmentSize;
+
+    /// Two archives under the same keys: what was moved from one to the other is noticed.
+    #[tokio::test]
+    async fn an_object_is_its_own_archives() {
+        let keys = Arc::new(Keyring::parse(&format!("k1 {}\n", "1f".repeat(32))).unwrap());
+        let backing: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let archive = async |prefix: &str, system: u64| {
+            let plain = ArchiveStore::over(Arc::clone(&backing), prefix);
+            let store = plain.clone().with_keys(Some(Arc::clone(&keys)));
+            let system_identifier = SystemIdentifier::new(system);
+            let identity =
+                ClusterIdentity { system_identifier, segment_size: WalSegmentSize::DEFAULT, major: 17 };
+            identity.claim(&store).await.unwrap();
+            (store, plain)
+        };
+        let ((one, one_plain), (other, other_plain)) = (archive("one", 1).await, archive("other", 2).await);
+        one.create("wal/x", Bytes::from_static(b"content")).await.unwrap();
+        assert_eq!(one.read("wal/x", 100).await.unwrap().unwrap(), "content");
+        let sealed = one_plain.store.get(&one_plain.path("wal/x")).await.unwrap().bytes().await.unwrap();
+        other_plain.create("wal/x", sealed).await.unwrap();
+        let opened = other.read("wal/x", 100).await;
+        let altered = matches!(opened, Err(ArchiveError::Envelope { source: EnvelopeError::Altered, .. }));
+        assert!(altered, "{opened:?}");
     }
 }

@@ -147,12 +147,12 @@ impl Keeper {
         Ok(Beat::Held)
     }
 
-    /// Says that it has gone, so that nobody waits for it.
-    pub(super) async fn release(mut self) {
+    /// Says that it has gone, so that nobody waits for it; and whether it has archived all.
+    pub(super) async fn release(mut self, archived_all: bool) {
         if matches!(*self.term.borrow(), Term::Taken(..)) {
             return;
         }
-        self.record.ended = true;
+        (self.record.ended, self.record.archived_all) = (true, archived_all);
         self.record.beat += 1;
         let key = layout::lease_key(self.generation);
         if let Err(error) = self.store.replace(&key, self.record.encode()).await {
@@ -164,6 +164,11 @@ impl Keeper {
 enum Beat {
     Held,
     Taken,
+}
+
+/// The last writer; `None` where nobody ever was.
+pub async fn last_holder(store: &ArchiveStore) -> Result<Option<LeaseRecord>, ArchiveError> {
+    Ok(latest(store).await?.map(|(_, record)| record))
 }
 
 /// The holder with the highest number; `None` where nobody ever was.

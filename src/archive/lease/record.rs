@@ -31,6 +31,9 @@ pub struct LeaseRecord {
     pub beat: u64,
     /// It has gone, and does not come back.
     pub ended: bool,
+    /// Before that it had put up all that it had received.
+    #[serde(default)]
+    pub archived_all: bool,
 }
 
 /// The longest lease that is believed.
@@ -69,7 +72,13 @@ impl LeaseRecord {
             lease_millis,
             beat: 0,
             ended: false,
+            archived_all: false,
         }
+    }
+
+    /// Whether its directory had nothing that the archive does not have.
+    pub fn has_archived_all(&self) -> bool {
+        self.ended && self.archived_all
     }
 
     /// How long it holds after it was heard of.

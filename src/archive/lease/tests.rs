@@ -53,7 +53,7 @@ async fn one_that_has_gone_is_not_waited_for_nor_is_ones_own_past() {
     let store = store();
     let (first, second) = (Machine::new(&store), Machine::new(&store));
     let (keeper, _, holder) = first.take(Patience::UntilSilent).await.unwrap();
-    keeper.release().await;
+    keeper.release(true).await;
     drop(holder);
     let began = Instant::now();
     let (killed, lease, holder) = second.take(Patience::UntilSilent).await.unwrap();
@@ -84,7 +84,7 @@ async fn one_that_was_stopped_is_fenced_when_it_wakes() {
     let ArchiveError::Fenced { by, generation } = &fenced else { panic!("{fenced}") };
     assert_eq!((by.directory.clone(), *generation), (second.path.display().to_string(), lease.generation()));
     // and does not come back into the object that it may write
-    stopped.release().await;
+    stopped.release(true).await;
     keeper.beat().await.unwrap();
     assert!(lease.is_valid());
 }

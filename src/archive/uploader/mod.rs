@@ -38,6 +38,7 @@ use super::identity::ClusterIdentity;
 use super::lease::{self, Holder, Lease, Patience};
 use super::retry::retried;
 use super::store::ArchiveStore;
+use super::wal_object::Effort;
 use crate::ErrorClass;
 use crate::pg::{Lsn, TimelineId, WalFileName};
 use crate::sink::ClusterStamp;
@@ -256,6 +257,9 @@ enum Task {
     Fold(Option<WalFileName>),
 }
 
+/// How much WAL waits, in bytes, before objects are compressed in haste; unless it is the store that they wait for.
+const HASTY_FROM: u64 = 64 << 20;
+
 /// Everything of one run.
 struct Upload<'a> {
     route: &'a Route,
@@ -304,13 +308,27 @@ async fn run(
     tracing::debug!(generation = %lease.generation(), "the archive is ours");
     stand(Standing::Holding);
     let gaps = options.gaps;
-    let route = Route { directory: Arc::clone(directory), store: store.clone(), lease: lease.clone(), gaps };
+    let route = Route {
+        directory: Arc::clone(directory),
+        store: store.clone(),
+        lease: lease.clone(),
+        gaps,
+        compression_is_slower: Arc::default(),
+    };
     let result = tokio::select! {
         result = archive(&route, options, fed, teller, stats) => result,
-        () = keeper.keep() => lease.valid().await,
+        () = keeper.keep() => lease.valid().await.map(|()| Extent::Unknown),
     };
-    keeper.release().await;
-    result
+    keeper.release(matches!(result, Ok(Extent::All))).await;
+    result.map(drop)
+}
+
+/// How much of the directory is up when nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    All,
+    /// Nothing has come in this run, and nobody has looked at what came before.
+    Unknown,
 }
 
 async fn archive(
@@ -319,7 +337,7 @@ async fn archive(
     mut fed: watch::Receiver<Feed>,
     teller: &watch::Sender<Told>,
     stats: &Stats,
-) -> Result<(), ArchiveError> {
+) -> Result<Extent, ArchiveError> {
     let mut upload = Upload {
         route,
         options,
@@ -335,14 +353,14 @@ async fn archive(
         folds: VecDeque::new(),
         folding: 0,
     };
-    let Some((stamp, stream)) = upload.first_stream(&mut fed).await else { return Ok(()) };
+    let Some((stamp, stream)) = upload.first_stream(&mut fed).await else { return Ok(Extent::Unknown) };
     upload.begin_all(stamp, stream.timeline).await?;
     loop {
         let ended = upload.take_feed(&mut fed, stamp).await?;
         upload.start_tasks();
         upload.tell();
         if ended && upload.tasks.is_empty() && upload.plans.iter().all(Plan::is_finished) {
-            return Ok(());
+            return Ok(Extent::All);
         }
         upload.wait(&mut fed).await?;
     }
@@ -452,12 +470,15 @@ impl Upload<'_> {
 
     fn start_tasks(&mut self) {
         let now = self.started.elapsed();
+        let behind_len: u64 = self.plans.iter().map(Plan::behind_len).sum();
+        let is_late = behind_len >= HASTY_FROM && self.route.is_compression_slower();
+        let effort = if is_late { Effort::Hasty } else { Effort::Usual };
         let active = self.active_count();
         for plan in self.plans.iter_mut().take(active) {
             while let Some(piece) = plan.poll_piece(now) {
                 let (route, timeline) = (self.route.clone(), plan.timeline());
                 self.tasks.spawn(async move {
-                    retried(|| route.put(piece)).await?;
+                    retried(|| route.put(piece, effort)).await?;
                     Ok(Task::Piece(timeline, piece))
                 });
             }

@@ -26,7 +26,7 @@ use super::listing::BackupListing;
 use super::name::BackupName;
 use super::reach::WalMap;
 use super::record::StreamContent;
-use crate::archive::{ArchiveStore, AtGap, Catalog, gap};
+use crate::archive::{ArchiveStore, AtGap, Catalog, gap, lease};
 use crate::backup::standby_files::Setting;
 use crate::client::Tablespace;
 use crate::client::conninfo::Settings;
@@ -145,6 +145,9 @@ pub async fn select(request: &RestoreRequest) -> Result<Selection, TargetError> 
                 let timeline = candidates.history().timeline_at(end);
                 gap::refuse(store, timeline, end, size).await.map_err(TargetError::of_gap)?;
             }
+            if matches!(request.role, Role::Primary) {
+                tell_of_more(store).await;
+            }
             candidate
         }
         RecoveryTarget::Lsn(target) => candidates.for_lsn(*target)?,
@@ -161,6 +164,17 @@ pub async fn select(request: &RestoreRequest) -> Result<Selection, TargetError> 
         }
     };
     candidates.select(candidate)
+}
+
+/// Says where the last receiver may have had WAL that is not in the archive. Not to know is no obstacle.
+async fn tell_of_more(store: &ArchiveStore) {
+    match lease::last_holder(store).await {
+        Ok(Some(holder)) if !holder.has_archived_all() => tracing::warn!(
+            "a receiver has not said that it has archived all: {holder}; what only its directory has is not restored"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "nothing is known of the last receiver"),
+    }
 }
 
 /// Restores. When `interrupted` completes, its result names the reason, and the run is taken back as after an error.

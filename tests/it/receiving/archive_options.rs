@@ -67,7 +67,7 @@ fn an_encrypted_archive_shows_nothing_and_gives_everything_back_to_who_has_the_k
     let mut ids = std::collections::BTreeSet::new();
     for object in &objects {
         let content = fs::read(object).expect("read an object");
-        assert!(content.starts_with(b"PGWKENC1\x02k"), "{} is not encrypted", object.display());
+        assert!(content.starts_with(b"PGWKENC2\x02k"), "{} is not encrypted", object.display());
         ids.insert(content[10]);
     }
     assert_eq!(ids.into_iter().collect::<Vec<_>>(), b"12", "both keys were written with");

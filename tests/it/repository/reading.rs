@@ -194,8 +194,15 @@ fn after_a_failover_each_timeline_can_be_restored() {
     let after = text(&archive.take(&standby, &[])["name"]);
     standby.psql("INSERT INTO t VALUES ('at last')");
     is_archived(&standby);
+    // as long as nobody has said that all is archived, somebody may have more
+    let unsaid = || {
+        let look = archive.tool("restore").args(["--dry-run", "-D"]).arg(primary.dir().join("looked"));
+        look.run().succeeded().stderr.contains("has not said that it has archived all")
+    };
+    assert!(unsaid());
     receiver.terminate();
     receiver.wait().succeeded();
+    assert!(!unsaid());
     standby.stop(Stop::Fast);
     archive.tool("verify").run().succeeded().says("nothing is wrong");
 
