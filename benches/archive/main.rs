@@ -6,26 +6,27 @@
 //! * Commits: `pgbench` with `synchronous_commit = remote_apply` against a real S3-compatible server behind a proxy that holds every
 //!   answer back for the latency given.
 //! * Recovery: a base backup and WAL that takes no time to replay, so that what is measured is `wal fetch`, with prefetch and
-//!   without.
+//!   without, beside a `cp` from a local directory.
+//! * Restore: `pgwake restore` of a backup, beside `tar` that unpacks the same files.
 //!
 //! `cargo bench --bench archive` (PGWAKE_BENCH_MB, 512 unless set; PGWAKE_BENCH_ROUNDS, 3; PGWAKE_BENCH_SECONDS of each run of
-//! pgbench, 5; PGWAKE_TEST_MAJORS, 15).
+//! pgbench, 5; PGWAKE_BENCH_CASES, of throughput;age;recovery;restore;commits; PGWAKE_TEST_MAJORS, 15).
 
-#[allow(dead_code, reason = "a part is used here")]
+#[path = "../side_by_side/mod.rs"]
 mod side_by_side;
-#[path = "../tests/it/support/mod.rs"]
+#[path = "../../tests/it/support/mod.rs"]
 mod support;
 
+mod commits;
+mod recovery;
+mod restore;
+
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use side_by_side::{Cost, measure, report, setting};
-use support::object_store::{self, ObjectStore};
-use support::{Cluster, Direction, Proxy, Running, Tool};
-
-const CLIENTS: [usize; 4] = [1, 8, 32, 64];
-const LATENCIES_MS: [u64; 3] = [1, 20, 50];
+use support::{Cluster, Running, Tool, object_store};
 
 fn main() {
     // `cargo test --benches` only wants to know that this builds
@@ -34,11 +35,26 @@ fn main() {
     }
     let size_mb = setting("PGWAKE_BENCH_MB", 512) as u64;
     let rounds = setting("PGWAKE_BENCH_ROUNDS", 3).max(1);
-    throughput(size_mb, rounds);
-    age();
-    recovery(size_mb);
+    let wanted = std::env::var("PGWAKE_BENCH_CASES").ok();
+    let is_wanted =
+        |case: &str| wanted.as_ref().is_none_or(|wanted| wanted.split(';').any(|word| word == case));
+    if is_wanted("throughput") {
+        throughput(size_mb, rounds);
+    }
+    if is_wanted("age") {
+        age();
+    }
+    if is_wanted("recovery") {
+        recovery::measure(size_mb);
+    }
+    if is_wanted("restore") {
+        restore::measure(size_mb, rounds);
+    }
+    if !is_wanted("commits") {
+        return;
+    }
     if object_store::program().is_some() {
-        commits(setting("PGWAKE_BENCH_SECONDS", 5));
+        commits::measure(setting("PGWAKE_BENCH_SECONDS", 5));
     } else {
         println!("\ncommits: no s3s-fs here; get it with scripts/object-store");
     }
@@ -160,97 +176,4 @@ fn resident_mb(running: &Running) -> u64 {
 fn end(running: Running) {
     running.terminate();
     running.wait();
-}
-
-// ---- recovery ----
-
-fn recovery(size_mb: u64) {
-    let primary = primary(false);
-    let directory = primary.dir().subdir("received", 0o700);
-    let url = local_archive(&primary, "archive");
-    let tool = receive(&primary, &directory).args(["--slot", "bench", "--create-slot", "--archive", &url]);
-    let running = tool.spawn();
-    primary.wait_for("SELECT count(*) FROM pg_stat_replication", "1");
-    let backups: Vec<PathBuf> = ["without", "ahead"].map(|name| primary.dir().join(name)).to_vec();
-    for backup in &backups {
-        let copy = Tool::client(primary.major(), "pg_basebackup").args(["-X", "none", "-c", "fast", "-d"]);
-        copy.arg(primary.conninfo()).arg("-D").arg(backup).by_server_user().run().succeeded();
-    }
-    let before = primary.psql("SELECT pg_current_wal_flush_lsn()");
-    // of real tables, for its content's sake, in records that take no time to replay
-    for _ in 0..size_mb.div_ceil(64) {
-        primary.psql(
-            "SELECT count(pg_logical_emit_message(false, 'filler', \
-             (SELECT string_agg(md5(j::text || i) || repeat(' ', 48), '') FROM generate_series(1, 6500) j))) \
-             FROM generate_series(1, 128) i; SELECT pg_logical_emit_message(true, 'end', '')",
-        );
-    }
-    primary.psql("SELECT pg_switch_wal(); SELECT txid_current()");
-    let end_lsn = primary.psql("SELECT pg_current_wal_flush_lsn()");
-    let segments = format!("SELECT ('{end_lsn}'::pg_lsn - '{before}'::pg_lsn)::bigint / 16777216");
-    let segments: f64 = primary.psql(&segments).parse().expect("a count");
-    let applied = format!("SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= '{end_lsn}'");
-    primary.wait_for(&applied, "1");
-    end(running);
-    primary.stop(support::Stop::Fast);
-    let program = Tool::pgwake().by_server_user().program().display().to_string();
-    println!("\nrecovery of {segments:.0} segments");
-    for (backup, prefetch) in backups.iter().zip(["0", "8"]) {
-        let server = primary.adopt(backup.clone());
-        server.append_settings(&format!(
-            "restore_command = '{program} --quiet wal fetch --prefetch {prefetch} --archive {url} %f %p'\n\
-             hot_standby = off\n"
-        ));
-        let signal = primary.dir().file("socket_signal", 0o600, "");
-        std::fs::rename(signal, backup.join("recovery.signal")).expect("ask for recovery");
-        let began = Instant::now();
-        server.start();
-        support::wait_until("recovery has ended", || {
-            server.try_psql("SELECT pg_is_in_recovery()").stdout.trim() == "f"
-        });
-        let took = began.elapsed().as_secs_f64();
-        println!(
-            "  --prefetch {prefetch}: {took:.2} s with the server's start and end, {:.0} segments/s",
-            segments / took
-        );
-        server.stop(support::Stop::Fast);
-    }
-}
-
-// ---- commits ----
-
-fn commits(seconds: usize) {
-    println!("\ncommits/s with remote_apply, {seconds} s each (clients / 2 latencies)");
-    for latency in LATENCIES_MS {
-        let primary = primary(true);
-        primary.psql("SET synchronous_commit = local; CREATE TABLE t (client int, note text)");
-        let store = ObjectStore::start(primary.dir());
-        let proxy = Proxy::tcp(([127, 0, 0, 1], store.port()).into());
-        proxy.delay(Direction::ToClient, Duration::from_millis(latency));
-        let url = format!("s3://wal/db1?endpoint=http://{}&region=us-east-1", proxy.addr());
-        let directory = primary.dir().subdir("received", 0o700);
-        let tool = receive(&primary, &directory);
-        let tool = tool.args(["--start", "current", "--archive", &url, "--archive-delay", "0"]);
-        let running = ObjectStore::credentials(tool).spawn();
-        primary.wait_for("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'", "1");
-        primary.psql("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (0, '')");
-        let script = primary.dir().join("insert.sql");
-        let insert = "INSERT INTO t VALUES (:client_id, 'a row of some forty bytes, as many are');\n";
-        std::fs::write(&script, insert).expect("write the script");
-        let mut figures = String::new();
-        for clients in CLIENTS {
-            let tool =
-                Tool::client(primary.major(), "pgbench").args(["-n", "-M", "prepared", "-j", "2", "-c"]);
-            let tool = tool.args([&clients.to_string(), "-T", &seconds.to_string(), "-f"]).arg(&script);
-            let tool = tool.args(["-d", &primary.conninfo()]);
-            let tool = tool.env("PGOPTIONS", "-c synchronous_commit=remote_apply");
-            let outcome = tool.timeout(Duration::from_secs(120)).run().succeeded();
-            let tps = outcome.stdout.lines().find_map(|line| line.strip_prefix("tps = "));
-            let tps: f64 = tps.and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0.0);
-            let floor = clients as f64 / (2.0 * latency as f64 / 1000.0);
-            figures.push_str(&format!("   {clients} clients: {tps:.0} ({floor:.0})"));
-        }
-        println!("  store {latency:>2} ms{figures}; resident {} MB", resident_mb(&running));
-        end(running);
-    }
 }
