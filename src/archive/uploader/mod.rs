@@ -38,7 +38,6 @@ use super::identity::ClusterIdentity;
 use super::lease::{self, Holder, Lease, Patience};
 use super::retry::retried;
 use super::store::ArchiveStore;
-use super::wal_object::Effort;
 use crate::ErrorClass;
 use crate::pg::{Lsn, TimelineId, WalFileName};
 use crate::sink::ClusterStamp;
@@ -257,9 +256,6 @@ enum Task {
     Fold(Option<WalFileName>),
 }
 
-/// How much WAL waits, in bytes, before objects are compressed in haste; unless it is the store that they wait for.
-const HASTY_FROM: u64 = 64 << 20;
-
 /// Everything of one run.
 struct Upload<'a> {
     route: &'a Route,
@@ -308,13 +304,7 @@ async fn run(
     tracing::debug!(generation = %lease.generation(), "the archive is ours");
     stand(Standing::Holding);
     let gaps = options.gaps;
-    let route = Route {
-        directory: Arc::clone(directory),
-        store: store.clone(),
-        lease: lease.clone(),
-        gaps,
-        compression_is_slower: Arc::default(),
-    };
+    let route = Route { directory: Arc::clone(directory), store: store.clone(), lease: lease.clone(), gaps };
     let result = tokio::select! {
         result = archive(&route, options, fed, teller, stats) => result,
         () = keeper.keep() => lease.valid().await.map(|()| Extent::Unknown),
@@ -470,15 +460,12 @@ impl Upload<'_> {
 
     fn start_tasks(&mut self) {
         let now = self.started.elapsed();
-        let behind_len: u64 = self.plans.iter().map(Plan::behind_len).sum();
-        let is_late = behind_len >= HASTY_FROM && self.route.is_compression_slower();
-        let effort = if is_late { Effort::Hasty } else { Effort::Usual };
         let active = self.active_count();
         for plan in self.plans.iter_mut().take(active) {
             while let Some(piece) = plan.poll_piece(now) {
                 let (route, timeline) = (self.route.clone(), plan.timeline());
                 self.tasks.spawn(async move {
-                    retried(|| route.put(piece, effort)).await?;
+                    retried(|| route.put(piece)).await?;
                     Ok(Task::Piece(timeline, piece))
                 });
             }

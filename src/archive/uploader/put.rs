@@ -2,8 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -12,7 +10,6 @@ use super::super::identity::ClusterIdentity;
 use super::super::layout::{self, SegmentRange};
 use super::super::lease::Lease;
 use super::super::store::{ArchiveStore, Creation};
-use super::super::wal_object::Effort;
 use super::super::{catalog, wal_object};
 use super::plan::{Known, KnownObject, Piece};
 use super::{Gaps, local};
@@ -28,8 +25,6 @@ pub(super) struct Route {
     pub(super) store: ArchiveStore,
     pub(super) lease: Lease,
     pub(super) gaps: Gaps,
-    /// The last piece took longer to be compressed than to be put up.
-    pub(super) compression_is_slower: Arc<AtomicBool>,
 }
 
 impl Route {
@@ -39,13 +34,8 @@ impl Route {
         self.store.create(key, content).await
     }
 
-    /// Whether compressing with the usual effort takes longer than putting up what comes of it.
-    pub(super) fn is_compression_slower(&self) -> bool {
-        self.compression_is_slower.load(Ordering::Relaxed)
-    }
-
     /// Puts up a piece of WAL.
-    pub(super) async fn put(&self, piece: Piece, effort: Effort) -> Result<(), ArchiveError> {
+    pub(super) async fn put(&self, piece: Piece) -> Result<(), ArchiveError> {
         let (key, file, start_lsn, end_lsn) = match piece {
             Piece::Range(range) => (range.key(), range.file, range.start_lsn, range.end_lsn),
             Piece::Segment(file) => {
@@ -59,13 +49,8 @@ impl Route {
                 };
             }
         };
-        let began = Instant::now();
-        let content = self.encoded(file, start_lsn, end_lsn, effort).await?;
-        let compressed_in = began.elapsed() * if effort == Effort::Hasty { 2 } else { 1 };
-        let began = Instant::now();
-        let created = self.create(&key, content).await?;
-        self.compression_is_slower.store(compressed_in > began.elapsed(), Ordering::Relaxed);
-        match created {
+        let content = self.encoded(file, start_lsn, end_lsn).await?;
+        match self.create(&key, content).await? {
             Creation::Created => Ok(()),
             // sent before by a run that did not live to hear of it, or by a request whose answer was lost
             Creation::Exists => self.compare(&key, file, start_lsn, end_lsn - start_lsn, end_lsn).await,
@@ -86,7 +71,7 @@ impl Route {
     /// Says whether it is up as a whole.
     pub(super) async fn fold(&self, file: WalFileName) -> Result<bool, ArchiveError> {
         let result = async {
-            self.put(Piece::Segment(file), Effort::Usual).await?;
+            self.put(Piece::Segment(file)).await?;
             self.compare_known(Known::segment(file)).await
         };
         match result.await {
@@ -155,19 +140,13 @@ impl Route {
         identity.claim(&self.store).await
     }
 
-    async fn encoded(
-        &self,
-        file: WalFileName,
-        start: Lsn,
-        end: Lsn,
-        effort: Effort,
-    ) -> Result<Bytes, ArchiveError> {
+    async fn encoded(&self, file: WalFileName, start: Lsn, end: Lsn) -> Result<Bytes, ArchiveError> {
         let directory = Arc::clone(&self.directory);
         let work = move || {
             let wal = local::read(&directory, file, start, end)?;
             let failed =
                 |source| ArchiveError::file("compress file", directory.join(file.to_string()), source);
-            Ok(Bytes::from(wal_object::encode_with(&wal, effort).map_err(failed)?))
+            Ok(Bytes::from(wal_object::encode(&wal).map_err(failed)?))
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?
     }
