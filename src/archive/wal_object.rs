@@ -48,7 +48,7 @@ pub fn decode(content: &[u8], expected: u64) -> Result<Vec<u8>, WalObjectError> 
 }
 
 /// The content of an object whose name does not say how long it is.
-pub(super) fn decode_up_to(content: &[u8], max_len: u64) -> Result<Vec<u8>, WalObjectError> {
+pub fn decode_up_to(content: &[u8], max_len: u64) -> Result<Vec<u8>, WalObjectError> {
     // nothing at all would be no frame, and no error
     if content.is_empty() {
         return Err(WalObjectError::Decompress(io::ErrorKind::UnexpectedEof.into()));

@@ -1,7 +1,6 @@
 //! Objects become bytes again: fetched, checked and decompressed several at once, handed out in order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read as _;
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -12,8 +11,12 @@ use super::name::BackupName;
 use super::piece_writer::{MAX_PIECES_IN_MEMORY, PIECE_LEN, max_encoded_len};
 use super::record::{BackupRecord, StreamContent, StreamRecord};
 use super::sums::{self, Sum};
-use crate::archive::{ArchiveError, ArchiveStore};
+use crate::archive::{ArchiveError, ArchiveStore, wal_object};
 use crate::backup::ArchiveEvent;
+
+/// How many pieces are fetched at once: each may be there twice, as it is stored and as it was, and two more are on their way
+/// to the files.
+const MAX_IN_FLIGHT: usize = MAX_PIECES_IN_MEMORY - 2;
 
 /// What is known of all pieces of a backup: its list of checksums, compared with the record and complete.
 #[derive(Debug)]
@@ -112,7 +115,7 @@ impl BackupReader {
                 self.current = Some(Current::new(stream));
                 return Ok(Some(event));
             };
-            while current.next <= current.piece_count && current.in_flight.len() < MAX_PIECES_IN_MEMORY - 1 {
+            while current.next <= current.piece_count && current.in_flight.len() < MAX_IN_FLIGHT {
                 let piece = keys::piece_name(&current.stream_name, current.next);
                 let key = format!("{}{piece}", keys::data_prefix(&self.name));
                 let expected = self.sums.get(&piece).copied().unwrap_or_default();
@@ -181,8 +184,5 @@ async fn fetch(
 
 /// The bytes of a piece; `None` where it is none, or more than a piece may have.
 pub(super) fn decompress(content: &[u8]) -> Option<Vec<u8>> {
-    let decoder = zstd::stream::read::Decoder::with_buffer(content).ok()?;
-    let mut plain = Vec::with_capacity((content.len() * 4).min(PIECE_LEN));
-    decoder.take(PIECE_LEN as u64 + 1).read_to_end(&mut plain).ok()?;
-    (plain.len() <= PIECE_LEN).then_some(plain)
+    wal_object::decode_up_to(content, PIECE_LEN as u64).ok()
 }
