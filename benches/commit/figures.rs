@@ -73,7 +73,9 @@ impl Figures {
     ) -> Option<f64> {
         let mut values: Vec<f64> = self.0.get(&(situation, clients, contender))?.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        // of an even number of rounds the middle of the two
+        let middle = [values.len().checked_sub(1)? / 2, values.len() / 2];
+        Some(middle.map(|index| values[index]).iter().sum::<f64>() / 2.0)
     }
 
     fn situations(&self) -> Vec<Situation> {
