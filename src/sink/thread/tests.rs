@@ -277,18 +277,24 @@ fn slow_disk(directory: &std::path::Path) -> SlowDisk {
     SlowDisk(RealDisk::new(directory), Arc::default())
 }
 
-/// A disk that is full is waited for, which one that failed for another reason is not: so the reason must come through, also
-/// where a sync under way ends first and finds the writer of no use any more.
-#[tokio::test]
-async fn a_disk_that_is_full_while_it_syncs_is_told_to_be_full() {
-    let directory = tempfile::tempdir().unwrap();
-    let disk = slow_disk(directory.path());
+/// A stream that has begun, and where.
+async fn begun_on_slow_disk(directory: &std::path::Path) -> (SinkThread<SlowDisk>, Arc<Trouble>, Lsn) {
+    let disk = slow_disk(directory);
     let trouble = Arc::clone(&disk.1);
     let writer = SegmentWriter::open(disk, Layout::Archive).unwrap();
     let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
     sink.prepare(stamp()).await.unwrap();
     let start = Lsn::new(1 << 20);
     sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+    (sink, trouble, start)
+}
+
+/// A disk that is full is waited for, which one that failed for another reason is not: so the reason must come through, also
+/// where a sync under way ends first and finds the writer of no use any more.
+#[tokio::test]
+async fn a_disk_that_is_full_while_it_syncs_is_told_to_be_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut sink, trouble, start) = begun_on_slow_disk(directory.path()).await;
     let write =
         |number: u64| SinkCommand::Write { lsn: start + 3 * number, data: Bytes::from_static(b"WAL") };
     sink.push(write(0));
@@ -316,13 +322,7 @@ async fn a_disk_that_is_full_while_it_syncs_is_told_to_be_full() {
 #[tokio::test]
 async fn what_comes_together_is_written_in_one() {
     let directory = tempfile::tempdir().unwrap();
-    let disk = slow_disk(directory.path());
-    let trouble = Arc::clone(&disk.1);
-    let writer = SegmentWriter::open(disk, Layout::Archive).unwrap();
-    let mut sink = SinkThread::spawn(writer, SinkLimits::default()).unwrap();
-    sink.prepare(stamp()).await.unwrap();
-    let start = Lsn::new(1 << 20);
-    sink.begin(TimelineId::FIRST, stamp().segment_size, start).await.unwrap();
+    let (mut sink, trouble, start) = begun_on_slow_disk(directory.path()).await;
     let mut pushed = Vec::new();
     let mut push = |sink: &mut SinkThread<SlowDisk>, len: usize| {
         let (lsn, byte) = (start + pushed.len() as u64, 1 + pushed.len() as u8);
