@@ -37,7 +37,7 @@ fn backups_come_back_with_the_keys_that_they_were_written_with() {
         let content = fs::read(&object).expect("read an object");
         let path = object.to_string_lossy();
         let expected =
-            if path.contains(&text(&upon["name"])) { b"PGWKENC2\x02k2" } else { b"PGWKENC1\x02k1" };
+            if path.contains(&text(&upon["name"])) { b"PGWKENC2\x02k2" } else { b"PGWKENC2\x02k1" };
         assert!(content.starts_with(expected), "{path}");
     }
 
