@@ -290,11 +290,11 @@ impl Connection {
                 }
             }
             if let Poll::Ready(Err(error)) = self.poll_send(cx) {
-                // the server may have said why before it closed the connection
-                return match self.poll_fill(cx) {
-                    Poll::Ready(Ok(())) => continue,
-                    _ => Poll::Ready(Err(error)),
-                };
+                // the server may have said why before it closed the connection: what it said, or its end, is about to be readable
+                match ready!(self.poll_fill(cx)) {
+                    Ok(()) => continue,
+                    Err(_) => return Poll::Ready(Err(error)),
+                }
             }
             ready!(self.poll_fill(cx))?;
         }

@@ -111,6 +111,8 @@ async fn a_backup_may_begin_late_and_then_be_silent_for_some_minutes() {
 struct Dripping {
     bytes: std::vec::IntoIter<u8>,
     is_dry: bool,
+    /// Nobody reads what is written.
+    is_closed: bool,
 }
 
 impl AsyncRead for Dripping {
@@ -132,7 +134,7 @@ impl AsyncRead for Dripping {
 
 impl AsyncWrite for Dripping {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
+        Poll::Ready(if self.is_closed { Err(std::io::ErrorKind::BrokenPipe.into()) } else { Ok(bytes.len()) })
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -149,9 +151,27 @@ async fn a_copy_is_left_to_gather_each_time_that_all_of_it_was_taken() {
     const LEN: u32 = 2000;
     let (mut connection, _theirs) = connected();
     let bytes = message(b'd', &[0; LEN as usize]).into_iter();
-    connection.transport = Box::new(Dripping { bytes, is_dry: false });
+    connection.transport = Box::new(Dripping { bytes, is_dry: false, is_closed: false });
     connection.set_pace(Pace::Bulk);
     let begun = std::time::Instant::now();
     assert!(matches!(connection.next_message().await.unwrap(), BackendMessage::CopyData(_)));
     assert!(begun.elapsed() >= LEN * GATHER_PAUSE, "a pause for each byte");
+}
+
+/// What cannot be sent any more is told of by what the server said last, though that is not there at the moment.
+#[tokio::test]
+async fn a_server_that_has_gone_has_the_last_word() {
+    let last_word =
+        message(b'E', b"SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0");
+    for (bytes, is_told) in [(last_word, true), (Vec::new(), false)] {
+        let (mut connection, _theirs) = connected();
+        connection.transport =
+            Box::new(Dripping { bytes: bytes.into_iter(), is_dry: false, is_closed: true });
+        connection.outgoing().extend_from_slice(b"a status update");
+        match connection.next_message().await {
+            Err(ClientError::Server(error)) => assert!(is_told && error.is_fatal(), "{error}"),
+            Err(ClientError::Send(_)) => assert!(!is_told),
+            other => panic!("{other:?}"),
+        }
+    }
 }
