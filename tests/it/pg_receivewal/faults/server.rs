@@ -78,6 +78,8 @@ fn a_shutdown_is_not_delayed() {
     let directory = dir.subdir("ours", 0o700);
     let mut running = ours(&dir).args(["-v", "-n", "-d", &conninfo(&cluster), "-D"]).arg(&directory).spawn();
     running.wait_for_stderr("starting log streaming");
+    // which it says before the server has begun to
+    cluster.wait_for("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'", "1");
     let before = Instant::now();
     cluster.stop(Stop::Fast);
     assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
