@@ -44,9 +44,11 @@ use crate::handover::{Handover, Work};
 use crate::pg::{Lsn, TimelineId, WalSegmentSize};
 
 mod beside;
+mod gathered;
 mod turns;
 
 use beside::Beside;
+use gathered::Gathered;
 
 /// A [`SegmentWriter`] on a thread. Dropped, it finishes what is queued.
 #[derive(Debug)]
@@ -63,9 +65,7 @@ pub struct SinkThread<D: Disk> {
     /// A sync was left there, and nothing was told of it since.
     asked_here: bool,
     /// What was pushed last and follows one upon the other, to be written at once, and in one.
-    gathered: Vec<Bytes>,
-    gathered_lsn: Lsn,
-    gathered_len: usize,
+    gathered: Gathered,
 }
 
 /// WAL shares the memory it was received into, a large piece; fewer bytes than this, waiting for the disk, must not
@@ -352,9 +352,7 @@ where
             checker: None,
             handover: None,
             asked_here: false,
-            gathered: Vec::new(),
-            gathered_lsn: Lsn::INVALID,
-            gathered_len: 0,
+            gathered: Gathered::default(),
         })
     }
 
@@ -432,33 +430,28 @@ where
 
     /// Keeps what is to be written behind what is kept already.
     fn gather(&mut self, lsn: Lsn, data: Bytes) {
-        let follows = self.gathered_lsn + self.gathered_len as u64 == lsn;
-        if !follows || self.gathered_len + data.len() >= MAX_AT_ONCE_LEN {
+        if !self.gathered.can_take(lsn, data.len(), MAX_AT_ONCE_LEN) {
             self.write_gathered();
         }
-        if self.gathered.is_empty() {
-            self.gathered_lsn = lsn;
-        }
-        self.gathered_len += data.len();
-        self.gathered.push(data);
+        self.gathered.push(lsn, data);
     }
 
     /// Writes what is kept, or leaves it to the thread.
     fn write_gathered(&mut self) {
-        if self.gathered.is_empty() || self.writes_at_once() {
-            self.gathered.clear();
-            self.gathered_len = 0;
+        if self.gathered.is_empty() {
             return;
         }
-        self.gathered_len = 0;
-        let mut lsn = self.gathered_lsn;
-        for mut data in std::mem::take(&mut self.gathered) {
-            let len = data.len();
-            if len < MIN_SHARED_LEN {
-                data = Bytes::copy_from_slice(&data);
+        if self.writes_at_once() {
+            self.gathered.clear();
+            return;
+        }
+        for mut command in self.gathered.take_commands() {
+            if let SinkCommand::Write { data, .. } = &mut command
+                && data.len() < MIN_SHARED_LEN
+            {
+                *data = Bytes::copy_from_slice(data);
             }
-            self.push_job(Job::Command(SinkCommand::Write { lsn, data }));
-            lsn = lsn + len as u64;
+            self.push_job(Job::Command(command));
         }
     }
 
@@ -471,9 +464,9 @@ where
         }
         drop(state);
         let Ok(mut writer) = self.shared.writer.try_lock() else { return false };
-        match writer.write_at_once(self.gathered_lsn, &self.gathered) {
+        match writer.write_at_once(self.gathered.lsn(), self.gathered.chunks()) {
             Ok(false) => return false,
-            Ok(true) => self.shared.lock().written_lsn = self.gathered_lsn + self.gathered_len as u64,
+            Ok(true) => self.shared.lock().written_lsn = self.gathered.end_lsn(),
             Err(error) => {
                 // while the writer is held: a sync that ends after this finds it poisoned, and could not say by what
                 self.shared.lock().error.get_or_insert(error);
@@ -609,11 +602,8 @@ where
 
 impl<D: Disk> Drop for SinkThread<D> {
     fn drop(&mut self) {
-        let mut lsn = self.gathered_lsn;
         let mut state = self.shared.lock();
-        for data in self.gathered.drain(..) {
-            let command = SinkCommand::Write { lsn, data };
-            lsn = lsn + command.len() as u64;
+        for command in self.gathered.take_commands() {
             state.queued_bytes += command.weight();
             state.jobs.push_back(Job::Command(command));
         }

@@ -31,7 +31,7 @@ pub struct LeaseRecord {
     pub beat: u64,
     /// It has gone, and does not come back.
     pub ended: bool,
-    /// Before that it had put up all that it had received.
+    /// When it went, its directory had nothing that the archive does not have.
     #[serde(default)]
     pub archived_all: bool,
 }
@@ -74,11 +74,6 @@ impl LeaseRecord {
             ended: false,
             archived_all: false,
         }
-    }
-
-    /// Whether its directory had nothing that the archive does not have.
-    pub fn has_archived_all(&self) -> bool {
-        self.ended && self.archived_all
     }
 
     /// How long it holds after it was heard of.

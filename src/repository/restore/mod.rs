@@ -169,7 +169,7 @@ pub async fn select(request: &RestoreRequest) -> Result<Selection, TargetError> 
 /// Says where the last receiver may have had WAL that is not in the archive. Not to know is no obstacle.
 async fn tell_of_more(store: &ArchiveStore) {
     match lease::last_holder(store).await {
-        Ok(Some(holder)) if !holder.has_archived_all() => tracing::warn!(
+        Ok(Some(holder)) if !holder.archived_all => tracing::warn!(
             "a receiver has not said that it has archived all: {holder}; what only its directory has is not restored"
         ),
         Ok(_) => {}
