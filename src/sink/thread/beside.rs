@@ -1,15 +1,17 @@
 //! Threads that sync, one beside the other, while the disk is slow.
 //!
-//! On a disk that takes longer than [`QUICK_SYNC`], whoever asks for a flush finds a thread that does not wait for the syncs
+//! On a disk that takes longer than [`QUICK_SYNC`](super::shared::QUICK_SYNC), whoever asks for a flush finds a thread that does not wait for the syncs
 //! before it. Each tells how far the stream is durable by its own sync alone: that began after all before that position was
 //! written, and `fdatasync` returns when everything written before it is durable, whoever else was about to write it out. So
 //! the furthest of them is true, in whatever order they end. One that fails is the end for all: what others tell after it
 //! was durable all the same, because each has a descriptor of its own, and is told of every error by itself.
 //!
-//! The sink's thread meanwhile writes what is too much to be [written at once](SegmentWriter::write_at_once). It seals
+//! The sink's thread meanwhile writes what is too much to be [written at once](super::super::SegmentWriter::write_at_once). It seals
 //! segments, and whatever else it is asked to do, when none of these threads is at work.
 
-use super::{Disk, Shared, State, SyncMark, Syncing, Verification};
+use super::super::disk::Disk;
+use super::super::unverified_segment::Verification;
+use super::shared::{Shared, State, SyncMark, Syncing};
 
 /// So many syncs may run at a time. With few, most commits come while all of them are at work; more than these the disk
 /// would put together anyhow. They are threads that sleep, and are started when the disk is slow for the first time.

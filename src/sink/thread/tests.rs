@@ -1,7 +1,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::super::disk::{DiskFile, OpenMode};
 use super::super::{Layout, RealDisk, RealFile};
+use super::shared::QUICK_SYNC;
 use super::*;
 use crate::pg::SystemIdentifier;
 

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 
+use super::super::disk::Disk;
 use super::super::error::SinkError;
 use super::super::flushed::FlushedLsn;
 use super::super::queue::Batch;
 use super::super::segment_writer::SegmentWriter;
 use super::super::unverified_segment::Verification;
-use super::{Disk, Job, Shared, State, Syncing, beside};
+use super::beside;
+use super::shared::{Job, Shared, State, Syncing};
 
 /// What the sink's thread does next.
 enum Turn<D: Disk> {
