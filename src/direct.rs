@@ -1,4 +1,4 @@
-//! Large writes past the page cache.
+//! Large writes, and reads, past the page cache.
 //!
 //! A receiver that catches up, and a base backup, write more than anybody will soon read. Through the page cache every
 //! byte costs a page to find, a copy into it, and its writing back later: several times what receiving it costs, and
@@ -8,12 +8,13 @@
 //! through the page cache. The kernel keeps the two coherent, and both are durable only after `fdatasync`.
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 /// A multiple of the logical block of every device.
 pub(crate) const BLOCK_LEN: u64 = 4096;
@@ -262,6 +263,47 @@ impl<'a> Pieces<'a> {
     }
 }
 
+/// Fills `buffer` from `offset`: from the page cache what is there, and past it what is not, where the buffer is aligned for that.
+/// Meanwhile nobody else may use this descriptor.
+pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    if buffer.len() as u64 >= MIN_LEN && is_aligned(buffer) && offset.is_multiple_of(BLOCK_LEN) {
+        done = read_blocks(file, buffer, offset)?;
+    }
+    file.read_exact_at(&mut buffer[done..], offset + done as u64)
+}
+
+/// Reads whole blocks, as far as the file system lets it, and they are not in the page cache. Says how many bytes they are.
+fn read_blocks(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut first = [0; 1];
+    // it is there, or the kernel cannot tell
+    if preadv2(file, &mut [IoSliceMut::new(&mut first)], offset, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
+    {
+        return Ok(0);
+    }
+    let whole_len = buffer.len() / BLOCK_LEN as usize * BLOCK_LEN as usize;
+    let flags = fcntl_getfl(file)?;
+    if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+        return Ok(0);
+    }
+    let mut done = 0;
+    let read = loop {
+        match rustix::io::pread(file, &mut buffer[done..whole_len], offset + done as u64) {
+            // the file's end, or nearly
+            Ok(count) if count == 0 || count % BLOCK_LEN as usize != 0 => break Ok(done + count),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => break Ok(done),
+            Err(error) => break Err(error.into()),
+        }
+        if done == whole_len {
+            break Ok(done);
+        }
+    };
+    fcntl_setfl(file, flags)?;
+    read
+}
+
 fn is_aligned(slice: &[u8]) -> bool {
     slice.as_ptr().addr().is_multiple_of(BLOCK_LEN as usize)
 }
@@ -287,6 +329,33 @@ mod tests {
                 read.extend(buffer);
             }
             assert_eq!(read, plain);
+        }
+    }
+
+    /// In the page cache or not, aligned or not, up to the file's end and beyond.
+    #[test]
+    fn reads_what_is_there() {
+        let content: Vec<u8> = (0..MIN_LEN as usize * 3 + 77).map(|index| (index * 7 / 3) as u8).collect();
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = directory.path().join("f");
+        std::fs::write(&path, &content).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        for offset in [0, 1, BLOCK_LEN, MIN_LEN] {
+            let mut memory = vec![0; content.len() + BLOCK_LEN as usize];
+            let aligned = memory.as_ptr().align_offset(BLOCK_LEN as usize);
+            for start in [aligned, aligned + 1] {
+                for len in [10, MIN_LEN as usize, content.len() - offset as usize] {
+                    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                    let buffer = &mut memory[start..][..len];
+                    buffer.fill(0);
+                    read_exact_at(&file, buffer, offset).unwrap();
+                    assert!(*buffer == content[offset as usize..][..len], "{len} from {offset}");
+                }
+            }
+            let beyond =
+                read_exact_at(&file, &mut memory[aligned..][..content.len() - offset as usize + 1], offset);
+            assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         }
     }
 }

@@ -62,7 +62,7 @@ mod tests {
         let timeline = |number: u32| TimelineId::new(number).unwrap();
         let two = "1\t0/500100\tno recovery target specified\n";
         let four = format!("{two}\n2\t0/700100\tbefore 2026-01-01 00:00:00+00\n");
-        let content = Bytes::from(wal_object::encode(four.as_bytes()).unwrap());
+        let content = wal_object::encode(four.as_bytes()).unwrap();
         store.create(&layout::history_key(timeline(4)), content).await.unwrap();
         assert_eq!(history(&store, timeline(2)).await.unwrap(), Some(Bytes::from(two)));
         // no ancestor of the fourth; and the fourth has its own

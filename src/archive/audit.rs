@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::buffers::Buffer;
 use super::catalog::{self, Catalog, TimelineContent};
 use super::envelope::EnvelopeError;
 use super::error::ArchiveError;
@@ -213,7 +214,7 @@ impl Walk<'_> {
         }
     }
 
-    async fn read(&mut self, object: &Object) -> Result<Option<Vec<u8>>, ArchiveError> {
+    async fn read(&mut self, object: &Object) -> Result<Option<Buffer>, ArchiveError> {
         let len = object.end_lsn - object.start_lsn;
         let content = match self.store.read(&object.key, wal_object::max_encoded_len(len)).await {
             Ok(Some(content)) => content,
@@ -307,7 +308,7 @@ mod tests {
                 bytes[20_000] ^= 1;
             }
             if remove != Some(index) {
-                store.create(&key, Bytes::from(wal_object::encode(&bytes).unwrap())).await.unwrap();
+                store.create(&key, wal_object::encode(&bytes).unwrap()).await.unwrap();
             }
         }
         audit(&store).await.unwrap()

@@ -135,7 +135,7 @@ pub async fn read_history(
     let (mut key, max_len) = (layout::history_key(timeline), TimelineHistory::MAX_LEN as u64);
     let content = match store.read(&key, wal_object::max_encoded_len(max_len)).await? {
         Some(content) => match wal_object::decode_up_to(&content, max_len) {
-            Ok(content) => content.into(),
+            Ok(content) => content.into_bytes(),
             Err(source) => return Err(ArchiveError::Damaged { key, source }),
         },
         None => {
@@ -205,7 +205,7 @@ mod tests {
         let text = b"1\t0/500100\tno recovery target specified\n";
         let content = wal_object::encode(text).unwrap();
         for index in 0..content.len() {
-            let mut flipped = content.clone();
+            let mut flipped = content.to_vec();
             flipped[index] ^= 1;
             for damaged in [flipped, content[..index].to_vec()] {
                 let store = ArchiveStore::over(Arc::new(InMemory::new()), "db");

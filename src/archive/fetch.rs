@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::asking_server::AskingServer;
+use super::buffers::Buffer;
 use super::error::ArchiveError;
 use super::gap;
 use super::identity::ClusterIdentity;
@@ -64,15 +65,16 @@ pub async fn fetch(
     at_gap: AtGap,
 ) -> Result<Fetched, ArchiveError> {
     let identity = ClusterIdentity::of(store).await?;
-    let (content, fetched) = if let Some(timeline) = history_of(name) {
-        match catalog::read_history(store, timeline).await? {
-            Some((_, content)) => (content.to_vec(), Fetched::History),
-            None => match ancestry::history(store, timeline).await? {
-                Some(content) => (content.to_vec(), Fetched::History),
-                None => return Ok(Fetched::Nothing),
-            },
-        }
-    } else if let Ok(file) = WalFileName::parse(name, identity.segment_size) {
+    if let Some(timeline) = history_of(name) {
+        let content = match catalog::read_history(store, timeline).await? {
+            Some((_, content)) => Some(content),
+            None => ancestry::history(store, timeline).await?,
+        };
+        let Some(content) = content else { return Ok(Fetched::Nothing) };
+        write_durably(target, &content)?;
+        return Ok(Fetched::History);
+    }
+    let (wal, fetched) = if let Ok(file) = WalFileName::parse(name, identity.segment_size) {
         let found = match read_segment(store, file).await? {
             Some(found) => Some(with_ancestors(store, file, found).await?),
             None => None,
@@ -100,7 +102,7 @@ pub async fn fetch(
     } else {
         return Ok(Fetched::Nothing);
     };
-    write_durably(target, &content)?;
+    write_durably(target, &wal)?;
     Ok(fetched)
 }
 
@@ -110,10 +112,10 @@ fn history_of(name: &str) -> Option<TimelineId> {
 }
 
 /// A segment, full-length, and up to where the archive has it; `None` where it has nothing of it.
-pub async fn read_segment(
+pub(crate) async fn read_segment(
     store: &ArchiveStore,
     file: WalFileName,
-) -> Result<Option<(Vec<u8>, Lsn)>, ArchiveError> {
+) -> Result<Option<(Buffer, Lsn)>, ArchiveError> {
     let (segment, len) = (file.segment, file.segment.size().as_u64());
     for _ in 0..ATTEMPTS {
         if let Some(wal) = read_whole(store, file).await? {
@@ -122,11 +124,11 @@ pub async fn read_segment(
         let parts = store.list(&layout::segment_ranges_prefix(file)).await?;
         let parts = parts.iter().filter_map(|part| SegmentRange::parse(&part.key, segment.size()));
         let parts = layout::counted(parts.filter(|part| part.file == file).collect());
-        let mut wal = Vec::with_capacity(if parts.is_empty() { 0 } else { len as usize });
-        if !read_parts(store, segment.start_lsn(), &parts, &mut wal).await? {
+        let mut wal = Buffer::take(if parts.is_empty() { 0 } else { len as usize });
+        let Some(read_len) = read_parts(store, segment.start_lsn(), &parts, &mut wal).await? else {
             continue;
-        }
-        let end_lsn = segment.start_lsn() + wal.len() as u64;
+        };
+        let end_lsn = segment.start_lsn() + read_len as u64;
         // its parts may have been removed between the two looks; the whole was there before that
         if end_lsn < segment.end_lsn()
             && let Some(wal) = read_whole(store, file).await?
@@ -136,7 +138,7 @@ pub async fn read_segment(
         if parts.is_empty() {
             return Ok(None);
         }
-        wal.resize(len as usize, 0);
+        wal[read_len..].fill(0);
         return Ok(Some((wal, end_lsn)));
     }
     let (timeline, from) = (file.timeline, segment.start_lsn());
@@ -148,8 +150,8 @@ pub async fn read_segment(
 async fn with_ancestors(
     store: &ArchiveStore,
     file: WalFileName,
-    (mut wal, mut end_lsn): (Vec<u8>, Lsn),
-) -> Result<(Vec<u8>, Lsn), ArchiveError> {
+    (mut wal, mut end_lsn): (Buffer, Lsn),
+) -> Result<(Buffer, Lsn), ArchiveError> {
     let start_lsn = file.segment.start_lsn();
     if end_lsn == file.segment.end_lsn() {
         return Ok((wal, end_lsn));
@@ -177,7 +179,7 @@ async fn with_ancestors(
 }
 
 /// The segment's own object, if there is one.
-async fn read_whole(store: &ArchiveStore, file: WalFileName) -> Result<Option<Vec<u8>>, ArchiveError> {
+async fn read_whole(store: &ArchiveStore, file: WalFileName) -> Result<Option<Buffer>, ArchiveError> {
     let content = read_whole_object(store, file).await?;
     content.map(|content| decode_whole(file, &content)).transpose()
 }
@@ -191,18 +193,19 @@ pub(super) async fn read_whole_object(
 }
 
 /// The WAL in it.
-pub(super) fn decode_whole(file: WalFileName, content: &[u8]) -> Result<Vec<u8>, ArchiveError> {
+pub(super) fn decode_whole(file: WalFileName, content: &[u8]) -> Result<Buffer, ArchiveError> {
     let wal = wal_object::decode(content, file.segment.size().as_u64());
     wal.map_err(|source| ArchiveError::Damaged { key: layout::segment_key(file), source })
 }
 
-/// Reads parts one behind the other, as far as there is no gap. `false`: one of them has just been removed.
+/// Reads parts one behind the other, as far as there is no gap, and says how long they are together; `None`: one of them has just
+/// been removed.
 async fn read_parts(
     store: &ArchiveStore,
     start_lsn: Lsn,
     parts: &[SegmentRange],
-    wal: &mut Vec<u8>,
-) -> Result<bool, ArchiveError> {
+    wal: &mut [u8],
+) -> Result<Option<usize>, ArchiveError> {
     let mut reached = start_lsn;
     let mut needed = Vec::new();
     for part in parts {
@@ -223,13 +226,16 @@ async fn read_parts(
         }
     };
     let mut contents = stream::iter(needed.into_iter().map(read)).buffered(PARTS_AT_ONCE);
+    let mut read_len = 0;
     while let Some(content) = contents.try_next().await? {
-        let Some((key, content, part_len, known_len)) = content else { return Ok(false) };
+        let Some((key, content, part_len, known_len)) = content else { return Ok(None) };
         let decoded = wal_object::decode(&content, part_len);
         let decoded = decoded.map_err(|source| ArchiveError::Damaged { key, source })?;
-        wal.extend_from_slice(&decoded[known_len..]);
+        let new = &decoded[known_len..];
+        wal[read_len..read_len + new.len()].copy_from_slice(new);
+        read_len += new.len();
     }
-    Ok(true)
+    Ok(Some(read_len))
 }
 
 /// Under another name first: what a crash leaves under the final one would be taken for the whole file.
@@ -287,7 +293,7 @@ mod tests {
     }
 
     /// A segment's parts become the segment just before the request of this number.
-    async fn folded_before(request: usize) -> (Vec<u8>, Vec<u8>) {
+    async fn folded_before(request: usize) -> (Buffer, Vec<u8>) {
         let size = WalSegmentSize::from_bytes(MIB).unwrap();
         let file = WalFileName { timeline: TimelineId::FIRST, segment: size.segment_at(Lsn::new(5 * MIB)) };
         let wal: Vec<u8> = (0..MIB).map(|at| (at / 9) as u8 | 1).collect();
@@ -296,7 +302,7 @@ mod tests {
             |(start_lsn, end_lsn)| SegmentRange { file, start_lsn, end_lsn, generation: Generation::FIRST },
         );
         let (requests, plain) = (AtomicUsize::new(0), Arc::new(OnceCell::<ArchiveStore>::new()));
-        let (inner, whole) = (Arc::clone(&plain), Bytes::from(wal_object::encode(&wal).unwrap()));
+        let (inner, whole) = (Arc::clone(&plain), wal_object::encode(&wal).unwrap());
         let (store, direct) = HookedStore::archive(move |verb, _| {
             let number = requests.fetch_add(usize::from(verb != Verb::Create), Ordering::Relaxed);
             let (inner, whole) = (Arc::clone(&inner), whole.clone());
@@ -314,7 +320,7 @@ mod tests {
         for part in parts {
             let from = (part.start_lsn - file.segment.start_lsn()) as usize;
             let content = wal_object::encode(&wal[from..from + part.wal_len() as usize]).unwrap();
-            direct.create(&part.key(), Bytes::from(content)).await.unwrap();
+            direct.create(&part.key(), content).await.unwrap();
         }
         plain.set(direct).unwrap();
         let (found, end_lsn) = read_segment(&store, file).await.unwrap().expect("the segment is there");
@@ -326,7 +332,7 @@ mod tests {
     async fn a_segment_that_becomes_whole_meanwhile_is_neither_absent_nor_zeros() {
         for request in 0..5 {
             let (found, wal) = folded_before(request).await;
-            assert!(found == wal, "folded before request {request}");
+            assert!(found[..] == wal, "folded before request {request}");
         }
     }
 
@@ -342,11 +348,11 @@ mod tests {
             let file = WalFileName { timeline, segment: size.segment_at(start) };
             let end_lsn = start + len as u64;
             let part = SegmentRange { file, start_lsn: start, end_lsn, generation: Generation::FIRST };
-            let content = Bytes::from(wal_object::encode(&wal[..len]).unwrap());
+            let content = wal_object::encode(&wal[..len]).unwrap();
             store.create(&part.key(), content).await.unwrap();
         };
         let second = TimelineId::new(2).unwrap();
-        let history = Bytes::from(wal_object::encode(b"1\t0/500200\tno reason\n").unwrap());
+        let history = wal_object::encode(b"1\t0/500200\tno reason\n").unwrap();
         store.create(&layout::history_key(second), history).await.unwrap();
         put(1, 1000).await;
         put(2, 100).await;
@@ -366,7 +372,7 @@ mod tests {
         let (start_lsn, len) = (file.segment.start_lsn(), 700_000);
         let end_lsn = start_lsn + len as u64;
         let part = SegmentRange { file, start_lsn, end_lsn, generation: Generation::FIRST };
-        let content = Bytes::from(wal_object::encode(&wal[..len]).unwrap());
+        let content = wal_object::encode(&wal[..len]).unwrap();
         store.create(&part.key(), content).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let (target, own) = (directory.path().join("RECOVERYXLOG"), directory.path().join(file.to_string()));
@@ -415,7 +421,7 @@ mod tests {
                 }
                 false => (layout::segment_key(file), wal.len()),
             };
-            let content = Bytes::from(wal_object::encode(&wal[..len]).unwrap());
+            let content = wal_object::encode(&wal[..len]).unwrap();
             store.create(&key, content).await.unwrap();
             let refused = fetch(&store, &file.to_string(), &target, AtGap::Fail).await;
             assert!(matches!(refused, Err(ArchiveError::OtherSegment { .. })), "{refused:?}");

@@ -167,7 +167,7 @@ mod tests {
         }
         if let Some(switch) = switch {
             let history = format!("1\t{switch}\tno reason\n");
-            let history = Bytes::from(wal_object::encode(history.as_bytes()).unwrap());
+            let history = wal_object::encode(history.as_bytes()).unwrap();
             store.create(&layout::history_key(TimelineId::new(2).unwrap()), history).await.unwrap();
         }
         store

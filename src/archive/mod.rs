@@ -9,6 +9,7 @@
 mod ancestry;
 mod asking_server;
 pub mod audit;
+mod buffers;
 pub mod catalog;
 mod check;
 pub mod envelope;
@@ -36,6 +37,7 @@ pub mod wal_object;
 
 pub use asking_server::AskingServer;
 pub use audit::audit;
+pub(crate) use buffers::Buffer;
 pub use catalog::{Catalog, Stretch, TimelineContent};
 pub use error::ArchiveError;
 pub use fetch::{AtGap, Fetched, fetch};

@@ -276,7 +276,6 @@ async fn keep(
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
     use object_store::memory::InMemory;
 
     use super::super::testing::segment_beginning;
@@ -310,7 +309,7 @@ mod tests {
         identity().claim(&store).await.unwrap();
         for number in segments {
             let content = wal_object::encode(&segment(number)).unwrap();
-            store.create(&layout::segment_key(file(number)), Bytes::from(content)).await.unwrap();
+            store.create(&layout::segment_key(file(number)), content).await.unwrap();
         }
         store
     }

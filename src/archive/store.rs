@@ -12,15 +12,20 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::{
+    Error, GetResult, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
+    PutPayload,
+};
 use tokio::sync::OnceCell;
 
+use super::buffers::{self, Buffer};
 use super::envelope::{self, EnvelopeError};
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
 use super::keyring::Keyring;
 use super::layout::{self, LEASE_PREFIX, PROBE_PREFIX};
 use super::store_url::{Access, ArchiveUrl};
+use crate::direct;
 use crate::pg::SystemIdentifier;
 
 /// The objects below one prefix of a store.
@@ -169,7 +174,7 @@ impl ArchiveStore {
         if len > max_len {
             return Err(ArchiveError::TooLong { key: key.to_owned(), len, max_len });
         }
-        let content = found.bytes().await.map_err(|error| self.failed("read", key, error))?;
+        let content = gathered(found, len).await.map_err(|error| self.failed("read", key, error))?;
         if content.len() as u64 != len {
             let found = content.len() as u64;
             return Err(ArchiveError::Short { key: key.to_owned(), found, expected: len });
@@ -314,6 +319,39 @@ impl ArchiveStore {
             return Some(whole.to_owned());
         }
         whole.strip_prefix(self.prefix.as_ref())?.strip_prefix('/').map(ToOwned::to_owned)
+    }
+}
+
+/// The content of an object of `len` bytes, a long one in a [`Buffer`]; more or less where it is not as long.
+async fn gathered(found: GetResult, len: u64) -> object_store::Result<Bytes> {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    if len < buffers::LONG_LEN {
+        return found.bytes().await;
+    }
+    match found.payload {
+        GetResultPayload::File(file, path) => {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut content = Buffer::take(len);
+                direct::read_exact_at(&file, &mut content, 0).map(|()| content.into_bytes())
+            });
+            let failed = |source| Error::Generic { store: "LocalFileSystem", source };
+            let read = read.await.map_err(|error| failed(Box::new(error)))?;
+            read.map_err(|error| failed(format!("could not read {}: {error}", path.display()).into()))
+        }
+        GetResultPayload::Stream(mut chunks) => {
+            let (mut content, mut content_len) = (Buffer::take(len), 0);
+            while let Some(chunk) = chunks.try_next().await? {
+                let end = content_len + chunk.len();
+                let Some(place) = content.get_mut(content_len..end) else {
+                    // that it is longer is all that counts
+                    return Ok(Bytes::from([&content[..content_len], &chunk].concat()));
+                };
+                place.copy_from_slice(&chunk);
+                content_len = end;
+            }
+            content.truncate(content_len);
+            Ok(content.into_bytes())
+        }
     }
 }
 

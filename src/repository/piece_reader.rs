@@ -11,7 +11,7 @@ use super::name::BackupName;
 use super::piece_writer::{MAX_PIECES_IN_MEMORY, PIECE_LEN, max_encoded_len};
 use super::record::{BackupRecord, StreamContent, StreamRecord};
 use super::sums::{self, Sum};
-use crate::archive::{ArchiveError, ArchiveStore, wal_object};
+use crate::archive::{ArchiveError, ArchiveStore, Buffer, wal_object};
 use crate::backup::ArchiveEvent;
 
 /// How many pieces are fetched at once: each may be there twice, as it is stored and as it was, and two more are on their way
@@ -179,10 +179,10 @@ async fn fetch(
         }
         decompress(&content).ok_or("it cannot be decompressed")
     });
-    plain.await.map_err(RepositoryError::Panicked)?.map(Bytes::from).map_err(damaged)
+    plain.await.map_err(RepositoryError::Panicked)?.map(Buffer::into_bytes).map_err(damaged)
 }
 
 /// The bytes of a piece; `None` where it is none, or more than a piece may have.
-pub(super) fn decompress(content: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn decompress(content: &[u8]) -> Option<Buffer> {
     wal_object::decode_up_to(content, PIECE_LEN as u64).ok()
 }

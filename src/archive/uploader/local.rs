@@ -5,10 +5,12 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use super::super::buffers::Buffer;
 use super::super::error::ArchiveError;
 use super::super::file::ArchivedFile;
 use super::super::layout::{self, WAL_PREFIX};
 use crate::compression::CompressionMethod;
+use crate::direct;
 use crate::pg::wal_page::{LONG_PAGE_HEADER_LEN, SHORT_PAGE_HEADER_LEN, WalPageHeader, WalSegmentHeader};
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 use crate::sink::ClusterStamp;
@@ -162,10 +164,11 @@ pub(super) fn read(
     file: WalFileName,
     start: Lsn,
     end: Lsn,
-) -> Result<Vec<u8>, ArchiveError> {
+) -> Result<Buffer, ArchiveError> {
     let opened = open(directory, file)?;
-    let mut wal = vec![0; usize::try_from(end - start).unwrap_or(usize::MAX)];
-    let read = opened.read_exact_at(&mut wal, start - file.segment.start_lsn());
+    let mut wal = Buffer::take(usize::try_from(end - start).unwrap_or(usize::MAX));
+    // what was received as fast as it came is on the device, and nowhere else
+    let read = direct::read_exact_at(&opened, &mut wal, start - file.segment.start_lsn());
     read.map_err(|source| ArchiveError::file("read file", directory.join(file.to_string()), source))?;
     Ok(wal)
 }
@@ -245,7 +248,7 @@ mod tests {
         assert_eq!(data_end(directory.path(), unfinished).unwrap(), unfinished.segment.start_lsn() + 104);
         assert!(read_history(directory.path(), second).is_ok());
         let start = unfinished.segment.start_lsn();
-        assert_eq!(read(directory.path(), unfinished, start + 98, start + 102).unwrap(), [1, 1, 0, 0]);
+        assert_eq!(read(directory.path(), unfinished, start + 98, start + 102).unwrap()[..], [1, 1, 0, 0]);
         let missing = WalFileName { segment: unfinished.segment.next(), ..unfinished };
         assert!(matches!(read(directory.path(), missing, start, start + 1), Err(ArchiveError::Hole { .. })));
     }

@@ -112,7 +112,7 @@ impl Route {
         let mut found = catalog::read_history(&self.store, timeline).await?;
         if found.is_none() {
             let failed = |source| ArchiveError::file("compress file", self.directory.join(&key), source);
-            let content = Bytes::from(wal_object::encode(&history).map_err(failed)?);
+            let content = wal_object::encode(&history).map_err(failed)?;
             if self.create(&key, content).await? == Creation::Created {
                 return Ok(());
             }
@@ -146,7 +146,7 @@ impl Route {
             let wal = local::read(&directory, file, start, end)?;
             let failed =
                 |source| ArchiveError::file("compress file", directory.join(file.to_string()), source);
-            Ok(Bytes::from(wal_object::encode(&wal).map_err(failed)?))
+            wal_object::encode(&wal).map_err(failed)
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?
     }
@@ -171,7 +171,7 @@ impl Route {
         let (wal, found) = compared?;
         let key = key.to_owned();
         match found {
-            Ok(found) if found.starts_with(&wal) => Ok(()),
+            Ok(found) if found.starts_with(&wal[..]) => Ok(()),
             Ok(_) => Err(ArchiveError::Conflict { key }),
             Err(source) => Err(ArchiveError::Damaged { key, source }),
         }

@@ -208,7 +208,7 @@ async fn nothing_is_written_over_and_other_content_ends_it() {
     scene.write(1, 3, 100);
     let content = super::super::wal_object::encode(&Scene::wal(1, 9, MIB)).unwrap();
     let key = layout::segment_key(file(1, 4));
-    scene.store.create(&key, Bytes::from(content)).await.unwrap();
+    scene.store.create(&key, content).await.unwrap();
     scene.write(1, 4, MIB);
     // the archive has segment 4, but not what comes before it
     scene.start();
@@ -295,7 +295,7 @@ async fn what_another_server_put_up_does_not_count() {
         let (key, len) =
             if whole { (layout::segment_key(file(2, 3)), MIB) } else { (range.key(), range.wal_len()) };
         let content = super::super::wal_object::encode(&other[..len as usize]).unwrap();
-        scene.store.create(&key, Bytes::from(content)).await.unwrap();
+        scene.store.create(&key, content).await.unwrap();
         std::fs::write(scene.path("00000002.history"), "1\t0/301000\tno recovery target specified\n")
             .unwrap();
         scene.write(2, 3, MIB);
@@ -313,7 +313,7 @@ async fn a_whole_segment_of_another_server_is_noticed_before_anything_in_it_is_a
     let mut scene = Scene::new();
     let key = layout::segment_key(file(1, 4));
     let content = super::super::wal_object::encode(&Scene::wal(9, 4, MIB)).unwrap();
-    scene.store.create(&key, Bytes::from(content)).await.unwrap();
+    scene.store.create(&key, content).await.unwrap();
     scene.write(1, 3, MIB);
     scene.write(1, 4, 800);
     scene.start();
@@ -335,9 +335,9 @@ async fn parts_stay_until_their_segment_can_be_read() {
         generation: Generation::FIRST,
     };
     let content = super::super::wal_object::encode(&Scene::wal(1, 3, MIB)).unwrap();
-    let mut damaged = content.clone();
+    let mut damaged = content.to_vec();
     damaged[content.len() / 2] ^= 0xff;
-    scene.store.create(&range.key(), Bytes::from(content)).await.unwrap();
+    scene.store.create(&range.key(), content).await.unwrap();
     scene.store.create(&layout::segment_key(file(1, 3)), Bytes::from(damaged)).await.unwrap();
     scene.write(1, 3, MIB);
     scene.write(1, 4, 100);
@@ -493,7 +493,7 @@ async fn segments_that_are_not_this_clusters_are_not_put_up() {
         assert!(scene.keys("wal/").await.is_empty());
         // what is up already is the archive's business
         let content = super::super::wal_object::encode(&Scene::wal(1, 2, MIB)).unwrap();
-        scene.store.create(&layout::segment_key(file(1, 2)), Bytes::from(content)).await.unwrap();
+        scene.store.create(&layout::segment_key(file(1, 2)), content).await.unwrap();
         scene.start();
         scene.flushed(1, 3 * MIB + 800);
         let finished = scene.finish().await;

@@ -2,7 +2,7 @@
 
 use super::error::TargetError;
 use super::target::{Candidate, Candidates, search_start};
-use crate::archive::{ArchiveStore, fetch};
+use crate::archive::{ArchiveStore, Buffer, fetch};
 use crate::pg::{
     Lsn, TimelineHistory, TimelineId, Timestamp, WalEvent, WalFileName, WalScanner, WalSegment,
     WalSegmentSize,
@@ -106,7 +106,7 @@ async fn read(
     segment: WalSegment,
     newest: TimelineId,
     oldest: TimelineId,
-) -> Result<Option<(Vec<u8>, Lsn)>, TargetError> {
+) -> Result<Option<(Buffer, Lsn)>, TargetError> {
     let of = |timeline| WalFileName { timeline, segment };
     let read = fetch::read_segment(store, of(newest)).await?;
     match read {
