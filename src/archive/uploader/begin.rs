@@ -179,10 +179,10 @@ fn not_pruned<'a>(run: &'a [LocalSegment], remote: &Remote) -> &'a [LocalSegment
 
 /// Parts that a run did not live to remove.
 async fn clean_up(route: &Route, remote: &Remote) -> Result<(), ArchiveError> {
-    let folded: BTreeSet<WalFileName> =
-        remote.ranges.iter().map(|range| range.file).filter(|file| remote.segments.contains(file)).collect();
-    for file in folded {
-        route.finish_fold(file).await?;
+    for parts in remote.ranges.chunk_by(|a, b| a.file == b.file) {
+        if remote.segments.contains(&parts[0].file) {
+            route.finish_fold(parts[0].file, parts).await?;
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::super::buffers::Buffer;
 use super::super::error::ArchiveError;
 use super::super::identity::ClusterIdentity;
 use super::super::layout::{self, SegmentRange};
@@ -82,15 +83,39 @@ impl Route {
         Ok(true)
     }
 
-    /// Removes the parts of a segment that another run has put up as a whole, if it can be read.
-    pub(super) async fn finish_fold(&self, file: WalFileName) -> Result<(), ArchiveError> {
-        let (key, len) = (layout::segment_key(file), file.segment.size().as_u64());
-        let found = self.store.read(&key, wal_object::max_encoded_len(len)).await?;
-        let found = found.ok_or_else(|| ArchiveError::Vanished { key: key.clone() })?;
-        let decoded = tokio::task::spawn_blocking(move || wal_object::decode(&found, len).map(drop)).await;
-        let decoded = decoded.map_err(|_| ArchiveError::ThreadEnded)?;
-        decoded.map_err(|source| ArchiveError::Damaged { key, source })?;
+    /// Removes the parts of a segment that another run has put up as a whole, if that has what they have. `parts` are those that
+    /// count: what they hold may have been acknowledged, and where a writer that had lost the archive was late with a whole of
+    /// another history, it is nowhere else.
+    pub(super) async fn finish_fold(
+        &self,
+        file: WalFileName,
+        parts: &[SegmentRange],
+    ) -> Result<(), ArchiveError> {
+        let (key, start_lsn) = (layout::segment_key(file), file.segment.start_lsn());
+        let whole = self.read_decoded(&key, file.segment.size().as_u64()).await?;
+        let whole = whole.ok_or_else(|| ArchiveError::Vanished { key: key.clone() })?;
+        for part in parts {
+            let found = match self.read_decoded(&part.key(), part.wal_len()).await {
+                // what cannot be read contradicts nothing
+                Ok(None) | Err(ArchiveError::Damaged { .. }) => continue,
+                found => found?,
+            };
+            let from = (part.start_lsn - start_lsn) as usize;
+            if found.is_some_and(|found| found[..] != whole[from..from + found.len()]) {
+                return Err(ArchiveError::Conflict { key });
+            }
+        }
         self.remove_parts(file).await
+    }
+
+    /// The WAL in an object, of which there are `len` bytes; `None` where there is no such object.
+    async fn read_decoded(&self, key: &str, len: u64) -> Result<Option<Buffer>, ArchiveError> {
+        let Some(found) = self.store.read(key, wal_object::max_encoded_len(len)).await? else {
+            return Ok(None);
+        };
+        let decoded = tokio::task::spawn_blocking(move || wal_object::decode(&found, len)).await;
+        let decoded = decoded.map_err(|_| ArchiveError::ThreadEnded)?;
+        decoded.map(Some).map_err(|source| ArchiveError::Damaged { key: key.to_owned(), source })
     }
 
     /// Removes the parts of a segment that is up as a whole.

@@ -153,6 +153,30 @@ async fn parts_go_up_as_they_become_durable_and_are_folded() {
     assert_eq!(scene.fetched("000000010000000000000005.00000028.backup").await.0, Fetched::Nothing);
 }
 
+/// A writer that had lost the archive was late with the whole of a segment, of another history of the timeline.
+#[tokio::test]
+async fn what_was_acknowledged_stays_beside_a_whole_that_contradicts_it() {
+    let mut scene = Scene::new();
+    scene.start();
+    scene.write(1, 3, 1000);
+    scene.flushed(1, 3 * MIB + 1000);
+    scene.archived(1, 3 * MIB + 1000).await;
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    let parts = scene.keys("ranges/").await;
+    let mut other = Scene::wal(1, 3, MIB);
+    other[900] ^= 0xff;
+    let content = super::super::wal_object::encode(&other).unwrap();
+    scene.store.create(&layout::segment_key(file(1, 3)), content).await.unwrap();
+    // by whoever comes next, however often
+    for _ in 0..2 {
+        scene.start();
+        scene.flushed(1, 3 * MIB + 1000);
+        let error = scene.finish().await.unwrap_err();
+        assert!(matches!(error, ArchiveError::Conflict { .. }), "{error}");
+        assert_eq!((parts.len(), scene.keys("ranges/").await), (1, parts.clone()));
+    }
+}
+
 #[tokio::test]
 async fn a_later_run_goes_on_where_the_archive_ends() {
     let mut scene = Scene::new();
