@@ -9,8 +9,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::error::ArchiveError;
-use crate::pg::WalFileName;
+use super::identity::ClusterIdentity;
 use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
+use crate::pg::{WalChecker, WalFileName};
 
 /// The server's directory for WAL.
 #[derive(Debug, Clone)]
@@ -51,6 +52,32 @@ impl AskingServer {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             compared => compared.map_err(|source| ArchiveError::file("read file", path, source)),
         }
+    }
+
+    /// Whether it has all of a segment, each page and record of it checked: then it goes on with the next one.
+    pub(super) fn has_whole(
+        &self,
+        file: WalFileName,
+        cluster: ClusterIdentity,
+    ) -> Result<bool, ArchiveError> {
+        let path = self.wal_directory.join(file.to_string());
+        let failed = |source| ArchiveError::file("read file", &path, source);
+        let mut found = File::open(&path).map_err(failed)?;
+        let (segment, mut lsn) = (file.segment, file.segment.start_lsn());
+        let (system, size) = (cluster.system_identifier, cluster.segment_size);
+        let mut checker = WalChecker::new(system, size, file.timeline, lsn);
+        let mut buffer = vec![0; PIECE_LEN.min(size.as_u64() as usize)];
+        while lsn < segment.end_lsn() {
+            match found.read_exact(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                read => read.map_err(failed)?,
+            }
+            if checker.push(lsn, &buffer).is_err() {
+                return Ok(false);
+            }
+            lsn = lsn + buffer.len() as u64;
+        }
+        Ok(true)
     }
 }
 

@@ -198,6 +198,18 @@ pub enum ArchiveError {
         /// The timeline of that.
         goes_on_on: TimelineId,
     },
+    /// A file was asked for that has been in the archive, and is not any more.
+    #[error(
+        "the archive lacks WAL of timeline {timeline} from {from} on, though it was archived up to {archived}"
+    )]
+    EndsEarly {
+        /// The timeline.
+        timeline: TimelineId,
+        /// The first byte that is missing.
+        from: Lsn,
+        /// Up to where the last writer had archived.
+        archived: Lsn,
+    },
     /// A segment in the directory is not what its name says.
     #[error("file \"{name}\" in directory \"{}\" does not begin with WAL of this name and this cluster", .directory.display())]
     Foreign {
@@ -294,6 +306,7 @@ impl ArchiveError {
             | ArchiveError::Gap { .. }
             | ArchiveError::Foreign { .. }
             | ArchiveError::EndsInGap { .. }
+            | ArchiveError::EndsEarly { .. }
             | ArchiveError::Hole { .. } => ErrorClass::Integrity,
             ArchiveError::PartsGone { .. } | ArchiveError::Vanished { .. } | ArchiveError::Short { .. } => {
                 ErrorClass::Transient

@@ -74,36 +74,38 @@ pub async fn fetch(
         write_durably(target, &content)?;
         return Ok(Fetched::History);
     }
-    let (wal, fetched) = if let Ok(file) = WalFileName::parse(name, identity.segment_size) {
+    let Ok(file) = WalFileName::parse(name, identity.segment_size) else { return Ok(Fetched::Nothing) };
+    let server = AskingServer::beside(target);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
         let found = match read_segment(store, file).await? {
             Some(found) => Some(with_ancestors(store, file, found).await?),
             None => None,
         };
-        if let Some((wal, end_lsn)) = &found {
-            identity.check_segment(file, &wal[..(*end_lsn - file.segment.start_lsn()) as usize])?;
+        let start_lsn = file.segment.start_lsn();
+        let end_lsn = found.as_ref().map_or(start_lsn, |(_, end_lsn)| *end_lsn);
+        let archived = found.as_ref().map_or(&[][..], |(wal, _)| &wal[..(end_lsn - start_lsn) as usize]);
+        if found.is_some() {
+            identity.check_segment(file, archived)?;
         }
-        let end_lsn = found.as_ref().map_or(file.segment.start_lsn(), |(_, end_lsn)| *end_lsn);
-        if end_lsn < file.segment.end_lsn() {
-            let server = AskingServer::beside(target);
-            let archived_len = (end_lsn - file.segment.start_lsn()) as usize;
-            let archived = found.as_ref().map_or(&[][..], |(wal, _)| &wal[..archived_len]);
-            if server.has(file, archived)? {
-                return Ok(Fetched::Nothing);
+        let is_whole = end_lsn == file.segment.end_lsn();
+        let has_itself = !is_whole && server.has(file, archived)?;
+        // with the rest of the segment, or a primary to ask
+        let goes_on = is_whole || server.is_standby() || (has_itself && server.has_whole(file, identity)?);
+        if !goes_on && at_gap == AtGap::Fail {
+            let reached = gap::refuse(store, file.timeline, end_lsn, identity.segment_size).await?;
+            if reached > end_lsn && attempts < ATTEMPTS {
+                continue;
             }
-            if at_gap == AtGap::Fail && !server.is_standby() {
-                gap::refuse(store, file.timeline, end_lsn, identity.segment_size).await?;
-            }
         }
-        match found {
-            Some((wal, end_lsn)) if end_lsn == file.segment.end_lsn() => (wal, Fetched::Segment),
-            Some((wal, end_lsn)) => (wal, Fetched::Partial { end_lsn }),
-            None => return Ok(Fetched::Nothing),
+        if has_itself {
+            return Ok(Fetched::Nothing);
         }
-    } else {
-        return Ok(Fetched::Nothing);
-    };
-    write_durably(target, &wal)?;
-    Ok(fetched)
+        let Some((wal, _)) = found else { return Ok(Fetched::Nothing) };
+        write_durably(target, &wal)?;
+        return Ok(if is_whole { Fetched::Segment } else { Fetched::Partial { end_lsn } });
+    }
 }
 
 fn history_of(name: &str) -> Option<TimelineId> {
@@ -273,6 +275,7 @@ mod tests {
     use super::super::layout::Generation;
     use super::super::testing::{HookedStore, Verb, segment_beginning};
     use super::*;
+    use crate::pg::wal_builder::WalBuilder;
     use crate::pg::{SystemIdentifier, WalSegmentSize};
 
     const MIB: u64 = 1 << 20;
@@ -395,6 +398,37 @@ mod tests {
             assert_eq!(found, expected);
             assert_eq!(std::fs::remove_file(&target).is_ok(), expected == partial);
         }
+    }
+
+    /// It would end recovery there, with later WAL in the archive; with the rest of the segment it goes on.
+    #[tokio::test]
+    async fn a_server_that_has_as_much_before_a_gap_must_have_the_rest() {
+        let store = ArchiveStore::over(Arc::new(object_store::memory::InMemory::new()), "db");
+        identity().claim(&store).await.unwrap();
+        let file = file(TimelineId::FIRST);
+        let (start_lsn, size, len) = (file.segment.start_lsn(), identity().segment_size, 700_000);
+        let mut builder = WalBuilder::new(identity().system_identifier, size, file.timeline, start_lsn);
+        while (builder.bytes().len() as u64) < MIB {
+            builder.record(&[7; 5000]);
+        }
+        let wal = &builder.bytes()[..MIB as usize];
+        let end_lsn = start_lsn + len as u64;
+        let part = SegmentRange { file, start_lsn, end_lsn, generation: Generation::FIRST };
+        store.create(&part.key(), wal_object::encode(&wal[..len]).unwrap()).await.unwrap();
+        let far = WalFileName { segment: size.segment_at(Lsn::new(9 * MIB)), ..file };
+        store.create(&layout::segment_key(far), Bytes::from_static(b"x")).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (target, own) = (directory.path().join("RECOVERYXLOG"), directory.path().join(file.to_string()));
+        let mut as_much = wal[..len].to_vec();
+        as_much.resize(MIB as usize, 0);
+        std::fs::write(&own, as_much).unwrap();
+        let refused = fetch(&store, &file.to_string(), &target, AtGap::Fail).await;
+        assert!(matches!(refused, Err(ArchiveError::EndsInGap { .. })), "{refused:?}");
+        let ended = fetch(&store, &file.to_string(), &target, AtGap::End).await.unwrap();
+        assert_eq!(ended, Fetched::Nothing);
+        std::fs::write(&own, wal).unwrap();
+        let own_is_taken = fetch(&store, &file.to_string(), &target, AtGap::Fail).await.unwrap();
+        assert_eq!((own_is_taken, target.exists()), (Fetched::Nothing, false));
     }
 
     #[tokio::test]

@@ -4,69 +4,119 @@
 use super::catalog;
 use super::error::ArchiveError;
 use super::layout::{self, SegmentRange, WAL_PREFIX};
+use super::lease;
 use super::store::ArchiveStore;
+use crate::ErrorClass;
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 
-/// Where the WAL of a line of history goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct GoesOn {
-    timeline: TimelineId,
-    lsn: Lsn,
-}
-
 /// A receiver that was lost may have had so many objects on their way behind the first that is missing, in so many segments:
-/// they are no sign of a gap, where the archive has what is before it.
+/// they are no sign of a gap, where the archive has what is before it, and nobody has said that it was archived.
 const MAX_OBJECTS_BEHIND: usize = 3;
 const MAX_SEGMENTS_BEHIND: u64 = 2;
 
-/// Refuses to take `from` on a timeline, a byte that the archive does not have, for the end of the log if there is WAL behind it.
+/// Refuses to take `from` on a timeline, a byte that the archive did not have when it was looked for, for the end of the log if
+/// there is WAL behind it, or was. Says how far the archive goes now without a gap: a receiver may be at work.
 pub async fn refuse(
     store: &ArchiveStore,
     timeline: TimelineId,
     from: Lsn,
     size: WalSegmentSize,
-) -> Result<(), ArchiveError> {
+) -> Result<Lsn, ArchiveError> {
+    // first of all: what was archived then is in every listing that comes behind
+    let archived = match lease::last_holder(store).await {
+        Ok(holder) => holder.and_then(|holder| holder.archived()),
+        Err(error) if error.class() == ErrorClass::Transient => return Err(error),
+        // a writer's word that cannot be read says nothing
+        Err(_) => None,
+    };
     let file = WalFileName { timeline, segment: size.segment_at(from) };
-    match goes_on(store, file, from).await? {
-        None => Ok(()),
-        Some(GoesOn { timeline: goes_on_on, lsn: to }) => {
-            Err(ArchiveError::EndsInGap { timeline, from, to, goes_on_on })
-        }
-    }
-}
-
-/// Where there is WAL behind `from`, which is in `file` and not in the archive. Whether there is any before it does not matter:
-/// what was pruned, or was never archived, is missing too.
-async fn goes_on(store: &ArchiveStore, file: WalFileName, from: Lsn) -> Result<Option<GoesOn>, ArchiveError> {
-    let history = match catalog::read_history(store, file.timeline).await? {
+    let history = match catalog::read_history(store, timeline).await? {
         Some((history, _)) => history,
-        None => TimelineHistory::root(file.timeline),
+        None => TimelineHistory::root(timeline),
     };
     let begins_at = history.ancestors().last().map_or(Lsn::INVALID, |entry| entry.end_lsn);
     if file.segment.end_lsn() <= begins_at {
         // a segment that the timeline never had
-        return Ok(None);
+        return Ok(from);
     }
-    match on_same(store, file, from, &history).await? {
-        Some(found) => Ok(Some(found)),
-        None => on_descendants(store, file, from).await,
+    let pieces = Pieces::list(store, timeline, size, Some(file)).await?;
+    let reached = pieces.end_without_gap(from);
+    if let Some(to) = goes_on(store, &pieces, &history, reached, archived).await? {
+        return Err(ArchiveError::EndsInGap { timeline, from: reached, to, goes_on_on: timeline });
+    }
+    on_descendants(store, file, reached, archived).await?;
+    Ok(reached)
+}
+
+/// Where a timeline's objects begin and end, in order.
+struct Pieces {
+    bounds: Vec<(Lsn, Lsn)>,
+    size: WalSegmentSize,
+}
+
+impl Pieces {
+    /// All of them, or those of a segment and behind it.
+    async fn list(
+        store: &ArchiveStore,
+        timeline: TimelineId,
+        size: WalSegmentSize,
+        from: Option<WalFileName>,
+    ) -> Result<Self, ArchiveError> {
+        let list = async |prefix: &str| match from {
+            // a name is followed by what begins with it
+            Some(from) => store.list_behind(prefix, &format!("{prefix}{from}")).await,
+            None => store.list(prefix).await,
+        };
+        let parts = list(&layout::ranges_prefix(timeline)).await?;
+        // after them: a part goes when its whole is there
+        let whole = list(&layout::timeline_prefix(timeline)).await?;
+        let parts = parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size)).collect();
+        let parts = layout::counted(parts).into_iter().map(|part| (part.start_lsn, part.end_lsn));
+        let whole = whole.iter().filter_map(|object| layout::parse_segment_key(&object.key, size));
+        let whole = whole.map(|file| (file.segment.start_lsn(), file.segment.end_lsn()));
+        let mut bounds: Vec<(Lsn, Lsn)> = parts.chain(whole).collect();
+        bounds.sort_unstable();
+        Ok(Pieces { bounds, size })
+    }
+
+    fn first(&self) -> Option<Lsn> {
+        self.bounds.first().map(|(start, _)| *start)
+    }
+
+    /// How far they go from `lsn` on.
+    fn end_without_gap(&self, lsn: Lsn) -> Lsn {
+        self.bounds.iter().fold(lsn, |reached, (start, end)| match *start <= reached {
+            true => reached.max(*end),
+            false => reached,
+        })
     }
 }
 
-async fn on_same(
+/// Where there is WAL of the same timeline behind `from`, which the archive does not have. Whether there is any before it does not
+/// matter: what was pruned, or was never archived, is missing too.
+async fn goes_on(
     store: &ArchiveStore,
-    file: WalFileName,
-    from: Lsn,
+    pieces: &Pieces,
     history: &TimelineHistory,
-) -> Result<Option<GoesOn>, ArchiveError> {
-    let size = file.segment.size();
-    let behind: Vec<Lsn> = starts(store, file.timeline, size, Some(file)).await?;
-    let behind: Vec<Lsn> = behind.into_iter().filter(|start| *start >= from).collect();
-    let (Some(first), Some(last)) = (behind.first(), behind.last()) else { return Ok(None) };
-    let far = file.segment.start_lsn() + (MAX_SEGMENTS_BEHIND + 1) * size.as_u64();
-    let is_gap =
-        behind.len() > MAX_OBJECTS_BEHIND || *last >= far || !has_before(store, history, size, from).await?;
-    Ok(is_gap.then_some(GoesOn { timeline: file.timeline, lsn: *first }))
+    from: Lsn,
+    archived: Option<(TimelineId, Lsn)>,
+) -> Result<Option<Lsn>, ArchiveError> {
+    let timeline = history.timeline();
+    let behind = pieces.bounds.iter().map(|(start, _)| *start).filter(|start| *start > from);
+    let behind: Vec<Lsn> = behind.collect();
+    let archived = archived.filter(|(on, lsn)| *on == timeline && *lsn > from);
+    let (Some(first), Some(last)) = (behind.first(), behind.last()) else {
+        return match archived {
+            Some((_, archived)) => Err(ArchiveError::EndsEarly { timeline, from, archived }),
+            None => Ok(None),
+        };
+    };
+    let far = pieces.size.segment_at(from).start_lsn() + (MAX_SEGMENTS_BEHIND + 1) * pieces.size.as_u64();
+    let is_gap = archived.is_some()
+        || behind.len() > MAX_OBJECTS_BEHIND
+        || *last >= far
+        || !has_before(store, history, pieces.size, from).await?;
+    Ok(is_gap.then_some(*first))
 }
 
 async fn has_before(
@@ -77,54 +127,38 @@ async fn has_before(
 ) -> Result<bool, ArchiveError> {
     let ancestors = history.ancestors().iter().map(|entry| entry.timeline);
     for timeline in std::iter::once(history.timeline()).chain(ancestors) {
-        let begins = starts(store, timeline, size, None).await?;
-        if begins.first().is_some_and(|first| *first < from) {
+        let pieces = Pieces::list(store, timeline, size, None).await?;
+        if pieces.first().is_some_and(|first| first < from) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// Timelines that left this one behind `from`. Nothing is put up of one before all is that it grew out of.
+/// Refuses where a timeline left this one behind `from`. Nothing is put up of one before all is that it grew out of.
 async fn on_descendants(
     store: &ArchiveStore,
     file: WalFileName,
     from: Lsn,
-) -> Result<Option<GoesOn>, ArchiveError> {
+    archived: Option<(TimelineId, Lsn)>,
+) -> Result<(), ArchiveError> {
     let (_, objects) = store.list_level(WAL_PREFIX).await?;
     let timelines = objects.iter().filter_map(|object| layout::parse_timeline(&object.key));
     for timeline in timelines.filter(|timeline| *timeline > file.timeline) {
         let Some((history, _)) = catalog::read_history(store, timeline).await? else { continue };
         let left = history.ancestors().iter().find(|entry| entry.timeline == file.timeline);
         let Some(left) = left.filter(|left| from < left.end_lsn) else { continue };
-        let begins = starts(store, timeline, file.segment.size(), None).await?;
+        let pieces = Pieces::list(store, timeline, file.segment.size(), None).await?;
         // its first segment has again what this one wrote in it
-        let Some(first) = begins.first().filter(|first| from < left.end_lsn.min(**first)) else { continue };
-        return Ok(Some(GoesOn { timeline, lsn: *first }));
+        let first = pieces.first().filter(|first| from < left.end_lsn.min(*first));
+        if let Some(to) = first {
+            return Err(ArchiveError::EndsInGap { timeline: file.timeline, from, to, goes_on_on: timeline });
+        }
+        if let Some((_, archived)) = archived.filter(|(on, _)| *on == timeline && pieces.bounds.is_empty()) {
+            return Err(ArchiveError::EndsEarly { timeline: file.timeline, from, archived });
+        }
     }
-    Ok(None)
-}
-
-/// Where a timeline's objects begin, in order: all of them, or those of a segment and behind it.
-async fn starts(
-    store: &ArchiveStore,
-    timeline: TimelineId,
-    size: WalSegmentSize,
-    from: Option<WalFileName>,
-) -> Result<Vec<Lsn>, ArchiveError> {
-    let list = async |prefix: &str| match from {
-        // a name is followed by what begins with it
-        Some(from) => store.list_behind(prefix, &format!("{prefix}{from}")).await,
-        None => store.list(prefix).await,
-    };
-    let parts = list(&layout::ranges_prefix(timeline)).await?;
-    let whole = list(&layout::timeline_prefix(timeline)).await?;
-    let parts = parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size));
-    let whole = whole.iter().filter_map(|object| layout::parse_segment_key(&object.key, size));
-    let mut starts: Vec<Lsn> =
-        parts.map(|part| part.start_lsn).chain(whole.map(|file| file.segment.start_lsn())).collect();
-    starts.sort_unstable();
-    Ok(starts)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -174,11 +208,11 @@ mod tests {
     }
 
     async fn goes_on_at(store: &ArchiveStore, timeline: u32, from: u64) -> Option<(u32, u64)> {
-        let from = Lsn::new(from);
-        let segment = size().segment_at(from);
-        let file = WalFileName { timeline: TimelineId::new(timeline).unwrap(), segment };
-        let found = goes_on(store, file, from).await.unwrap();
-        found.map(|found| (found.timeline.as_u32(), found.lsn.as_u64()))
+        match refuse(store, TimelineId::new(timeline).unwrap(), Lsn::new(from), size()).await {
+            Ok(_) => None,
+            Err(ArchiveError::EndsInGap { to, goes_on_on, .. }) => Some((goes_on_on.as_u32(), to.as_u64())),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     #[tokio::test]
@@ -208,5 +242,51 @@ mod tests {
         assert_eq!(goes_on_at(&store, 2, 7 * MIB).await, None);
         // timeline 2 never had these
         assert_eq!(goes_on_at(&store, 2, 4 * MIB).await, None);
+    }
+
+    async fn archived_up_to(store: &ArchiveStore, timeline: u32, lsn: u64) {
+        let directory = tempfile::tempdir().unwrap();
+        let holder = lease::Holder::of(directory.path()).unwrap();
+        let patience = lease::Patience::TakeOver;
+        let taken = lease::acquire(store, &holder, std::time::Duration::from_secs(30), patience, |_| {});
+        let (keeper, _) = taken.await.unwrap();
+        let reached = Some((TimelineId::new(timeline).unwrap(), Lsn::new(lsn)));
+        let (_sender, archived) = tokio::sync::watch::channel(reached);
+        keeper.telling(archived).release(true).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_archived_and_is_not_there_is_a_gap_however_little_is_behind_it() {
+        let store = archive(&[(1, 3), (1, 4), (1, 6)], &[], None).await;
+        archived_up_to(&store, 1, 5 * MIB).await;
+        assert_eq!(goes_on_at(&store, 1, 5 * MIB).await, None);
+        archived_up_to(&store, 1, 5 * MIB + 1).await;
+        assert_eq!(goes_on_at(&store, 1, 5 * MIB).await, Some((1, 6 * MIB)));
+        let ends = refuse(&store, TimelineId::FIRST, Lsn::new(7 * MIB), size()).await;
+        assert_eq!(ends.unwrap(), Lsn::new(7 * MIB));
+        // nothing is behind it any more
+        archived_up_to(&store, 1, 7 * MIB + 9).await;
+        let early = refuse(&store, TimelineId::FIRST, Lsn::new(7 * MIB), size()).await.unwrap_err();
+        assert!(early.to_string().contains("archived up to 0/700009"), "{early}");
+    }
+
+    #[tokio::test]
+    async fn all_of_a_timeline_that_is_gone_is_missed() {
+        let store = archive(&[(1, 3)], &[(4, 0, 10)], Some("0/400040")).await;
+        assert_eq!(goes_on_at(&store, 1, 4 * MIB + 10).await, None);
+        archived_up_to(&store, 2, 6 * MIB).await;
+        let early = refuse(&store, TimelineId::FIRST, Lsn::new(4 * MIB + 10), size()).await;
+        assert!(matches!(early, Err(ArchiveError::EndsEarly { .. })), "{early:?}");
+    }
+
+    /// As many parts as there may be behind a gap have come since it was looked.
+    #[tokio::test]
+    async fn what_comes_meanwhile_is_no_gap() {
+        let parts: Vec<(u64, u64, u64)> = (0..9).map(|at| (5, at * 10, at * 10 + 10)).collect();
+        let store = archive(&[(1, 3), (1, 4), (1, 6)], &parts, None).await;
+        let reached = refuse(&store, TimelineId::FIRST, Lsn::new(5 * MIB + 20), size()).await.unwrap();
+        assert_eq!(reached, Lsn::new(5 * MIB + 90));
+        let reached = refuse(&store, TimelineId::FIRST, Lsn::new(4 * MIB), size()).await.unwrap();
+        assert_eq!(reached, Lsn::new(5 * MIB + 90));
     }
 }

@@ -41,7 +41,7 @@ pub(in crate::archive) async fn acquire(
     patience: Patience,
     mut waiting: impl FnMut(&LeaseRecord),
 ) -> Result<(Keeper, Lease), ArchiveError> {
-    let record = holder.record(lease);
+    let mut record = holder.record(lease);
     let mut watched: Option<Watched> = None;
     let mut told = false;
     loop {
@@ -51,6 +51,9 @@ pub(in crate::archive) async fn acquire(
                 None => continue,
             }
         };
+        if let Some(archived) = found.archived() {
+            record.reach(archived);
+        }
         let held = || ArchiveError::Held { generation, by: Box::new(found.clone()) };
         let next = generation.next().ok_or_else(held)?;
         // the lock on the directory says that an earlier run of this one has ended

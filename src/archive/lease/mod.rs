@@ -23,6 +23,7 @@ use super::error::ArchiveError;
 use super::layout::{self, Generation, LEASE_PREFIX};
 use super::retry::is_transient;
 use super::store::ArchiveStore;
+use crate::pg::{Lsn, TimelineId};
 
 pub(super) use acquire::{Patience, acquire};
 pub(super) use holder::Holder;
@@ -90,7 +91,11 @@ pub(super) struct Keeper {
     generation: Generation,
     record: LeaseRecord,
     term: watch::Sender<Term>,
+    archived: watch::Receiver<Reached>,
 }
+
+/// Up to where all is archived, on which timeline; `None` before that is known.
+pub(super) type Reached = Option<(TimelineId, Lsn)>;
 
 /// How often the lease is renewed within its time.
 const BEATS: u32 = 3;
@@ -103,7 +108,13 @@ impl Keeper {
         until: Duration,
     ) -> (Self, Lease) {
         let (sender, term) = watch::channel(Term::Until(until));
-        (Keeper { store, generation, record, term: sender }, Lease { generation, term })
+        let (_, archived) = watch::channel(None);
+        (Keeper { store, generation, record, term: sender, archived }, Lease { generation, term })
+    }
+
+    /// Says from now on how far is archived, too.
+    pub(super) fn telling(self, archived: watch::Receiver<Reached>) -> Self {
+        Keeper { archived, ..self }
     }
 
     /// Renews the lease until it is taken. A store that is away is asked again; meanwhile the time runs out.
@@ -134,6 +145,7 @@ impl Keeper {
     async fn beat(&mut self) -> Result<Beat, ArchiveError> {
         let started = now();
         self.record.beat += 1;
+        self.note_archived();
         self.store.replace(&layout::lease_key(self.generation), self.record.encode()).await?;
         let Some((generation, record)) = latest(&self.store).await? else {
             // an object that was there a moment ago: somebody empties the archive
@@ -147,6 +159,13 @@ impl Keeper {
         Ok(Beat::Held)
     }
 
+    fn note_archived(&mut self) {
+        let archived = *self.archived.borrow();
+        if let Some(archived) = archived {
+            self.record.reach(archived);
+        }
+    }
+
     /// Says that it has gone, so that nobody waits for it; and whether it has archived all.
     pub(super) async fn release(mut self, archived_all: bool) {
         if matches!(*self.term.borrow(), Term::Taken(..)) {
@@ -154,6 +173,7 @@ impl Keeper {
         }
         (self.record.ended, self.record.archived_all) = (true, archived_all);
         self.record.beat += 1;
+        self.note_archived();
         let key = layout::lease_key(self.generation);
         if let Err(error) = self.store.replace(&key, self.record.encode()).await {
             tracing::debug!(%error, "the archive's lease was not given back");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::pg::{Lsn, TimelineId};
+
 /// The object's content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +36,17 @@ pub struct LeaseRecord {
     /// When it went, its directory had nothing that the archive does not have.
     #[serde(default)]
     pub archived_all: bool,
+    /// Up to where it had archived without a gap when it was heard of last, or whoever had the archive before it.
+    #[serde(default)]
+    archived: Option<Position>,
+}
+
+/// How the record has a position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Position {
+    timeline: u32,
+    lsn: String,
 }
 
 /// The longest lease that is believed.
@@ -73,6 +86,20 @@ impl LeaseRecord {
             beat: 0,
             ended: false,
             archived_all: false,
+            archived: None,
+        }
+    }
+
+    /// Up to where all was archived when this was written, on which timeline.
+    pub fn archived(&self) -> Option<(TimelineId, Lsn)> {
+        let archived = self.archived.as_ref()?;
+        Some((TimelineId::new(archived.timeline)?, archived.lsn.parse().ok()?))
+    }
+
+    /// All before `lsn` is archived. A later timeline's archive has what it grew out of; on one timeline it does not get less.
+    pub(super) fn reach(&mut self, (timeline, lsn): (TimelineId, Lsn)) {
+        if self.archived().is_none_or(|archived| archived < (timeline, lsn)) {
+            self.archived = Some(Position { timeline: timeline.as_u32(), lsn: lsn.to_string() });
         }
     }
 
@@ -92,7 +119,8 @@ impl LeaseRecord {
         let record: LeaseRecord = serde_json::from_slice(content).ok()?;
         let texts = [&record.host, &record.directory, &record.since];
         let short = texts.iter().all(|text| text.len() <= MAX_TEXT);
-        (record.format == Self::FORMAT && short).then_some(record)
+        let understood = record.archived.is_none() || record.archived().is_some();
+        (record.format == Self::FORMAT && short && understood).then_some(record)
     }
 }
 
@@ -111,7 +139,7 @@ mod tests {
     #[test]
     fn reads_what_it_writes_and_nothing_else() {
         let text = |text: &str| text.to_owned();
-        let record = LeaseRecord::new(
+        let mut record = LeaseRecord::new(
             text("holder"),
             text("run"),
             text("boot"),
@@ -120,8 +148,17 @@ mod tests {
             text("2026-11-26T01:02:03Z"),
             Duration::from_secs(30),
         );
+        let at = |timeline, lsn| (TimelineId::new(timeline).unwrap(), Lsn::new(lsn));
+        assert_eq!(LeaseRecord::decode(&record.encode()), Some(record.clone()));
+        for (told, reached) in [(at(1, 700), at(1, 700)), (at(1, 600), at(1, 700)), (at(2, 500), at(2, 500))]
+        {
+            record.reach(told);
+            assert_eq!(record.archived(), Some(reached));
+        }
         let content = record.encode();
         assert_eq!(LeaseRecord::decode(&content), Some(record.clone()));
+        let nowhere = String::from_utf8(content.to_vec()).unwrap().replace("0/1F4", "0/1F4/");
+        assert_eq!(LeaseRecord::decode(nowhere.as_bytes()), None);
         let words = record.to_string();
         assert!(
             words.starts_with("process ") && words.contains("(directory \"/srv/wal\") since 2026"),

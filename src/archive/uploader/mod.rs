@@ -35,7 +35,7 @@ use tokio::time::Instant;
 
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
-use super::lease::{self, Holder, Lease, Patience};
+use super::lease::{self, Holder, Lease, Patience, Reached};
 use super::retry::retried;
 use super::store::ArchiveStore;
 use crate::ErrorClass;
@@ -261,6 +261,8 @@ struct Upload<'a> {
     route: &'a Route,
     options: UploadOptions,
     teller: &'a watch::Sender<Told>,
+    /// What the lease says of it to whoever reads the archive.
+    reached: &'a watch::Sender<Reached>,
     stats: &'a Stats,
     spool: Spool,
     tidy: Tidy,
@@ -296,17 +298,19 @@ async fn run(
         TakeOver::Never => Patience::UntilSilent,
         TakeOver::Now => Patience::TakeOver,
     };
-    let (mut keeper, lease) = lease::acquire(store, holder, options.lease, patience, |other| {
+    let (keeper, lease) = lease::acquire(store, holder, options.lease, patience, |other| {
         tracing::warn!("the archive was held by {other}; it is taken over when its time is up");
         stand(Standing::Waiting);
     })
     .await?;
     tracing::debug!(generation = %lease.generation(), "the archive is ours");
     stand(Standing::Holding);
+    let (reached, archived) = watch::channel(None);
+    let mut keeper = keeper.telling(archived);
     let gaps = options.gaps;
     let route = Route { directory: Arc::clone(directory), store: store.clone(), lease: lease.clone(), gaps };
     let result = tokio::select! {
-        result = archive(&route, options, fed, teller, stats) => result,
+        result = archive(&route, options, fed, (teller, &reached), stats) => result,
         () = keeper.keep() => lease.valid().await.map(|()| Extent::Unknown),
     };
     keeper.release(matches!(result, Ok(Extent::All))).await;
@@ -325,13 +329,14 @@ async fn archive(
     route: &Route,
     options: UploadOptions,
     mut fed: watch::Receiver<Feed>,
-    teller: &watch::Sender<Told>,
+    (teller, reached): (&watch::Sender<Told>, &watch::Sender<Reached>),
     stats: &Stats,
 ) -> Result<Extent, ArchiveError> {
     let mut upload = Upload {
         route,
         options,
         teller,
+        reached,
         stats,
         spool: Spool::new(options.spool_limit),
         tidy: Tidy::new(options.keep_len),
@@ -516,6 +521,9 @@ impl Upload<'_> {
             timeline: live.timeline(),
             lsn: if all_before { live.archived_lsn() } else { Lsn::INVALID },
         };
+        if archived.lsn.is_valid() {
+            self.reached.send_replace(Some((archived.timeline, archived.lsn)));
+        }
         self.teller.send_if_modified(|told| told.archived.replace(archived) != Some(archived));
     }
 

@@ -44,6 +44,9 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
             "Recovery would end here, with later WAL in the archive. Restore a base backup from behind the gap, or add \
              --end-at-gap to recover up to it."
         }
+        ArchiveError::EndsEarly { .. } => {
+            "Objects are gone: look for a lifecycle rule, or older versions of them in the store. --end-at-gap recovers what is left."
+        }
         ArchiveError::Foreign { .. } => {
             "Another cluster's, or damaged: move it out of the directory. pgwake wal verify says what else is in it."
         }

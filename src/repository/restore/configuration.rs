@@ -154,8 +154,7 @@ fn restore_command(request: &RestoreRequest) -> Result<String, RestoreError> {
     words.extend(["wal", "fetch", "--archive"].map(str::to_owned));
     words.push(request.archive_url.clone());
     words.extend(request.fetch_options.iter().cloned());
-    if request.target != RecoveryTarget::Latest || request.at_gap == AtGap::End {
-        // a target lies before it, and a server that does not get there says so
+    if request.at_gap == AtGap::End {
         words.push("--end-at-gap".to_owned());
     }
     let quoted: Vec<String> = words.iter().map(|word| quote(word)).collect();

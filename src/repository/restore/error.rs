@@ -111,7 +111,7 @@ pub enum TargetError {
 impl TargetError {
     pub(super) fn of_gap(error: ArchiveError) -> Self {
         match error {
-            ArchiveError::EndsInGap { .. } => TargetError::Gap(error),
+            ArchiveError::EndsInGap { .. } | ArchiveError::EndsEarly { .. } => TargetError::Gap(error),
             error => error.into(),
         }
     }
