@@ -65,7 +65,12 @@ impl ClusterIdentity {
 
     /// Whether WAL of `self` belongs to an archive of `found`.
     pub fn check_against(self, found: ClusterIdentity) -> Result<(), ArchiveError> {
-        Err(match self.stamp().difference(found.stamp()) {
+        found.check_stamp(self.stamp())
+    }
+
+    /// Whether WAL of a directory with this stamp belongs to this one's archive.
+    pub(super) fn check_stamp(self, stamp: ClusterStamp) -> Result<(), ArchiveError> {
+        Err(match stamp.difference(self.stamp()) {
             None => return Ok(()),
             Some(ClusterDifference::System { expected, found }) => {
                 ArchiveError::OtherSystem { expected, found }

@@ -4,8 +4,9 @@
 //! that was to be written, or the archive is in conflict. Stores that do not honour the condition are found out by
 //! [`ArchiveStore::check_conditions`] before anything is entrusted to them.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -42,6 +43,8 @@ pub struct ArchiveStore {
     /// Whose archive it is, once an encrypted object had to be opened or sealed.
     owner: Arc<OnceCell<SystemIdentifier>>,
     failures: Arc<AtomicU64>,
+    /// Directories whose names are durable.
+    durable_places: Arc<Mutex<BTreeSet<std::path::PathBuf>>>,
 }
 
 /// What came of a creation.
@@ -67,6 +70,9 @@ pub struct ListedObject {
 /// More objects than this in one listing are no archive: 4 million segments of 16 MB are 64 TB of WAL.
 const MAX_LISTED: usize = 4 << 20;
 
+/// How many directories are remembered: those of the segments that are being written.
+const MAX_PLACES: usize = 64;
+
 /// How many probes may be found to exist already.
 const PROBE_ATTEMPTS: usize = 5;
 
@@ -89,6 +95,7 @@ impl ArchiveStore {
             keys: None,
             owner: Arc::default(),
             failures: Arc::default(),
+            durable_places: Arc::default(),
         }
     }
 
@@ -111,7 +118,10 @@ impl ArchiveStore {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let content = self.sealed(key, content).await?;
         match self.store.put_opts(&self.path(key), PutPayload::from_bytes(content), options).await {
-            Ok(_) => Ok(Creation::Created),
+            Ok(_) => {
+                self.make_place_durable(key)?;
+                Ok(Creation::Created)
+            }
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
                 self.make_durable([key])?;
                 Ok(Creation::Exists)
@@ -140,7 +150,7 @@ impl ArchiveStore {
     ) -> Result<(), ArchiveError> {
         let Some(root) = &self.directory else { return Ok(()) };
         let parents = keys.into_iter().filter_map(|key| self.file(key)?.parent().map(ToOwned::to_owned));
-        let mut directories = std::collections::BTreeSet::new();
+        let mut directories = BTreeSet::new();
         for parent in parents {
             let within = parent.ancestors().take_while(|directory| directory.starts_with(root));
             directories.extend(within.map(ToOwned::to_owned));
@@ -154,6 +164,24 @@ impl ArchiveStore {
                     synced.map_err(|source| ArchiveError::file("fsync directory", directory, source))?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The same of an object that was created, where it may be the first of its directory: another request may have made that a moment
+    /// ago, and not be done with it.
+    fn make_place_durable(&self, key: &str) -> Result<(), ArchiveError> {
+        let Some(place) = self.file(key).and_then(|file| file.parent().map(ToOwned::to_owned)) else {
+            return Ok(());
+        };
+        let known = || self.durable_places.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known().contains(&place) {
+            self.make_durable([key])?;
+            let mut known = known();
+            if known.len() == MAX_PLACES {
+                known.clear();
+            }
+            known.insert(place);
         }
         Ok(())
     }

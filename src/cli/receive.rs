@@ -232,12 +232,15 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings, handover: &Handover) 
             return report::failure(&error, error.class(), args.json);
         }
     };
-    let opened = match &args.archive {
-        Some(url) => match args.encryption.open(url, Access::Write) {
-            Ok(store) => open_archive(store, url, args.upload_options(), &args.directory).await.map(Some),
-            Err(error) => Err(error),
-        },
-        None => Ok(None),
+    let opening = async {
+        let Some(url) = &args.archive else { return Ok(None) };
+        let store = args.encryption.open(url, Access::Write)?;
+        open_archive(store, url, args.upload_options(), &args.directory).await.map(Some)
+    };
+    let opened = tokio::select! {
+        biased;
+        opened = opening => opened,
+        _signal = signals.received() => return Exit::Done,
     };
     let uploader = match opened {
         Ok(uploader) => uploader,

@@ -3,6 +3,10 @@
 //! `pg_receivewal` remembers nothing of the kind: pointed at another cluster, it appends that one's WAL to the
 //! directory. Here the identifier and the segment size are compared at every connection.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::SinkError;
@@ -51,6 +55,14 @@ impl ClusterStamp {
     /// The longest content taken, in bytes.
     pub(super) const MAX_LEN: usize = 4096;
     const FORMAT: u32 = 1;
+
+    /// The stamp in a directory; `None` where there is none, or none that can be read: who writes there says what is wrong with it.
+    pub fn of(directory: &Path) -> Option<Self> {
+        let mut content = Vec::new();
+        let file = File::open(directory.join(Self::FILE_NAME)).ok()?;
+        file.take(Self::MAX_LEN as u64).read_to_end(&mut content).ok()?;
+        Self::decode(&content)
+    }
 
     pub(super) fn encode(self) -> Vec<u8> {
         let content = Content {
@@ -109,6 +121,10 @@ mod tests {
         };
         let content = stamp.encode();
         assert_eq!(ClusterStamp::decode(&content), Some(stamp));
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(ClusterStamp::of(directory.path()), None);
+        std::fs::write(directory.path().join(ClusterStamp::FILE_NAME), &content).unwrap();
+        assert_eq!(ClusterStamp::of(directory.path()), Some(stamp));
         for damaged in [&b""[..], &content[1..], b"{}", &content[..content.len() / 2]] {
             assert_eq!(ClusterStamp::decode(damaged), None);
         }

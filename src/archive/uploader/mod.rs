@@ -117,6 +117,10 @@ struct Feed {
     stamp: Option<ClusterStamp>,
     /// The streams that there were, in order; the last one goes on.
     streams: Vec<FedStream>,
+    /// Where the last one begins.
+    started_lsn: Lsn,
+    /// Bytes that have become durable in this run.
+    flushed_len: u64,
     /// Nothing more comes.
     ended: bool,
 }
@@ -131,6 +135,8 @@ struct FedStream {
 #[derive(Debug, Default)]
 struct Told {
     standing: Standing,
+    /// The store has said something.
+    answers: bool,
     archived: Option<Archived>,
     /// What ended it; taken by whoever reports it.
     error: Option<ArchiveError>,
@@ -205,10 +211,14 @@ impl Uploader {
         ArchivingSink::new(inner, feed, self.told.clone(), teller, room)
     }
 
-    /// Waits until it is known whether the archive can be written to, but no longer than `patience`.
-    pub async fn settled(&mut self, patience: Duration) -> Result<Standing, ArchiveError> {
+    /// Waits until it is known whether the archive can be written to: no longer than `silence` for a store that does not answer,
+    /// and no longer than `patience` for one that does.
+    pub async fn settled(&mut self, silence: Duration, patience: Duration) -> Result<Standing, ArchiveError> {
         let known = |told: &Told| told.standing != Standing::Looking || told.error.is_some();
-        let _ = tokio::time::timeout(patience, self.told.wait_for(known)).await;
+        let heard = |told: &Told| told.answers || known(told);
+        if tokio::time::timeout(silence, self.told.wait_for(heard)).await.is_ok() {
+            let _ = tokio::time::timeout(patience, self.told.wait_for(known)).await;
+        }
         match self.take_error() {
             Some(error) => Err(error),
             None => Ok(self.told.borrow().standing),
@@ -264,7 +274,6 @@ struct Upload<'a> {
     /// What the lease says of it to whoever reads the archive.
     reached: &'a watch::Sender<Reached>,
     stats: &'a Stats,
-    spool: Spool,
     tidy: Tidy,
     /// Without it nothing is told.
     lease: Lease,
@@ -277,6 +286,8 @@ struct Upload<'a> {
     /// Segments wait here for one that is being folded.
     folds: VecDeque<WalFileName>,
     folding: usize,
+    /// How much had become durable in this run when that was looked at last.
+    flushed_len: u64,
 }
 
 async fn run(
@@ -287,13 +298,43 @@ async fn run(
     fed: watch::Receiver<Feed>,
     (teller, stats): (&watch::Sender<Told>, &Stats),
 ) -> Result<(), ArchiveError> {
+    tokio::select! {
+        result = hold_and_archive(directory, store, holder, options, fed, (teller, stats)) => result,
+        never = Spool::new(options.spool_limit).watch(directory, stats) => match never {},
+    }
+}
+
+async fn hold_and_archive(
+    directory: &Arc<Path>,
+    store: &ArchiveStore,
+    holder: &Holder,
+    options: UploadOptions,
+    mut fed: watch::Receiver<Feed>,
+    (teller, stats): (&watch::Sender<Told>, &Stats),
+) -> Result<(), ArchiveError> {
     match store.check_conditions().await {
         // somebody has to change something: better now than when it is relied upon
         Err(error) if error.class() != ErrorClass::Transient => return Err(error),
         Err(_) => retried(|| store.check_conditions()).await?,
         Ok(()) => {}
     }
+    teller.send_modify(|told| told.answers = true);
     let stand = |standing| teller.send_modify(|told| told.standing = standing);
+    if let Some(found) = retried(|| ClusterIdentity::read(store)).await? {
+        let mut stamp = ClusterStamp::of(directory);
+        if stamp.is_none() && options.take_over == TakeOver::Now {
+            // nobody is driven out of an archive that is not ours
+            stand(Standing::Waiting);
+            stamp = fed
+                .wait_for(|feed| feed.stamp.is_some() || feed.ended)
+                .await
+                .ok()
+                .and_then(|feed| feed.stamp);
+        }
+        if let Some(stamp) = stamp {
+            found.check_stamp(stamp)?;
+        }
+    }
     let patience = match options.take_over {
         TakeOver::Never => Patience::UntilSilent,
         TakeOver::Now => Patience::TakeOver,
@@ -338,7 +379,6 @@ async fn archive(
         teller,
         reached,
         stats,
-        spool: Spool::new(options.spool_limit),
         tidy: Tidy::new(options.keep_len),
         lease: route.lease.clone(),
         started: Instant::now(),
@@ -347,6 +387,7 @@ async fn archive(
         tasks: JoinSet::new(),
         folds: VecDeque::new(),
         folding: 0,
+        flushed_len: 0,
     };
     let Some((stamp, stream)) = upload.first_stream(&mut fed).await else { return Ok(Extent::Unknown) };
     upload.begin_all(stamp, stream.timeline).await?;
@@ -412,9 +453,9 @@ impl Upload<'_> {
         fed: &mut watch::Receiver<Feed>,
         stamp: ClusterStamp,
     ) -> Result<bool, ArchiveError> {
-        let (streams, ended) = {
+        let (streams, flushed_len, ended) = {
             let feed = fed.borrow_and_update();
-            (feed.streams.clone(), feed.ended)
+            (feed.streams.clone(), feed.flushed_len, feed.ended)
         };
         let now = self.started.elapsed();
         for (index, stream) in streams.iter().enumerate() {
@@ -442,6 +483,7 @@ impl Upload<'_> {
                 }
             }
         }
+        self.flushed_len = flushed_len;
         Ok(ended)
     }
 
@@ -508,8 +550,7 @@ impl Upload<'_> {
     fn tell(&mut self) {
         let behind_len = self.plans.iter().map(Plan::behind_len).sum();
         let oldest = self.plans.iter().filter_map(Plan::oldest_at).min();
-        self.stats.set(behind_len, oldest.map(|at| self.started + at));
-        self.spool.look(&self.route.directory, behind_len);
+        self.stats.count(behind_len, oldest.map(|at| self.started + at), self.flushed_len);
         if !self.lease.is_valid() {
             return;
         }

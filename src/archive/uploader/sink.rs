@@ -83,7 +83,10 @@ impl<K: Sink> Sink for ArchivingSink<K> {
                 event = self.inner.event() => {
                     let event = event?;
                     if let SinkEvent::Flushed(flushed) = event {
-                        self.feed.send_modify(|feed| feed.flushed(flushed.timeline(), flushed.lsn()));
+                        self.feed.send_modify(|feed| {
+                            feed.flushed(flushed.timeline(), flushed.lsn());
+                            self.room.stats.flushed(feed.flushed_len);
+                        });
                     }
                     return Ok(event);
                 }
@@ -113,7 +116,7 @@ impl<K: Sink> Sink for ArchivingSink<K> {
         start_lsn: Lsn,
     ) -> Result<(), SinkError> {
         self.inner.begin(timeline, segment_size, start_lsn).await?;
-        self.feed.send_modify(|feed| feed.begin(timeline));
+        self.feed.send_modify(|feed| feed.begin(timeline, start_lsn));
         // a new stream has not heard of it
         self.told.mark_changed();
         Ok(())
@@ -129,7 +132,8 @@ impl<K: Sink> Sink for ArchivingSink<K> {
 }
 
 impl Feed {
-    pub(super) fn begin(&mut self, timeline: TimelineId) {
+    pub(super) fn begin(&mut self, timeline: TimelineId, start_lsn: Lsn) {
+        self.started_lsn = start_lsn;
         if self.streams.last().is_none_or(|last| last.timeline != timeline) {
             self.streams.push(FedStream { timeline, flushed_lsn: Lsn::INVALID });
         }
@@ -137,7 +141,10 @@ impl Feed {
 
     pub(super) fn flushed(&mut self, timeline: TimelineId, lsn: Lsn) {
         if let Some(last) = self.streams.last_mut().filter(|last| last.timeline == timeline) {
+            // a stream that resumes begins with what was flushed before
+            let known_lsn = last.flushed_lsn.max(self.started_lsn);
             last.flushed_lsn = last.flushed_lsn.max(lsn);
+            self.flushed_len += last.flushed_lsn.as_u64().saturating_sub(known_lsn.as_u64());
         }
     }
 }

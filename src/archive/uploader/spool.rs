@@ -1,11 +1,17 @@
 //! The directory as a queue that must not fill up unseen.
 
+use std::convert::Infallible;
 use std::path::Path;
+use std::time::Duration;
 
+use super::stats::Stats;
 use crate::sink::free_len;
 
 /// When a spool is told to be filling: the share of it that is taken, in hundredths.
 const STEPS: [u64; 3] = [50, 80, 95];
+
+/// How often is looked.
+const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What is said about WAL that waits in the directory.
 #[derive(Debug)]
@@ -19,8 +25,16 @@ impl Spool {
         Spool { limit, told: None }
     }
 
+    /// Looks again and again, whatever the store does.
+    pub(super) async fn watch(mut self, directory: &Path, stats: &Stats) -> Infallible {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            self.look(directory, stats.behind_len());
+        }
+    }
+
     /// Says when another step is reached, and when it is over.
-    pub(super) fn look(&mut self, directory: &Path, behind_len: u64) {
+    fn look(&mut self, directory: &Path, behind_len: u64) {
         // without a bound of its own the disk is the bound
         let limit = self.limit.or_else(|| Some(free_len(directory)? + behind_len));
         let Some(limit) = limit else { return };

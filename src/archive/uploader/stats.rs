@@ -1,7 +1,7 @@
 //! How archiving goes, for whoever asks, from whatever thread.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,34 +10,67 @@ use tokio::time::Instant;
 use super::super::store::ArchiveStore;
 use super::{Archived, Standing, Told};
 
-/// What is not in the archive; written by the thread that archives.
+/// What is not in the archive: what the thread that archives has counted, and what has become durable since it did, which may be
+/// long ago where a store is away.
 #[derive(Debug)]
 pub(super) struct Stats {
     began: Instant,
-    behind_len: AtomicU64,
-    /// Since when the oldest of it is durable here, in nanoseconds after `began`; [`u64::MAX`]: there is none.
-    oldest_at: AtomicU64,
+    counted: Mutex<Counted>,
+    /// Bytes that have become durable in this run.
+    flushed_len: AtomicU64,
+    /// Since when there is more than was counted, in nanoseconds after `began`; [`NEVER`]: there is no more.
+    more_since: AtomicU64,
 }
+
+#[derive(Debug)]
+struct Counted {
+    behind_len: u64,
+    /// Since when the oldest of it is durable here.
+    oldest_at: Option<Instant>,
+    /// How much had become durable in this run.
+    flushed_len: u64,
+}
+
+const NEVER: u64 = u64::MAX;
 
 impl Stats {
     pub(super) fn new() -> Self {
-        Stats { began: Instant::now(), behind_len: AtomicU64::new(0), oldest_at: AtomicU64::new(u64::MAX) }
+        Stats {
+            began: Instant::now(),
+            counted: Mutex::new(Counted { behind_len: 0, oldest_at: None, flushed_len: 0 }),
+            flushed_len: AtomicU64::new(0),
+            more_since: AtomicU64::new(NEVER),
+        }
     }
 
-    pub(super) fn set(&self, behind_len: u64, oldest: Option<Instant>) {
-        let nanos = oldest.map(|at| u64::try_from(at.saturating_duration_since(self.began).as_nanos()));
-        self.oldest_at.store(nanos.and_then(Result::ok).unwrap_or(u64::MAX), Ordering::Relaxed);
-        // of whoever sees that there is room the rest is seen, too
-        self.behind_len.store(behind_len, Ordering::Release);
+    /// So much has become durable in this run.
+    pub(super) fn flushed(&self, flushed_len: u64) {
+        self.flushed_len.store(flushed_len, Ordering::Release);
+        let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(NEVER - 1);
+        let _ = self.more_since.compare_exchange(NEVER, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// So much of what is durable is not in the archive, counted when `flushed_len` had become durable in this run.
+    pub(super) fn count(&self, behind_len: u64, oldest_at: Option<Instant>, flushed_len: u64) {
+        *self.counted() = Counted { behind_len, oldest_at, flushed_len };
+        // what comes at this moment is counted next
+        self.more_since.store(NEVER, Ordering::Relaxed);
     }
 
     pub(super) fn behind_len(&self) -> u64 {
-        self.behind_len.load(Ordering::Acquire)
+        let counted = self.counted();
+        counted.behind_len + self.flushed_len.load(Ordering::Acquire).saturating_sub(counted.flushed_len)
     }
 
     fn oldest_age(&self) -> Option<Duration> {
-        let nanos = self.oldest_at.load(Ordering::Relaxed);
-        (nanos != u64::MAX).then(|| self.began.elapsed().saturating_sub(Duration::from_nanos(nanos)))
+        let counted = self.counted().oldest_at.map(|at| at.elapsed());
+        let since = self.more_since.load(Ordering::Relaxed);
+        let more = (since != NEVER).then(|| self.began.elapsed().saturating_sub(Duration::from_nanos(since)));
+        counted.max(more)
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,5 +106,30 @@ impl ArchiveWatch {
     /// How many requests the store has failed, those that were repeated within a request not counted.
     pub fn failure_count(&self) -> u64 {
         self.store.failure_count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_has_counted_is_behind() {
+        let stats = Stats::new();
+        assert_eq!((stats.behind_len(), stats.oldest_age()), (0, None));
+        let second = Duration::from_secs(1);
+        for len in [100, 250] {
+            stats.flushed(len);
+            tokio::time::advance(second).await;
+        }
+        assert_eq!((stats.behind_len(), stats.oldest_age()), (250, Some(2 * second)));
+        // all but the last of it is up
+        stats.count(50, Some(Instant::now() - second), 250);
+        assert_eq!((stats.behind_len(), stats.oldest_age()), (50, Some(second)));
+        stats.flushed(300);
+        stats.count(0, None, 250);
+        stats.flushed(310);
+        tokio::time::advance(second).await;
+        assert_eq!((stats.behind_len(), stats.oldest_age()), (60, Some(second)));
     }
 }

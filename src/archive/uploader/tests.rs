@@ -95,7 +95,7 @@ impl Scene {
     fn flushed(&self, number: u32, lsn: u64) {
         let uploader = self.uploader.as_ref().unwrap();
         uploader.feed.send_modify(|feed| {
-            feed.begin(timeline(number));
+            feed.begin(timeline(number), Lsn::INVALID);
             feed.flushed(timeline(number), Lsn::new(lsn));
         });
     }
@@ -261,6 +261,43 @@ async fn another_clusters_archive_is_refused() {
     let error = scene.finish().await.unwrap_err();
     assert!(matches!(error, ArchiveError::OtherSystem { .. }), "{error}");
     assert_eq!(scene.keys("").await, ["cluster.json", "lease/00000001.json"]);
+}
+
+/// Whoever has it goes on.
+#[tokio::test]
+async fn nobody_is_driven_out_of_another_clusters_archive() {
+    let mut owner = Scene::new();
+    owner.write(1, 2, 100);
+    owner.start();
+    owner.flushed(1, 2 * MIB + 100);
+    owner.archived(1, 2 * MIB + 100).await;
+    let leases = owner.keys("lease/").await;
+    let other = ClusterStamp { system_identifier: SystemIdentifier::new(SYSTEM + 1), segment_size: size() };
+    for is_stamped in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        if is_stamped {
+            let stamp = format!(
+                "{{\"format\":1,\"system_identifier\":\"{}\",\"wal_segment_size\":{MIB}}}",
+                SYSTEM + 1
+            );
+            std::fs::write(directory.path().join(ClusterStamp::FILE_NAME), stamp).unwrap();
+        }
+        let options = UploadOptions { take_over: TakeOver::Now, ..options() };
+        let mut uploader = Uploader::start(owner.store.clone(), directory.path(), options).unwrap();
+        let twenty = Duration::from_secs(20);
+        let refused = match uploader.settled(twenty, twenty).await {
+            Ok(standing) => {
+                assert_eq!((standing, is_stamped), (Standing::Waiting, false));
+                uploader.feed.send_modify(|feed| feed.stamp = Some(other));
+                uploader.finish(twenty).await.unwrap_err()
+            }
+            Err(error) => error,
+        };
+        assert!(matches!(refused, ArchiveError::OtherSystem { .. }), "{refused}");
+    }
+    assert_eq!(owner.keys("lease/").await, leases);
+    owner.flushed(1, 2 * MIB + 100);
+    assert_eq!(owner.finish().await.unwrap(), Some(0));
 }
 
 /// The store does not answer while the server is promoted twice.

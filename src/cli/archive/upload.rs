@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::super::human;
 use crate::archive::{ArchiveError, ArchiveStore, ArchiveUrl, Standing, UploadOptions, Uploader};
 
-/// How long an archive's first answer is waited for; whether another receiver lives that has it shows within a lease.
+/// How long an archive's first answer is waited for.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much longer than a lease, within which it shows whether another receiver lives that has it.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long the rest may take when receiving has ended.
@@ -21,8 +24,8 @@ pub(in crate::cli) async fn open_archive(
     directory: &Path,
 ) -> Result<Uploader, ArchiveError> {
     let mut uploader = Uploader::start(store, directory, options)?;
-    if uploader.settled(CHECK_TIMEOUT + options.lease).await? == Standing::Looking {
-        tracing::warn!("archive {url} does not answer yet");
+    if uploader.settled(SILENCE_TIMEOUT, CHECK_TIMEOUT + options.lease).await? == Standing::Looking {
+        tracing::warn!("archive {url} does not answer yet; what is received waits in the directory");
     }
     Ok(uploader)
 }

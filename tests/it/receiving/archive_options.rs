@@ -152,6 +152,48 @@ fn a_spool_that_is_full_receives_no_more_and_is_told_of_before() {
     receiver.wait().succeeded();
 }
 
+/// From the first moment on, when nothing is known of it yet.
+#[test]
+fn a_store_that_was_never_there_holds_up_little_and_fills_no_more_than_its_spool() {
+    require_server!();
+    if object_store::program().is_none() {
+        servers::missing("s3s-fs", "the program", "get it with scripts/object-store");
+        return;
+    }
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let mut store = ObjectStore::start(primary.dir());
+    let url = store.url("db1");
+    store.stop();
+    let tool = archiving(&primary, &received, &url).args(["--spool-limit", "6MB", "--archive-lease", "600"]);
+    let tool = ObjectStore::credentials(tool);
+    // a signal is heard while it is waited for
+    let stopped = tool.spawn();
+    wait_until("the receiver is about to archive", || received.join(".pgwake.archive").exists());
+    let began = Instant::now();
+    stopped.terminate();
+    stopped.wait().succeeded();
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let began = Instant::now();
+    let mut receiver = tool.spawn();
+    receiver.wait_for_stderr("does not answer yet");
+    receiver.wait_for_stderr("streaming started");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    make_wal(&primary, 40);
+    receiver.wait_for_stderr("of --spool-limit");
+    let mut sizes = Vec::new();
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(200));
+        sizes.push(wal_files(&received).len());
+    }
+    assert!(sizes.iter().all(|count| *count < 25), "{sizes:?}");
+    assert_eq!(sizes[5], sizes[9], "it goes on receiving: {sizes:?}");
+    store.resume();
+    archived(&primary);
+    receiver.terminate();
+    receiver.wait().succeeded();
+}
+
 /// Nothing is read then, so that the server's pings are not seen either.
 #[test]
 #[ignore = "a shutdown waits for a minute; run by make torture"]
