@@ -153,6 +153,30 @@ async fn parts_go_up_as_they_become_durable_and_are_folded() {
     assert_eq!(scene.fetched("000000010000000000000005.00000028.backup").await.0, Fetched::Nothing);
 }
 
+#[tokio::test]
+async fn a_lease_says_what_its_run_has_seen_to_be_archived() {
+    let mut scene = Scene::new();
+    scene.write(1, 3, 1000);
+    // no stream came: nobody has looked at what is in the directory
+    scene.start();
+    scene.uploader.as_mut().unwrap().settled(Duration::from_secs(20), Duration::from_secs(20)).await.unwrap();
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    let holder = lease::last_holder(&scene.store).await.unwrap().unwrap();
+    assert!(holder.ended && !holder.archived_all && holder.archived().is_none());
+    scene.start();
+    scene.flushed(1, 3 * MIB + 1000);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    let reached = Some((timeline(1), Lsn::new(3 * MIB + 1000)));
+    let holder = lease::last_holder(&scene.store).await.unwrap().unwrap();
+    assert!(holder.ended && holder.archived_all && holder.archived() == reached);
+    // what was reached once stays so, whoever comes
+    scene.start();
+    scene.uploader.as_mut().unwrap().settled(Duration::from_secs(20), Duration::from_secs(20)).await.unwrap();
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    let holder = lease::last_holder(&scene.store).await.unwrap().unwrap();
+    assert!(holder.ended && !holder.archived_all && holder.archived() == reached);
+}
+
 /// A writer that had lost the archive was late with the whole of a segment, of another history of the timeline.
 #[tokio::test]
 async fn what_was_acknowledged_stays_beside_a_whole_that_contradicts_it() {

@@ -4,8 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::harness::{
-    Ledger, assert_holds, base_backup, directory, keeping_wal, make_wal, receive, recover_segments,
-    recover_with, streaming,
+    Ledger, assert_holds, base_backup, directory, keeping_wal, make_wal, receive, recover_segments, streaming,
 };
 use crate::require_server;
 use crate::support::object_store::{self, ObjectStore};
@@ -15,6 +14,7 @@ use crate::support::{Cluster, Tool, servers};
 struct Disaster {
     primary: Cluster,
     store: ObjectStore,
+    /// A base backup that is not in the store.
     backup: std::path::PathBuf,
     received: std::path::PathBuf,
     acknowledged: Vec<i32>,
@@ -37,6 +37,9 @@ impl Disaster {
         let receiver = streaming(&ObjectStore::credentials(tool));
         primary.wait_for("SELECT sync_state FROM pg_stat_replication", "sync");
         let backup = base_backup(&primary, "backup");
+        let archived =
+            Tool::pgwake().args(["backup", "-w", "-d", &primary.conninfo(), "--archive", &store.url("db1")]);
+        ObjectStore::credentials(archived).run().succeeded();
         let ledger = Ledger::begin(&primary, synchronous_commit);
         make_wal(&primary, 2);
         std::thread::sleep(after);
@@ -49,13 +52,17 @@ impl Disaster {
         Some(Disaster { primary, store, backup, received, acknowledged, end })
     }
 
-    /// A new server from the base backup and the store alone.
+    /// A new server from the store alone.
     fn restore(&self) -> Cluster {
-        let pgwake = Tool::pgwake().by_server_user();
-        let (program, url) = (pgwake.program().display().to_string(), self.store.url("db1"));
-        let credentials = ObjectStore::environment();
-        let command = format!("env {credentials} {program} wal fetch --archive \"{url}\" %f %p");
-        recover_with(&self.primary, &self.backup, &command)
+        fs::remove_dir_all(&self.backup).expect("lose the other backup");
+        let server = self.primary.adopt(self.primary.dir().join("restored"));
+        let port = format!("port={}", server.port());
+        let tool =
+            Tool::pgwake().args(["restore", "--archive", &self.store.url("db1"), "--start", "--set", &port]);
+        let tool = tool.args(["--set", "synchronous_standby_names=", "--bindir"]).arg(self.primary.bin_dir());
+        let tool = ObjectStore::credentials(tool.arg("-D").arg(server.data_dir()));
+        tool.by_server_user().timeout(Duration::from_secs(120)).run().succeeded().says("it is a primary");
+        server
     }
 }
 
