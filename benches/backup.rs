@@ -38,7 +38,7 @@ const fn case(title: &'static str, data: Data, args: &'static str) -> Case {
     Case { title, data, args, tls: false }
 }
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     case("discard", Data::Large, "-D - -Ft -X none"),
     Case { title: "discard, TLS", data: Data::Large, args: "-D - -Ft -X none", tls: true },
     case("plain, not synced", Data::Large, "-D DIR -N"),
@@ -52,6 +52,7 @@ const CASES: [Case; 14] = [
     case("server zstd 1, extracted", Data::Large, "-D DIR -N -Z server-zstd:1"),
     case("server zstd 1, kept", Data::Large, "-D DIR -N -Ft -Z server-zstd:1"),
     case("tables, synced", Data::ManyTables, "-D DIR"),
+    case("tables, synced at once", Data::ManyTables, "-D DIR --sync-method=syncfs"),
     case("tables, not synced", Data::ManyTables, "-D DIR -N"),
 ];
 
@@ -129,7 +130,11 @@ fn run(cluster: &Cluster, case: &Case, contender: usize, directory: &Path) -> Co
         true => format!("{} sslmode=require", cluster.tcp_conninfo()),
         false => cluster.conninfo(),
     };
-    let words = case.args.split(' ').map(|word| word.replace("DIR", &directory.display().to_string()));
+    let words = case.args.split(' ');
+    // the original knows it since 17
+    let is_known =
+        |word: &&str| contender == 1 || cluster.major() >= 17 || !word.starts_with("--sync-method");
+    let words = words.filter(is_known).map(|word| word.replace("DIR", &directory.display().to_string()));
     let tool = tool.args(["-c", "fast", "-d", &conninfo]).args(words).by_server_user();
     let quiet = ["-c", "exec \"$@\" >/dev/null", "sh"].map(Into::into);
     measure(&tool.under("/bin/sh", quiet).timeout(Duration::from_secs(900)))
