@@ -43,14 +43,14 @@ use crate::pg::{Lsn, TimelineId, WalFileName};
 use crate::sink::ClusterStamp;
 use begin::Ends;
 use local::LocalWal;
-use plan::{Piece, Plan};
+use plan::{Known, Piece, Plan};
 use put::Route;
 pub use sink::ArchivingSink;
 use sink::Room;
 use spool::Spool;
 pub use stats::ArchiveWatch;
 use stats::Stats;
-use tidy::Tidy;
+use tidy::{Seen, Tidy};
 
 /// How WAL is archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,6 +264,8 @@ enum Task {
     Piece(TimelineId, Piece),
     /// The segment that is there as a whole now.
     Fold(Option<WalFileName>),
+    /// A segment was read back; or it is not in the directory any more.
+    ReadBack(WalFileName),
 }
 
 /// Everything of one run.
@@ -530,6 +532,15 @@ impl Upload<'_> {
                 Ok(Task::Fold(is_whole.then_some(file)))
             });
         }
+        if let Some(file) = self.tidy.poll_reading() {
+            let route = self.route.clone();
+            self.tasks.spawn(async move {
+                match retried(|| route.compare_known(Known::segment(file))).await {
+                    Ok(()) | Err(ArchiveError::Hole { .. }) => Ok(Task::ReadBack(file)),
+                    Err(error) => Err(error),
+                }
+            });
+        }
         let is_live = |index: usize, count: usize| index + 1 == count;
         let count = self.plans.len();
         let mut index = 0;
@@ -597,21 +608,22 @@ impl Upload<'_> {
                 match done.map_err(|_| ArchiveError::ThreadEnded)?? {
                     Task::Piece(timeline, piece) => {
                         if let Some(file) = piece.whole_segment() {
-                            self.tidy.is_up(file);
+                            self.tidy.is_up(file, Seen::Told);
                         }
                         for plan in self.plans.iter_mut().filter(|plan| plan.timeline() == timeline) {
                             plan.handle_done(piece);
                             if piece.whole_segment().is_some() {
-                                plan.take_found().into_iter().for_each(|file| self.tidy.is_up(file));
+                                plan.take_found().into_iter().for_each(|file| self.tidy.is_up(file, Seen::Told));
                             }
                         }
                     }
                     Task::Fold(folded) => {
                         self.folding -= 1;
                         if let Some(file) = folded {
-                            self.tidy.is_up(file);
+                            self.tidy.is_up(file, Seen::Compared);
                         }
                     }
+                    Task::ReadBack(file) => self.tidy.is_up(file, Seen::Compared),
                 }
                 Ok(())
             }

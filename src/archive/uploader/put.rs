@@ -59,7 +59,7 @@ impl Route {
     }
 
     /// Whether what is up is what is here, as far as that goes.
-    async fn compare_known(&self, known: Known) -> Result<(), ArchiveError> {
+    pub(super) async fn compare_known(&self, known: Known) -> Result<(), ArchiveError> {
         let (key, stored_len) = match known.object {
             KnownObject::Range(range) => (range.key(), range.wal_len()),
             KnownObject::Segment => (layout::segment_key(known.file), known.file.segment.size().as_u64()),
