@@ -77,6 +77,7 @@ fn nothing_is_acknowledged_that_is_not_in_the_store() {
         StoreFault::CutBefore,
         StoreFault::LoseAnswer,
         StoreFault::WrongEtag,
+        StoreFault::AlterRequest,
         StoreFault::Slow(Duration::from_secs(4)),
     ];
     for (row, fault) in faults.into_iter().enumerate() {
@@ -89,6 +90,8 @@ fn nothing_is_acknowledged_that_is_not_in_the_store() {
         }
         // whole segments, too
         scene.proxy.next(1, "PUT", "/wal/0", fault);
+        // and what the parts of a segment that is whole are removed with
+        scene.proxy.next(1, "DELETE", "/ranges/", fault);
         make_wal(&scene.primary, 2);
         scene.commit(row + 100);
         assert!(scene.proxy.faults() > before, "{fault:?} was not tried");
@@ -100,6 +103,49 @@ fn nothing_is_acknowledged_that_is_not_in_the_store() {
     receiver.wait().succeeded();
     let url = scene.store.url("db1");
     scene.run(&["wal", "verify"], &url).run().succeeded().says("nothing is wrong");
+}
+
+/// What an archive is begun with, and what a backup is made of.
+#[test]
+fn a_beginning_and_a_backup_outlive_bad_days() {
+    require_server!();
+    let Some(scene) = Scene::new() else { return };
+    let faults = [
+        StoreFault::Status(500),
+        StoreFault::Status(503),
+        StoreFault::Status(429),
+        StoreFault::CutBefore,
+        StoreFault::LoseAnswer,
+        StoreFault::WrongEtag,
+        StoreFault::AlterRequest,
+    ];
+    for fault in faults {
+        scene.proxy.next(1, "PUT", "/probe/", fault);
+        scene.proxy.next(1, "PUT", "/lease/", fault);
+        scene.proxy.next(1, "PUT", "cluster.json", fault);
+        scene.proxy.next(1, "GET", "list-type", fault);
+    }
+    let receiver = streaming(&scene.receiver());
+    scene.primary.wait_for("SELECT sync_state FROM pg_stat_replication", "sync");
+    scene.primary.psql("SET synchronous_commit = local; CREATE TABLE t (i int)");
+    scene.commit(1);
+    let (proxied, plain) = (scene.proxy.url("db1"), scene.store.url("db1"));
+    for (number, fault) in faults.into_iter().enumerate() {
+        let before = scene.proxy.faults();
+        scene.proxy.next(2, "PUT", "/backups/", fault);
+        scene.proxy.next(1, "GET", "/backups/", fault);
+        let taken = scene.run(&["backup", "-w", "-d", &scene.primary.conninfo()], &proxied).run();
+        assert!(scene.proxy.faults() > before, "{fault:?} was not tried");
+        // an answer that says what is wrong may end it; then there is no such backup
+        let listed = scene.run(&["list", "--json"], &plain).run().succeeded().stdout;
+        let listed: serde_json::Value = serde_json::from_str(&listed).expect("a listing");
+        let count = listed["backups"].as_array().expect("backups").len();
+        assert_eq!(taken.code, Some(0), "{fault:?}: {taken}");
+        assert_eq!(count, number + 1, "{fault:?}");
+    }
+    receiver.terminate();
+    receiver.wait().succeeded();
+    scene.run(&["verify"], &plain).timeout(PATIENCE * 2).run().succeeded().says("nothing is wrong");
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(crate) enum StoreFault {
     Shorten,
     /// A bit of the answer's body is another one.
     Alter,
+    /// A bit of what is sent is another one when the store gets it.
+    AlterRequest,
     /// What is to be created only if it does not exist is created all the same.
     IgnoreCondition,
 }
@@ -107,8 +109,9 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 fn serve(mut client: TcpStream, port: u16, root: &std::path::Path, state: &Mutex<State>) -> io::Result<()> {
     client.set_nodelay(true)?;
-    let Some(request) = read_message(&mut client, Length::OfRequest)? else { return Ok(()) };
-    let mut words = request.head.split(' ');
+    let Some(mut request) = read_message(&mut client, Length::OfRequest)? else { return Ok(()) };
+    let head = request.head.clone();
+    let mut words = head.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let fault = {
         let mut state = lock(state);
@@ -131,6 +134,12 @@ fn serve(mut client: TcpStream, port: u16, root: &std::path::Path, state: &Mutex
         }
         Some(StoreFault::CutBefore) => return Ok(()),
         Some(StoreFault::Slow(wait)) => std::thread::sleep(wait),
+        Some(StoreFault::AlterRequest) => {
+            let middle = request.body.len() / 2;
+            if let Some(byte) = request.body.get_mut(middle) {
+                *byte ^= 0x10;
+            }
+        }
         Some(StoreFault::IgnoreCondition) => {
             let object = root.join(path.trim_start_matches('/').split('?').next().unwrap_or_default());
             let _ = std::fs::remove_file(object);
