@@ -19,6 +19,10 @@ use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
 use crate::pg::{Lsn, TimelineId, WalFileName};
 use crate::sink::ClusterStamp;
 
+/// What is so short, in bytes, is read and compressed by the thread that puts it up: somebody waits for it, and to hand it to another
+/// one and back takes longer.
+const MAX_LEN_HERE: u64 = 64 << 10;
+
 /// Where from and where to.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
@@ -173,6 +177,9 @@ impl Route {
                 |source| ArchiveError::file("compress file", directory.join(file.to_string()), source);
             wal_object::encode(&wal).map_err(failed)
         };
+        if end - start <= MAX_LEN_HERE {
+            return work();
+        }
         tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?
     }
 
