@@ -79,13 +79,13 @@ async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
         result = work => result,
     };
     if result.is_err() {
-        // a step that cannot be interrupted: nothing may be written to what is taken away
-        if let Some(step) = run.blocking.take() {
-            let _ = step.await;
+        run.stop().await;
+        if let Some(slot) = &run.slot {
+            slot.say_doubt(tool);
         }
         made.take_back(tool);
-        if let Some(slot) = &run.created_slot {
-            slot::drop_own(tool, &settings, slot).await;
+        if let Some(slot) = &run.slot {
+            slot.take_back(tool, &settings).await;
         }
     }
     result

@@ -12,6 +12,7 @@ use super::options::{Destination, Options, WalMethod};
 use super::progress::{ProgressReport, Urgency};
 use super::recovery::standby_files;
 use super::sink::{BackupSink, Beginning, Whole};
+use super::slot::OwnSlot;
 use super::wal::{WalBeside, WalRequest, say_failure};
 use crate::backup::{
     ArchiveEnd, ArchiveEvent, ArchiveName, ArchiveStream, ArchiveStreamError, BackupError, DirectoryModes,
@@ -26,8 +27,9 @@ use crate::client::{
 };
 use crate::compression::CompressionMethod;
 use crate::pg::version::BaseBackupSyntax;
-use crate::pg::{Lsn, ServerVersion, SlotName};
+use crate::pg::{Lsn, ServerVersion};
 use crate::standby::copy::archive_names;
+use crate::stream::BackgroundReceive;
 use crate::wire::command::{BaseBackup, ManifestOptions};
 use crate::wire::server_error::SqlState;
 
@@ -48,8 +50,25 @@ pub(super) struct Session<'a> {
 pub(super) struct Run {
     /// A step that goes on whatever happens.
     pub(super) blocking: Option<JoinHandle<()>>,
-    /// A slot that outlives the connection that made it.
-    pub(super) created_slot: Option<SlotName>,
+    /// The WAL's stream, as long as it is being begun.
+    pub(super) starting: Option<BackgroundReceive>,
+    /// A slot that outlives the connection that makes it.
+    pub(super) slot: Option<OwnSlot>,
+}
+
+impl Run {
+    /// Stops what is under way, so that nothing more is made or written. Afterwards it is known, if it can be, whether
+    /// the server has made a slot.
+    pub(super) async fn stop(&mut self) {
+        // a step that cannot be interrupted: nothing may be written to what is taken away
+        if let Some(step) = self.blocking.take() {
+            let _ = step.await;
+        }
+        if let Some(slot) = &mut self.slot {
+            slot.wait_for_answer().await;
+        }
+        self.starting = None;
+    }
 }
 
 impl Session<'_> {
@@ -105,7 +124,7 @@ impl Session<'_> {
             let system_identifier = identity.system_identifier;
             let modes = self.modes;
             let request = WalRequest { tool, options, settings, version, modes, system_identifier, start };
-            wal = Some(WalBeside::start(request, plan, &mut run.created_slot).await?);
+            wal = Some(WalBeside::start(request, plan, run).await?);
         }
         let copy = Copy { session: *self, version, progress, tablespace: 0, copies: 0, stream, sink, wal };
         let (end, sink, wal) = copy.run(made).await?;
@@ -149,7 +168,7 @@ impl Session<'_> {
             ));
         }
         // nothing that was made is to be taken back now
-        run.created_slot = None;
+        run.slot = None;
         self.say("base backup completed");
         Ok(())
     }

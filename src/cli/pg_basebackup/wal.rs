@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::options::{Destination, Options, SlotPlan};
+use super::receiving::Run;
 use super::sink::now;
+use super::slot::{OwnSlot, SlotCreation};
 use crate::ErrorClass;
 use crate::backup::{DirectoryModes, SyncMethod, WalArchive, WalArchiveOptions};
 use crate::cli::pg_tool::connection::{command_failed, with_causes};
@@ -52,22 +54,30 @@ enum SlotChoice {
 }
 
 impl WalBeside {
-    /// Connects, makes the slot, and begins. `created_slot` is where the name of a slot is left that outlives the
-    /// connection.
+    /// Connects, makes the slot, and begins. In `run` is left what has to be looked after should this be broken off.
     pub(super) async fn start(
         request: WalRequest<'_>,
         plan: &SlotPlan,
-        created_slot: &mut Option<SlotName>,
+        run: &mut Run,
     ) -> Result<Self, Failed> {
         let WalRequest { tool, options, version, .. } = request;
         let choice = choose_slot(tool, plan, version)?;
         let (sender, ready) = oneshot::channel();
+        let creation = match &choice {
+            SlotChoice::Create(name) => {
+                let (slot, creation) = OwnSlot::new(name.clone());
+                run.slot = Some(slot);
+                Some(creation)
+            }
+            SlotChoice::None | SlotChoice::Temporary | SlotChoice::Existing(_) => None,
+        };
         let connector = SlotConnector {
             tool: tool.clone(),
             settings: request.settings.clone(),
             choice: choice.clone(),
             ready: Some(sender),
             created: None,
+            creation,
         };
         let archive = match &options.destination {
             Destination::Tar { directory, compression } => {
@@ -81,34 +91,21 @@ impl WalBeside {
         let background = background_request(&request, &choice, archive.as_ref());
         let receive = BackgroundReceive::start(connector, background);
         let receive = receive.map_err(|error| tool.error(describe(&error)))?;
+        // it goes on when this is broken off, so that the server's answer is heard
+        let starting = run.starting.insert(receive);
         match ready.await {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(slot))) => {
-                let kind = if choice == SlotChoice::Temporary { "temporary " } else { "" };
-                if options.verbose {
+            Ok(Ok(slot)) => {
+                if let Some(slot) = slot.filter(|_| options.verbose) {
+                    let kind = if choice == SlotChoice::Temporary { "temporary " } else { "" };
                     tool.info(format!("created {kind}replication slot \"{slot}\""));
                 }
-                if choice != SlotChoice::Temporary {
-                    *created_slot = Some(slot);
-                }
             }
-            Ok(Err(failure)) => {
-                let failed = tool.error(&failure);
-                if let (true, SlotChoice::Create(name)) = (failure.leaves_doubt(), &choice) {
-                    tool.hint(format!(
-                        "The server may have made the slot before its answer was lost. If replication slot \"{name}\" \
-                         is there and nobody else's, drop it: it holds WAL back."
-                    ));
-                }
-                return Err(failed);
-            }
+            Ok(Err(failure)) => return Err(tool.error(&failure)),
             // the stream ended before it connected: it says why
-            Err(_) => {
-                let mut receive = receive;
-                return Err(tool.error(describe(&receive.ended().await)));
-            }
+            Err(_) => return Err(tool.error(describe(&starting.ended().await))),
         }
-        Ok(WalBeside { receive, archive })
+        let receive = run.starting.take();
+        Ok(WalBeside { receive: receive.expect("nobody else takes it"), archive })
     }
 
     /// Resolves when the stream has ended before the backup, which ends the backup too. Cancel-safe.
@@ -206,6 +203,8 @@ struct SlotConnector {
     choice: SlotChoice,
     ready: Option<oneshot::Sender<Result<Option<SlotName>, StartFailure>>>,
     created: Option<SlotName>,
+    /// Where a slot that outlives the connection is told of.
+    creation: Option<watch::Sender<SlotCreation>>,
 }
 
 /// Why a stream could not be begun.
@@ -215,13 +214,6 @@ enum StartFailure {
     Connect(OpenError),
     #[error("{}", command_failed(.command, .source))]
     Slot { command: String, source: ClientError },
-}
-
-impl StartFailure {
-    /// Whether the server may have made a slot all the same: it has not refused.
-    fn leaves_doubt(&self) -> bool {
-        matches!(self, StartFailure::Slot { source, .. } if source.sqlstate().is_none())
-    }
 }
 
 impl Connector for SlotConnector {
@@ -265,7 +257,14 @@ impl SlotConnector {
             }
         };
         let reservation = WalReservation::Immediate;
+        self.tell(SlotCreation::Asked);
         let created = connection.create_physical_slot(&name, persistence, reservation).await;
+        match &created {
+            Ok(_) => self.tell(SlotCreation::Made),
+            Err(error) if error.sqlstate().is_some() => self.tell(SlotCreation::NotMade),
+            // the server may have made it all the same: it has not refused
+            Err(_) => {}
+        }
         created.map_err(|source| {
             let command =
                 command::create_physical_slot(connection.version(), &name, persistence, reservation);
@@ -275,5 +274,11 @@ impl SlotConnector {
         })?;
         self.created = Some(name);
         Ok(connection)
+    }
+
+    fn tell(&self, how_far: SlotCreation) {
+        if let Some(creation) = &self.creation {
+            creation.send_replace(how_far);
+        }
     }
 }

@@ -62,6 +62,38 @@ fn signals_take_everything_back() {
     }
 }
 
+/// A signal may come between the server's making of the slot and its answer, and the slot is ours all the same.
+#[test]
+fn a_slot_whose_answer_is_on_its_way_is_dropped() {
+    let cluster = server();
+    let dir = TestDir::new();
+    let proxy = Proxy::to(&cluster);
+    proxy.delay(Direction::ToClient, Duration::from_millis(600));
+    let directory = dir.join("backup");
+    let tool = backup(&cluster, &dir, &directory).env("PGHOST", "127.0.0.1");
+    let tool = tool.env("PGPORT", proxy.port().to_string()).args(["-v", "-w", "-C", "-S", "mine"]);
+    let run = tool.spawn();
+    wait_until("the slot is there", || cluster.psql(SLOTS) == "1");
+    run.interrupt();
+    let outcome = run.wait().exited(1).complains("pg_basebackup: error: interrupted by SIGINT");
+    // its making was not told of: the answer had not come
+    assert!(!outcome.stderr.contains("created replication slot"), "{outcome}");
+    outcome.complains("pg_basebackup: dropping replication slot \"mine\"");
+    assert_eq!(cluster.psql(SLOTS), "0");
+    assert_taken_back(&directory, false, "a signal while the slot was made");
+}
+
+/// One that was there is somebody else's, whatever comes meanwhile.
+#[test]
+fn a_slot_of_somebody_else_stays() {
+    let cluster = server();
+    let dir = TestDir::new();
+    cluster.psql("SELECT pg_create_physical_replication_slot('mine')");
+    let outcome = backup(&cluster, &dir, &dir.join("backup")).args(["-C", "-S", "mine"]).run().exited(1);
+    outcome.complains("replication slot \"mine\" already exists");
+    assert_eq!(cluster.psql(SLOTS), "1");
+}
+
 #[test]
 fn a_connection_cut_takes_everything_back() {
     cut_and_look(8);
