@@ -22,7 +22,8 @@ const NAME: &str = "BASE_BACKUP";
 const MAX_TABLESPACES: usize = 4096;
 
 /// How long a server may be silent once a backup has begun. From 15 on it reports progress each second; before that it
-/// has nothing to wait for but its disk.
+/// has nothing to wait for but its disk. Archiving, where it was asked to wait for that, takes as long as it takes: from
+/// 15 on that is inside the copy, between the last archive and the manifest.
 const COPY_SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The longest location of a tablespace, in bytes (`MAXPGPATH`).
@@ -201,11 +202,7 @@ impl BaseBackupStream<'_> {
     /// What comes next. Cancel-safe.
     pub async fn next(&mut self) -> Result<BackupStep, ClientError> {
         loop {
-            let silence = match self.stage {
-                BackupStage::BeforeCopy | BackupStage::Copy => Some(COPY_SILENCE_TIMEOUT),
-                BackupStage::BeforeEnd | BackupStage::BeforeCompletion => self.end_silence,
-            };
-            let message = self.connection.next_message_within(silence).await?;
+            let message = self.connection.next_message_within(self.silence()).await?;
             match (self.stage, message) {
                 (BackupStage::Copy, BackendMessage::CopyData(payload)) => {
                     return Ok(BackupStep::CopyData(payload));
@@ -238,6 +235,18 @@ impl BaseBackupStream<'_> {
                 }
                 (_, message) => return Err(unexpected(&message)),
             }
+        }
+    }
+}
+
+impl BaseBackupStream<'_> {
+    /// How long the server may be silent now.
+    fn silence(&self) -> Option<Duration> {
+        let is_only_copy = self.connection.version().base_backup_syntax() == BaseBackupSyntax::Options;
+        match self.stage {
+            BackupStage::BeforeCopy => Some(COPY_SILENCE_TIMEOUT),
+            BackupStage::Copy if !is_only_copy => Some(COPY_SILENCE_TIMEOUT),
+            BackupStage::Copy | BackupStage::BeforeEnd | BackupStage::BeforeCompletion => self.end_silence,
         }
     }
 }
