@@ -46,6 +46,8 @@ pub struct Connection {
     backend: Backend,
     backend_pid: Option<u32>,
     notice_handler: NoticeHandler,
+    /// What the server said while the connection was made, until somebody is told.
+    startup_notices: Vec<ServerError>,
     phase: Phase,
     answer_timeout: Option<Duration>,
     received_len: u64,
@@ -111,6 +113,7 @@ impl Connection {
             backend: Backend::Unknown,
             backend_pid: None,
             notice_handler: Box::new(log_notice),
+            startup_notices: Vec::new(),
             phase: Phase::Ready,
             answer_timeout: None,
             received_len: 0,
@@ -162,9 +165,21 @@ impl Connection {
         self.parameters.get(name).map(String::as_str)
     }
 
-    /// Sends notices elsewhere than to the log.
+    /// Keeps what the server said while the connection was made, for whoever is told of notices.
+    pub(super) fn having_said(self, startup_notices: Vec<ServerError>) -> Self {
+        Connection { startup_notices, ..self }
+    }
+
+    /// Sends notices elsewhere than to the log; those of the startup at once.
     pub fn on_notice(&mut self, handler: NoticeHandler) {
         self.notice_handler = handler;
+        self.tell_startup_notices();
+    }
+
+    fn tell_startup_notices(&mut self) {
+        for notice in std::mem::take(&mut self.startup_notices) {
+            (self.notice_handler)(&notice);
+        }
     }
 
     /// How long the server may be silent while an answer is awaited; `None`, as at the beginning: for ever. After
@@ -207,6 +222,8 @@ impl Connection {
         }
         frontend::query(text, &mut self.outgoing)?;
         self.phase = Phase::Busy;
+        // nobody has asked for them
+        self.tell_startup_notices();
         self.send().await
     }
 

@@ -7,7 +7,7 @@ use super::{Failed, Invocation};
 use crate::cli::prompt::prompt_anywhere;
 use crate::cli::signals::Signals;
 use crate::client::conninfo::{ConnInfo, Secret, Settings, SystemEnvironment};
-use crate::client::{ClientError, Connection, Purpose, open};
+use crate::client::{ClientError, Connection, OpenError, Purpose, open};
 
 /// When to ask for a password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,23 +40,19 @@ impl ConnectionOptions {
         for warning in &settings.warnings {
             tool.raw(format_args!("WARNING: {warning}"));
         }
-        if self.prompt == PasswordPrompt::Always {
+        let mut result = if self.prompt == PasswordPrompt::Always {
             settings.password = ask(tool).await?.password();
-        }
-        let mut result = open(&settings, Purpose::PhysicalReplication).await;
+            open_after_question(tool, &settings).await?
+        } else {
+            open(&settings, Purpose::PhysicalReplication).await
+        };
         while self.prompt != PasswordPrompt::Never
             && matches!(&result, Err(error) if error.is_password_missing())
         {
             // nobody is there to type one: the original would ask for ever
             let Asked::Line(password) = ask(tool).await? else { break };
             settings.password = password;
-            // after the question signals are ours, and would do nothing while the server is silent
-            let mut signals = Signals::listen().map_err(|error| tool.error(error))?;
-            result = tokio::select! {
-                biased;
-                signal = signals.received() => return Err(tool.error(format!("interrupted by {signal}"))),
-                result = open(&settings, Purpose::PhysicalReplication) => result,
-            };
+            result = open_after_question(tool, &settings).await?;
         }
         let connection = result.map_err(|error| tool.error(with_causes(&error)))?;
         Ok((settings, connection))
@@ -90,6 +86,19 @@ impl ConnectionOptions {
         let named = conninfo.set("fallback_application_name", tool.name);
         named.map_err(|error| tool.error(with_causes(&error)))?;
         Ok(conninfo)
+    }
+}
+
+/// Opens a connection after a question: from that on signals are ours, and would do nothing while the server is silent.
+async fn open_after_question(
+    tool: &Invocation,
+    settings: &Settings,
+) -> Result<Result<Connection, OpenError>, Failed> {
+    let mut signals = Signals::listen().map_err(|error| tool.error(error))?;
+    tokio::select! {
+        biased;
+        signal = signals.received() => Err(tool.error(format!("interrupted by {signal}"))),
+        result = open(settings, Purpose::PhysicalReplication) => Ok(result),
     }
 }
 

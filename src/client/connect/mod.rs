@@ -82,7 +82,8 @@ impl Connected {
         let backend = Backend::of(self.backend_key.as_ref(), &self.stream);
         let connection = Connection::new(Box::new(self.stream), self.decoder, self.parameters, self.host)?;
         let backend_pid = self.backend_key.map(|key| key.process_id);
-        Ok(connection.protected_by(self.protection).served_by(backend, backend_pid))
+        let connection = connection.protected_by(self.protection).served_by(backend, backend_pid);
+        Ok(connection.having_said(self.notices))
     }
 }
 

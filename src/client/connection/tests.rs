@@ -73,16 +73,51 @@ async fn a_backup_may_begin_late_and_then_be_silent_for_some_minutes() {
     connection.set_answer_timeout(Some(MINUTE));
     let answer = async {
         tokio::time::sleep(30 * MINUTE).await;
-        let done = message(b'C', b"SELECT\0");
-        let set = |row| [message(b'T', b"\0\0"), row, done.clone()].concat();
-        theirs.write_all(&set(row(&[Some("0/1"), Some("1")]))).await.unwrap();
-        theirs.write_all(&set(row(&[None, None, None]))).await.unwrap();
-        theirs.write_all(&message(b'H', b"\0\0\0")).await.unwrap();
+        theirs.write_all(&backup_begins()).await.unwrap();
         tokio::time::sleep(4 * MINUTE).await;
         theirs.write_all(&message(b'd', b"x")).await.unwrap();
         theirs
     };
-    let request = BaseBackup {
+    let request = backup_request();
+    let backup = async {
+        let mut backup = connection.base_backup(&request).await.unwrap();
+        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyBegin));
+        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyData(_)));
+        let begun = Instant::now();
+        assert!(is_silent(&backup.next().await));
+        assert_eq!(begun.elapsed(), 5 * MINUTE);
+    };
+    tokio::join!(backup, answer);
+}
+
+/// The server archives between the last archive and the manifest, and says nothing meanwhile.
+#[tokio::test(start_paused = true)]
+async fn archiving_that_a_backup_waits_for_takes_as_long_as_it_takes() {
+    let (mut connection, mut theirs) = connected();
+    let answer = async {
+        theirs.write_all(&backup_begins()).await.unwrap();
+        tokio::time::sleep(300 * MINUTE).await;
+        theirs.write_all(&message(b'd', b"m")).await.unwrap();
+        theirs
+    };
+    let request = BaseBackup { wait_for_archive: true, ..backup_request() };
+    let backup = async {
+        let mut backup = connection.base_backup(&request).await.unwrap();
+        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyBegin));
+        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyData(_)));
+    };
+    tokio::join!(backup, answer);
+}
+
+/// A backup of no tablespaces, up to where the copy begins.
+fn backup_begins() -> Vec<u8> {
+    let set = |row| [message(b'T', b"\0\0"), row, message(b'C', b"SELECT\0")].concat();
+    let start = set(row(&[Some("0/1"), Some("1")]));
+    [start, set(row(&[None, None, None])), message(b'H', b"\0\0\0")].concat()
+}
+
+fn backup_request() -> BaseBackup {
+    BaseBackup {
         label: String::new(),
         estimate_size: false,
         checkpoint: CheckpointMode::Spread,
@@ -95,16 +130,24 @@ async fn a_backup_may_begin_late_and_then_be_silent_for_some_minutes() {
         incremental: false,
         target: None,
         compression: None,
+    }
+}
+
+/// What the server said while the connection was made comes first, wherever notices go.
+#[tokio::test]
+async fn what_was_said_at_the_startup_is_told() {
+    let said = message(b'N', b"SWARNING\0C01000\0Mpassword will expire soon\0\0");
+    let frame = {
+        let mut decoder = FrameDecoder::new();
+        decoder.buffer_mut().extend_from_slice(&said);
+        decoder.next_frame().unwrap().unwrap()
     };
-    let backup = async {
-        let mut backup = connection.base_backup(&request).await.unwrap();
-        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyBegin));
-        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyData(_)));
-        let begun = Instant::now();
-        assert!(is_silent(&backup.next().await));
-        assert_eq!(begun.elapsed(), 5 * MINUTE);
-    };
-    tokio::join!(backup, answer);
+    let BackendMessage::NoticeResponse(kept) = BackendMessage::parse(frame).unwrap() else { panic!() };
+    let (connection, _theirs) = connected();
+    let mut connection = connection.having_said(vec![kept]);
+    let (told, notices) = std::sync::mpsc::channel();
+    connection.on_notice(Box::new(move |notice| told.send(notice.message.clone()).unwrap()));
+    assert_eq!(notices.recv().unwrap(), "password will expire soon");
 }
 
 /// Brings a byte at a time, and nothing every other time.
