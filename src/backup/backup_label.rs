@@ -12,7 +12,7 @@ pub struct BackupLabel {
     pub start_lsn: Lsn,
     /// `CHECKPOINT LOCATION`: the checkpoint record that it begins with.
     pub checkpoint_lsn: Lsn,
-    /// `START TIMELINE`.
+    /// `START TIMELINE`; servers before 11 have it only in the name of the segment where replay begins.
     pub start_timeline: TimelineId,
     /// `BACKUP METHOD`: how it was taken; `streamed` from BASE_BACKUP.
     pub method: Option<String>,
@@ -100,10 +100,16 @@ impl BackupLabel {
                 timeline: lines.require(INCREMENTAL_TLI, parse_text)?,
             }),
         };
+        let (start_lsn, timeline_of_segment) = lines.require(START_LSN, parse_start)?;
+        let start_timeline = lines.optional(START_TIMELINE, parse_text)?.unwrap_or(timeline_of_segment);
+        // a server that finds two does not recover
+        if start_timeline != timeline_of_segment {
+            return Err(BackupLabelError::Invalid(START_TIMELINE));
+        }
         Ok(BackupLabel {
-            start_lsn: lines.require(START_LSN, parse_start)?,
+            start_lsn,
             checkpoint_lsn: lines.require(CHECKPOINT_LSN, parse_text)?,
-            start_timeline: lines.require(START_TIMELINE, parse_text)?,
+            start_timeline,
             method: lines.optional(METHOD, parse_text)?,
             source: lines.optional(SOURCE, parse_source)?,
             start_time: lines.optional(START_TIME, parse_text)?,
@@ -159,10 +165,14 @@ fn parse_text<T: std::str::FromStr>(value: &str) -> Option<T> {
 }
 
 /// `0/2000028 (file 000000010000000000000002)`
-fn parse_start(value: &str) -> Option<Lsn> {
+fn parse_start(value: &str) -> Option<(Lsn, TimelineId)> {
     let (lsn, file) = value.split_once(" (file ")?;
     let name = file.strip_suffix(')')?;
-    if name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit()) { lsn.parse().ok() } else { None }
+    if name.len() != 24 || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let timeline = TimelineId::new(u32::from_str_radix(&name[..8], 16).ok()?)?;
+    Some((lsn.parse().ok()?, timeline))
 }
 
 fn parse_source(value: &str) -> Option<BackupSource> {
@@ -195,6 +205,12 @@ mod tests {
     }
 
     #[test]
+    fn reads_what_servers_before_11_write() {
+        let text = FULL.replace("START TIMELINE: 1\n", "").replace("(file 00000001", "(file 0000001C");
+        assert_eq!(BackupLabel::parse(text.as_bytes()).unwrap().start_timeline.as_u32(), 28);
+    }
+
+    #[test]
     fn reads_incremental_backups() {
         let text = format!("{FULL}INCREMENTAL FROM LSN: 0/1000028\nINCREMENTAL FROM TLI: 3\n");
         let reference = BackupLabel::parse(text.as_bytes()).unwrap().incremental_from.unwrap();
@@ -206,7 +222,8 @@ mod tests {
         for (text, expected) in [
             (String::new(), E::Missing(START_LSN)),
             (FULL.replace("CHECKPOINT LOCATION", "X"), E::Missing(CHECKPOINT_LSN)),
-            (FULL.replace("START TIMELINE", "X"), E::Missing(START_TIMELINE)),
+            (FULL.replace("TIMELINE: 1", "TIMELINE: 2"), E::Invalid(START_TIMELINE)),
+            (FULL.replace("(file 00000001", "(file 00000000"), E::Invalid(START_LSN)),
             (FULL.replace("TIMELINE: 1", "TIMELINE: 0"), E::Invalid(START_TIMELINE)),
             (FULL.replace(" (file 000000010000000000000002)", ""), E::Invalid(START_LSN)),
             (FULL.replace("(file 0", "(file x"), E::Invalid(START_LSN)),

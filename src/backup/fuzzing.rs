@@ -196,8 +196,11 @@ fn read_manifest<'a>(
 pub fn fuzz_backup_label(data: &[u8]) {
     let Ok(label) = BackupLabel::parse(data) else { return };
     let again = format!(
-        "START WAL LOCATION: {} (file 000000010000000000000001)\nCHECKPOINT LOCATION: {}\nSTART TIMELINE: {}\n",
-        label.start_lsn, label.checkpoint_lsn, label.start_timeline
+        "START WAL LOCATION: {} (file {:08X}0000000000000001)\nCHECKPOINT LOCATION: {}\nSTART TIMELINE: {}\n",
+        label.start_lsn,
+        label.start_timeline.as_u32(),
+        label.checkpoint_lsn,
+        label.start_timeline
     );
     let again = BackupLabel::parse(again.as_bytes()).expect("what was read can be read again");
     assert_eq!(

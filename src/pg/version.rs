@@ -112,9 +112,10 @@ impl ServerVersion {
         self.major >= 10
     }
 
-    /// Whether `pg_basebackup` can copy from this version at all (9.1).
-    pub const fn has_base_backup(self) -> bool {
-        self.major > 9 || (self.major == 9 && self.minor >= 1)
+    /// Whether `pg_basebackup` can copy from this version (10). The original goes back to 9.1, whose servers keep WAL in
+    /// `pg_xlog` and have none of the slots that end with a connection.
+    pub const fn can_be_copied(self) -> bool {
+        self.major >= 10
     }
 
     /// Whether this version and its tools print a position's lower half with eight digits (19).

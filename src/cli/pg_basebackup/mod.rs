@@ -7,6 +7,7 @@
 //! * What a server sends is confined to the target: names, links, archive names, locations of tablespaces.
 //! * Files are made durable while others arrive, and a failure to make anything durable fails the backup.
 //! * WAL that streams in is checked, and tells the server how far it is durable only where a slot has to move on.
+//! * Servers before 10 are refused, where the original goes back to 9.1.
 //! * `pg_wal.tar` is compressed with every method; the last segment that was streamed is marked as done.
 //!
 //! Not departures: directories above the target that were made for it stay, and the way to the target is believed. Who runs
@@ -32,6 +33,7 @@ use super::pg_tool::connection::{command_failed, file_mode};
 use super::pg_tool::{Failed, Invocation};
 use super::signals::Signals;
 use crate::backup::DirectoryModes;
+use crate::client::Connection;
 use directories::Made;
 use receiving::{Run, Session};
 
@@ -57,6 +59,7 @@ async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
         .map_err(|error| tool.error(format!("could not set up signal handling: {error}")))?;
     // further connections lead to the server that the backup comes from, whatever else is in the list
     let settings = named.pinned_to(connection.host());
+    refuse_too_old(tool, &connection)?;
     let mut made = Made::new(options.clean_up);
     let mut run = Run::default();
     let work = async {
@@ -89,6 +92,17 @@ async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
         }
     }
     result
+}
+
+/// Nothing is made for a server that cannot be copied from.
+fn refuse_too_old(tool: &Invocation, connection: &Connection) -> Result<(), Failed> {
+    let version = connection.version();
+    if version.can_be_copied() {
+        return Ok(());
+    }
+    let failed = tool.error(format!("incompatible server version {version}"));
+    tool.hint("Servers before version 10 keep their WAL in another place: take PostgreSQL's own pg_basebackup for them.");
+    Err(failed)
 }
 
 fn prepare_directories(

@@ -81,7 +81,7 @@ impl Session<'_> {
     ) -> Result<(), Failed> {
         let Session { tool, options, .. } = *self;
         let version = connection.version();
-        self.check_versions(connection)?;
+        check_version(tool, connection)?;
         let standby = match &options.destination {
             Destination::Server(_) => None,
             _ => standby_files(tool, options, self.named, connection)?,
@@ -188,22 +188,6 @@ impl Session<'_> {
         let result = result.await.map_err(|_| Failed)?;
         run.blocking = None;
         result.map_err(|error| self.backup_error(&error))
-    }
-
-    fn check_versions(&self, connection: &Connection) -> Result<(), Failed> {
-        let (tool, version) = (self.tool, connection.version());
-        if !version.has_base_backup() {
-            return Err(tool.error(format!("incompatible server version {version}")));
-        }
-        if matches!(self.options.wal, WalMethod::Stream(_)) {
-            return check_version(tool, connection).inspect_err(|_| {
-                tool.hint("Use -X none or -X fetch to disable log streaming.");
-            });
-        }
-        if version.is_newer_than_tested() {
-            tool.warn(format!("server version {version} is newer than any that pgwake has been tested with"));
-        }
-        Ok(())
     }
 
     /// What is asked for, and this server cannot do.

@@ -1,6 +1,7 @@
 //! What depends on the server: tablespaces, group access, incremental backups, checksums that are wrong.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use super::compare::members;
 use super::{leading_to, original, ours};
 use crate::cloning::hash_of_everything;
-use crate::support::{Cluster, TestDir, Tool, tree};
+use crate::support::scripted::{Script, message, ready, report, welcome};
+use crate::support::servers::default_major;
+use crate::support::{Cluster, TestDir, Tool, tree, wait_until};
 
 fn both(cluster: &Cluster, dir: &TestDir) -> [(&'static str, Tool); 2] {
     [("original", original(cluster)), ("ours", ours(dir))]
@@ -148,6 +151,79 @@ fn group_access_is_kept_alike() {
     }
 }
 
+/// Before anything is made, and in words that say why.
+#[test]
+fn servers_that_are_too_old_are_refused() {
+    let old = |client: &mut std::net::TcpStream| {
+        let parameter = |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
+        let welcome = [message(b'R', &[0; 4]), parameter("server_version", "9.6.24"), ready()].concat();
+        client.write_all(&welcome)
+    };
+    let primary = Script::new().greeting(old).perform();
+    let dir = TestDir::new();
+    for format in ["p", "t"] {
+        let directory = dir.join("backup");
+        let tool = ours(&dir).args(["-F", format, "-d", &primary.conninfo(), "-D"]).arg(&directory);
+        let outcome = tool.run().exited(1).complains("pg_basebackup: error: incompatible server version 9.6");
+        outcome.complains("pg_basebackup: hint: Servers before version 10");
+        assert!(!directory.exists());
+    }
+    assert_eq!(primary.commands(), Vec::<String>::new());
+}
+
+/// Whoever has typed a password can still give up.
+#[test]
+fn a_server_that_is_silent_after_the_password_can_be_left() {
+    let silent = |client: &mut std::net::TcpStream| client.read_exact(&mut [0]);
+    let dir = TestDir::new();
+    for signal in ["SIGINT", "SIGTERM"] {
+        let primary = Script::new().greeting(silent).perform();
+        let tool = ours(&dir).args(["-W", "-d", &primary.conninfo(), "-D"]).arg(dir.join("backup"));
+        let run = tool.stdin("secret\n").timeout(Duration::from_secs(20)).spawn();
+        wait_until("it has connected", || primary.connection_count() > 0);
+        if signal == "SIGINT" {
+            run.interrupt();
+        } else {
+            run.terminate();
+        }
+        run.wait().exited(1).complains(&format!("pg_basebackup: error: interrupted by {signal}"));
+    }
+}
+
+/// Some servers have something to say before the first command.
+#[test]
+fn what_a_server_says_first_is_told() {
+    let wordy = |client: &mut std::net::TcpStream| {
+        let notice = report(b'N', "WARNING", "01000", "role password will expire soon");
+        let welcome = welcome();
+        let before_ready = welcome.len() - ready().len();
+        client.write_all(&[&welcome[..before_ready], &notice, &ready()].concat())
+    };
+    let refusal = [report(b'E', "ERROR", "42501", "no"), ready()].concat();
+    let primary = Script::new().greeting(wordy).says("BASE_BACKUP", refusal).perform();
+    let dir = TestDir::new();
+    let tool = ours(&dir).args(["-d", &primary.conninfo(), "-D"]).arg(dir.join("backup"));
+    let outcome = tool.run().exited(1);
+    assert!(outcome.stderr.starts_with("WARNING:  role password will expire soon\n"), "{outcome}");
+    assert_eq!(outcome.stderr.matches("WARNING").count(), 1, "{outcome}");
+}
+
+/// From 19 on whoever logs in with an MD5 password is warned; each of the two connections is.
+#[test]
+fn warnings_of_the_startup_are_told_alike() {
+    let hba = "host replication old 127.0.0.1/32 md5";
+    let cluster = Cluster::builder().setting("autovacuum", "off").hba(hba).start();
+    cluster.psql("SET password_encryption = 'md5'; CREATE ROLE old LOGIN REPLICATION PASSWORD 'secret'");
+    let dir = TestDir::new();
+    let [original, ours] = both(&cluster, &dir).map(|(name, tool)| {
+        let tool = tool.env("PGHOST", "127.0.0.1").env("PGUSER", "old").env("PGPASSWORD", "secret");
+        let tool = tool.args(["-c", "fast", "-N", "-D"]).arg(dir.join(name));
+        tool.run().succeeded().stderr
+    });
+    assert_eq!(original, ours);
+    assert_eq!(ours.matches("WARNING:  ").count(), if default_major() >= 19 { 2 } else { 0 }, "{ours}");
+}
+
 /// The backup stays, for somebody to look at, and says nothing of it.
 #[test]
 fn wrong_checksums_are_told_alike() {
@@ -171,7 +247,7 @@ fn wrong_checksums_are_told_alike() {
 /// From 17 on: the same files as the original's, stubs included, and together with the full one they verify.
 #[test]
 fn incremental_backups_are_alike() {
-    if crate::support::servers::default_major() < 17 {
+    if default_major() < 17 {
         let cluster = Cluster::new();
         let dir = TestDir::new();
         let tool = leading_to(ours(&dir), &cluster).args(["-c", "fast", "-i", "/nonexistent", "-D"]);
