@@ -68,6 +68,16 @@ fn backup_label() {
 }
 
 #[test]
+fn tablespace_map() {
+    replay("tablespace_map", backup::fuzzing::fuzz_tablespace_map);
+}
+
+#[test]
+fn chain_label() {
+    replay("chain_label", backup::fuzzing::fuzz_chain_label);
+}
+
+#[test]
 fn incremental_file() {
     replay("incremental_file", backup::fuzzing::fuzz_incremental_file);
 }

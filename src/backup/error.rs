@@ -4,6 +4,7 @@ use super::backup_label::BackupLabelError;
 use super::confined::FileError;
 use super::manifest::{LedgerError, ManifestError, ManifestMismatch};
 use super::path::MemberPath;
+use super::tablespace_map::TablespaceMapError;
 use super::tar_stream::TarError;
 
 /// Why a backup failed. Nothing that was written can be used.
@@ -57,6 +58,9 @@ pub enum BackupError {
     /// A `backup_label` that recovery could not use.
     #[error("could not parse backup_label")]
     BackupLabel(#[from] BackupLabelError),
+    /// A `tablespace_map` that leads recovery elsewhere, or nowhere.
+    #[error("tablespace_map is not acceptable")]
+    TablespaceMap(#[from] TablespaceMapError),
     /// A manifest that cannot be trusted.
     #[error("backup manifest is not acceptable")]
     Manifest(#[from] ManifestError),
@@ -97,6 +101,9 @@ pub enum MemberRule {
     /// Links are made for tablespaces only: `pg_tblspc/<oid>`.
     #[error("symbolic links are accepted for tablespaces only")]
     Link,
+    /// An archive that is kept has a map of tablespaces in place of links.
+    #[error("symbolic links are not accepted in an archive that is kept")]
+    KeptLink,
     /// The link of a tablespace says something other than its announcement.
     #[error("link of tablespace does not point to its announced location")]
     LinkTarget,
@@ -143,6 +150,7 @@ impl BackupError {
             | BackupError::MissingTablespace(_)
             | BackupError::MissingFile(_)
             | BackupError::BackupLabel(_)
+            | BackupError::TablespaceMap(_)
             | BackupError::Manifest(_)
             | BackupError::Mismatch(_)
             | BackupError::MissingManifest

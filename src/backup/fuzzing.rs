@@ -5,8 +5,10 @@ use bytes::{Buf, Bytes};
 use super::archive_stream::{ArchiveEvent, ArchiveStream};
 use super::backup_label::BackupLabel;
 use super::combine::incremental_file::{IncrementalHeader, IncrementalHeaderError, IncrementalHeaderParser};
+use super::combine::label::{ChainLabel, without_incremental_lines};
 use super::combine::plan::{BlockSource, ReconstructionPlan};
 use super::manifest::{ManifestError, ManifestParser, ManifestSummary};
+use super::tablespace_map::{TablespaceMap, TablespaceMapError, TablespaceMapParser};
 use super::tar_header::MemberKind;
 use super::tar_rewriter::{Added, TarRewriter};
 use super::tar_stream::{ArchiveEnd, TarError, TarEvent, TarStream};
@@ -207,6 +209,39 @@ pub fn fuzz_backup_label(data: &[u8]) {
         (again.start_lsn, again.checkpoint_lsn, again.start_timeline),
         (label.start_lsn, label.checkpoint_lsn, label.start_timeline)
     );
+}
+
+/// A label, as a link of a chain: what is read is in what goes into a full backup's label, which names no other.
+pub fn fuzz_chain_label(data: &[u8]) {
+    let full = without_incremental_lines(data);
+    assert!(full.len() <= data.len());
+    let Ok(label) = ChainLabel::parse(data) else { return };
+    assert_eq!(ChainLabel::parse(&full), Ok(ChainLabel { incremental_from: None, ..label }));
+    assert_eq!(without_incremental_lines(&full), full);
+}
+
+/// A map of tablespaces, read whole and byte by byte: the same map, or the same error. What is read can be written down
+/// and read again.
+pub fn fuzz_tablespace_map(data: &[u8]) {
+    let whole = read_tablespace_map(std::iter::once(data));
+    assert_eq!(whole, read_tablespace_map(data.chunks(1)));
+    let Ok(map) = whole else { return };
+    let mut again = Vec::new();
+    for (oid, path) in map.paths() {
+        again.extend_from_slice(format!("{oid} ").as_bytes());
+        again.extend(path.iter().flat_map(|&byte| [b'\\', byte]));
+        again.push(b'\n');
+    }
+    assert_eq!(read_tablespace_map(std::iter::once(&again[..])).as_ref(), Ok(&map));
+    assert_eq!(map.check(map.paths()), Ok(()));
+}
+
+fn read_tablespace_map<'a>(
+    mut pieces: impl Iterator<Item = &'a [u8]>,
+) -> Result<TablespaceMap, TablespaceMapError> {
+    let mut parser = TablespaceMapParser::new();
+    pieces.try_for_each(|piece| parser.push(piece))?;
+    parser.finish()
 }
 
 /// An incremental file and an older one (the first two bytes say where one ends), read whole and byte by byte: the same

@@ -2,7 +2,7 @@
 
 use super::super::tar_header::tests::{header, seal};
 use super::super::testing::{LABEL, Scratch, Tar, base, manifest, tablespace};
-use super::super::{SyncMethod, TablespacePlace};
+use super::super::{MemberRule, SyncMethod, TablespacePlace};
 use super::*;
 
 /// Where an attack is mounted.
@@ -312,35 +312,72 @@ fn a_full_disk_or_lost_directory_is_the_operators() {
     assert!(error.to_string().starts_with("could not open directory \"/"), "{error}");
 }
 
-/// An archive that is kept as it is will be unpacked by somebody else: names and kinds that lead out are refused there,
-/// too, whether it is passed on or rewritten.
+/// An archive that is kept as it is will be unpacked by somebody else: names, kinds and links that lead out are refused
+/// there, too, whether it is passed on or rewritten.
 #[test]
 fn no_archive_is_kept_that_leads_out() {
-    use super::super::{ManifestRequest, StandbyFiles, TarBackupWriter, TarPlace, TarTarget};
-    let attacks = generated().into_iter().filter(|(name, _, _)| !name.starts_with("link \"base/l"));
-    let named = attacks.filter(|(name, stage, _)| matches!(stage, Stage::Base) && !name.contains("\" to \""));
-    for (attack, _, members) in named {
+    let links = corpus().into_iter().filter(|(name, _, _)| name.starts_with("link"));
+    let links = links.map(|(name, stage, members)| (name.to_owned(), stage, members));
+    for (attack, stage, members) in generated().into_iter().chain(links) {
+        let (space, data_directory) = match stage {
+            Stage::Base => (Tar::default(), Tar::base().raw(&members.0)),
+            Stage::Tablespace => (members, Tar::base()),
+        };
         for rewritten in [false, true] {
-            let directory = tempfile::tempdir().unwrap();
-            let standby =
-                StandbyFiles { configuration: "postgresql.auto.conf", lines: Bytes::new(), signal: None };
-            let mut writer = TarBackupWriter::create(TarTarget {
-                place: TarPlace::Directory(directory.path().to_owned()),
-                modes: super::super::DirectoryModes::OwnerOnly,
-                sync: SyncMethod::None,
-                compression: None,
-                archive_end: ArchiveEnd::Terminated,
-                archive_count: 1,
-                manifest: ManifestRequest::NotRequested,
-                standby: rewritten.then_some(standby),
-                now: 0,
-            })
-            .unwrap();
-            let archive = Tar::base().raw(&members.0).control();
-            writer.handle(ArchiveEvent::ArchiveBegin(ArchiveName::data_directory())).unwrap();
-            let result = writer.handle(ArchiveEvent::ArchiveData(Bytes::from(archive)));
-            let error = result.and_then(|()| writer.complete().map(drop)).expect_err(&attack);
+            let map = data_directory.clone().file(b"tablespace_map", b"16384 /srv/ts\n");
+            let result = keep(&[tablespace(space.clone().end()), base(map.control())], rewritten);
+            let error = result.expect_err(&attack);
             assert!(error.is_integrity(), "{attack}: {error:?}");
         }
     }
+}
+
+/// Recovery makes links of the map, so it may name nothing but what the server announced, and has to name all of that.
+#[test]
+fn no_archive_is_kept_whose_map_leads_elsewhere() {
+    for (map, is_kept) in [
+        (Some(&b"16384 /srv/ts\n"[..]), true),
+        (Some(b"16384 /srv/ts"), false),
+        (Some(b"16384 /tmp\n"), false),
+        (Some(b"16384 /srv/ts\n16385 /tmp\n"), false),
+        (Some(b"16384 /srv/ts\n16384 /srv/ts\n"), false),
+        (Some(b""), false),
+        (None, false),
+    ] {
+        for rewritten in [false, true] {
+            let tar = Tar::base();
+            let tar = map.map_or(tar.clone(), |map| tar.file(b"tablespace_map", map));
+            let result = keep(&[tablespace(Tar::default().end()), base(tar.control())], rewritten);
+            assert_eq!(result.is_ok(), is_kept, "{map:?}: {result:?}");
+            let error = result.err();
+            assert!(error.is_none_or(|error| matches!(error, BackupError::TablespaceMap(_))));
+        }
+    }
+    let twice = Tar::base().file(b"tablespace_map", b"16384 /srv/ts\n").file(b"tablespace_map", b"");
+    let result = keep(&[tablespace(Tar::default().end()), base(twice.control())], false);
+    assert!(matches!(result, Err(BackupError::Member { source: MemberRule::Repeated, .. })), "{result:?}");
+}
+
+/// Keeps the archives of a cluster with tablespace 16384, on the server at `/srv/ts`.
+fn keep(archives: &[(ArchiveName, Vec<u8>)], rewritten: bool) -> Result<(), BackupError> {
+    use super::super::{ManifestRequest, StandbyFiles, TarBackupWriter, TarPlace, TarTarget};
+    let directory = tempfile::tempdir().unwrap();
+    let standby = StandbyFiles { configuration: "postgresql.auto.conf", lines: Bytes::new(), signal: None };
+    let mut writer = TarBackupWriter::create(TarTarget {
+        place: TarPlace::Directory(directory.path().to_owned()),
+        modes: super::super::DirectoryModes::OwnerOnly,
+        sync: SyncMethod::None,
+        compression: None,
+        archive_end: ArchiveEnd::Terminated,
+        archive_count: archives.len(),
+        tablespaces: vec![(16384, b"/srv/ts".to_vec())],
+        manifest: ManifestRequest::NotRequested,
+        standby: rewritten.then_some(standby),
+        now: 0,
+    })?;
+    for (name, content) in archives {
+        writer.handle(ArchiveEvent::ArchiveBegin(name.clone()))?;
+        writer.handle(ArchiveEvent::ArchiveData(Bytes::from(content.clone())))?;
+    }
+    writer.complete().map(drop)
 }

@@ -2,7 +2,8 @@
 //!
 //! Answers to the tar half of `CreateBackupStreamer` in PostgreSQL's `pg_basebackup.c`. Departures: every archive that
 //! is not compressed by the server is read on its way, so that one which could write outside of where it will be
-//! unpacked, or is cut short, never becomes part of a backup; files are made, never overwritten. Invariant: as in
+//! unpacked (by a name, a link, or what recovery makes of its map of tablespaces), or is cut short, never becomes part of a
+//! backup; files are made, never overwritten. Invariant: as in
 //! [`BackupWriter`](super::BackupWriter), `backup_manifest` has its name only after everything is durable.
 
 use std::fs::File;
@@ -14,10 +15,11 @@ use super::archive_output::{ArchiveOutput, WrittenArchive};
 use super::archive_stream::{ArchiveContent, ArchiveEvent, ArchiveName, ManifestRequest};
 use super::confined::{ConfinedDirectory, FileError};
 use super::error::BackupError;
+use super::kept_members::{AnnouncedTablespace, KeptContent, KeptError, KeptMembers};
 use super::open_file::Writeback;
 use super::path::MemberPath;
 use super::tar_rewriter::{Added, AddedFile, TarRewriter};
-use super::tar_stream::{ArchiveEnd, TarEvent, TarStream};
+use super::tar_stream::{ArchiveEnd, TarStream};
 use super::target::{DirectoryModes, StandbyFiles, SyncMethod};
 use super::tree::{MANIFEST_NAME, MANIFEST_TEMPORARY_NAME};
 use crate::compression::{ArchiveCompression, CompressionMethod};
@@ -41,6 +43,8 @@ pub struct TarTarget {
     pub archive_end: ArchiveEnd,
     /// How many archives were announced.
     pub archive_count: usize,
+    /// The tablespaces that were.
+    pub tablespaces: Vec<AnnouncedTablespace>,
     /// Whether a manifest was asked for.
     pub manifest: ManifestRequest,
     /// What makes a standby of the backup, when that is wanted.
@@ -93,6 +97,7 @@ struct Settings {
     compression: Option<ArchiveCompression>,
     archive_end: ArchiveEnd,
     archive_count: usize,
+    tablespaces: Vec<AnnouncedTablespace>,
     manifest: ManifestRequest,
     standby: Option<StandbyFiles>,
     added: Added,
@@ -125,22 +130,31 @@ enum Filter {
     /// The server has compressed them: they are nobody's business.
     Opaque,
     /// They are read, and passed on as they are.
-    Checked(Box<TarStream>),
-    Rewritten(Box<TarRewriter>),
+    Checked(Box<(TarStream, KeptMembers)>),
+    Rewritten(Box<(TarRewriter, KeptMembers)>),
 }
 
 impl TarBackupWriter {
     /// Opens the target's directory.
     pub fn create(target: TarTarget) -> Result<Self, BackupError> {
         let TarTarget { place, modes, sync, compression, standby, now, .. } = target;
-        let TarTarget { archive_end, archive_count, manifest, .. } = target;
+        let TarTarget { archive_end, archive_count, tablespaces, manifest, .. } = target;
         let place = match place {
             TarPlace::Directory(path) => Place::Directory(ConfinedDirectory::open(&path, None)?),
             TarPlace::Stream(file) => Place::Stream(Some(file)),
         };
         let added = Added { mode: modes.default_file_mode(), mtime: now };
-        let target =
-            Settings { modes, sync, compression, archive_end, archive_count, manifest, standby, added };
+        let target = Settings {
+            modes,
+            sync,
+            compression,
+            archive_end,
+            archive_count,
+            tablespaces,
+            manifest,
+            standby,
+            added,
+        };
         Ok(TarBackupWriter { place, target, phase: Phase::Start, written: Vec::new(), scratch: Vec::new() })
     }
 
@@ -232,11 +246,17 @@ impl TarBackupWriter {
         let standby = if is_base { self.target.standby.take() } else { None };
         let terminated = self.target.archive_end == ArchiveEnd::Terminated;
         let must_rewrite = standby.is_some() || matches!(self.place, Place::Stream(_)) || !terminated;
+        let kept = KeptMembers::new(match is_base {
+            true => KeptContent::DataDirectory(std::mem::take(&mut self.target.tablespaces)),
+            false => KeptContent::Tablespace,
+        });
         let filter = match (by_server, must_rewrite) {
             (true, _) if standby.is_some() => return Err(BackupError::CompressedArchive(file_name)),
             (true, _) => Filter::Opaque,
-            (false, false) => Filter::Checked(Box::default()),
-            (false, true) => Filter::Rewritten(Box::new(TarRewriter::new(standby, self.target.added))),
+            (false, false) => Filter::Checked(Box::new((TarStream::new(), kept))),
+            (false, true) => {
+                Filter::Rewritten(Box::new((TarRewriter::new(standby, self.target.added), kept)))
+            }
         };
         let compression = self.target.compression;
         file_name.push_str(compression.map_or("", |compression| compression.method.suffix()));
@@ -276,12 +296,20 @@ impl TarBackupWriter {
     fn end_archive(&mut self, archive: Archive, manifest: Option<AddedFile>) -> Result<(), BackupError> {
         let Archive { name, filter, mut output, .. } = archive;
         let mut added = Vec::new();
+        let end = self.target.archive_end;
         let ended = match filter {
             Filter::Opaque => Ok(()),
-            Filter::Checked(tar) => tar.finish(self.target.archive_end),
-            Filter::Rewritten(tar) => tar.finish(self.target.archive_end, manifest, &mut added),
+            Filter::Checked(filter) => {
+                let (tar, kept) = *filter;
+                tar.finish(end).map_err(KeptError::from).and_then(|()| kept.finish())
+            }
+            Filter::Rewritten(filter) => {
+                let (tar, kept) = *filter;
+                let ended = tar.finish(end, manifest, &mut added);
+                ended.map_err(KeptError::from).and_then(|()| kept.finish())
+            }
         };
-        ended.map_err(|source| BackupError::Tar { archive: name, source })?;
+        ended.map_err(|error| error.of(&name))?;
         added.into_iter().try_for_each(|piece| output.write(piece))?;
         self.written.push(output.finish()?);
         Ok(())
@@ -303,20 +331,20 @@ impl TarBackupWriter {
 impl Archive {
     fn write(&mut self, data: Bytes, scratch: &mut Vec<Bytes>) -> Result<(), BackupError> {
         let Archive { name, filter, output, .. } = self;
-        let damaged = |source| BackupError::Tar { archive: name.clone(), source };
         match filter {
             Filter::Opaque => output.write(data)?,
-            Filter::Checked(tar) => {
+            Filter::Checked(filter) => {
+                let (tar, kept) = &mut **filter;
                 tar.push(data.clone());
-                while let Some(event) = tar.poll().map_err(damaged)? {
-                    if let TarEvent::Data(_) = event {
-                        continue;
-                    }
+                while let Some(event) = tar.poll().map_err(|error| KeptError::from(error).of(name))? {
+                    kept.see(&event).map_err(|error| error.of(name))?;
                 }
                 output.write(data)?;
             }
-            Filter::Rewritten(tar) => {
-                tar.push(data, scratch).map_err(damaged)?;
+            Filter::Rewritten(filter) => {
+                let (tar, kept) = &mut **filter;
+                let pushed = tar.push_seen(data, scratch, |event| kept.see(event));
+                pushed.map_err(|error| error.of(name))?;
                 scratch.drain(..).try_for_each(|piece| output.write(piece))?;
             }
         }

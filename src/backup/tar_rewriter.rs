@@ -70,8 +70,19 @@ impl TarRewriter {
 
     /// Takes a chunk; what is to be written instead goes to `out`.
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<Bytes>) -> Result<(), TarError> {
+        self.push_seen(chunk, out, |_| Ok(()))
+    }
+
+    /// The same, for who wants to see what is in the archive, and may refuse it.
+    pub(super) fn push_seen<E: From<TarError>>(
+        &mut self,
+        chunk: Bytes,
+        out: &mut Vec<Bytes>,
+        mut see: impl FnMut(&TarEvent) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.tar.push(chunk);
         while let Some(event) = self.tar.poll()? {
+            see(&event)?;
             match event {
                 TarEvent::Member(member) => self.begin_member(&member, out),
                 TarEvent::Data(data) if self.member != Member::Skipped => out.push(data),

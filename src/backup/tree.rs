@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::archive_stream::{ArchiveContent, ArchiveName};
 use super::confined::{ConfinedDirectory, FileError};
 use super::error::{BackupError, MemberRule};
+use super::kept_members::TABLESPACE_MAP_NAME;
 use super::path::{MemberPath, tablespace_oid};
 use super::tar_header::TarMember;
 use super::target::{
@@ -33,7 +34,7 @@ pub const MAX_UNANNOUNCED_LINKS: usize = 1 << 10;
 
 /// Names at the top that the server leaves out of every backup (`excludeFiles` in `basebackup.c`), or of this one.
 const RESERVED: [&[u8]; 4] =
-    [MANIFEST_NAME.as_bytes(), b"tablespace_map", b"postmaster.pid", b"postmaster.opts"];
+    [MANIFEST_NAME.as_bytes(), TABLESPACE_MAP_NAME.as_bytes(), b"postmaster.pid", b"postmaster.opts"];
 
 /// What names at the top of a directory begin with that belong to the program that fills it.
 const OWN_PREFIX: &[u8] = b".pgwake";

@@ -8,20 +8,20 @@ use super::error::LabelProblem;
 use crate::pg::{Lsn, TimelineId};
 
 /// The longest content taken: what the original takes.
-pub(super) const MAX_LABEL_LEN: u64 = 10_000 + 1_024;
+pub(in crate::backup) const MAX_LABEL_LEN: u64 = 10_000 + 1_024;
 
 /// Where a backup starts, and which one it builds upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ChainLabel {
-    pub(super) start: ChainPoint,
-    pub(super) incremental_from: Option<ChainPoint>,
+pub(in crate::backup) struct ChainLabel {
+    pub(in crate::backup) start: ChainPoint,
+    pub(in crate::backup) incremental_from: Option<ChainPoint>,
 }
 
 /// A position on a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ChainPoint {
-    pub(super) lsn: Lsn,
-    pub(super) timeline: TimelineId,
+pub(in crate::backup) struct ChainPoint {
+    pub(in crate::backup) lsn: Lsn,
+    pub(in crate::backup) timeline: TimelineId,
 }
 
 const START_LSN: &str = "START WAL LOCATION";
@@ -30,7 +30,7 @@ const FROM_LSN: &str = "INCREMENTAL FROM LSN";
 const FROM_TLI: &str = "INCREMENTAL FROM TLI";
 
 impl ChainLabel {
-    pub(super) fn parse(content: &[u8]) -> Result<Self, LabelProblem> {
+    pub(in crate::backup) fn parse(content: &[u8]) -> Result<Self, LabelProblem> {
         let (mut start_lsn, mut start_timeline, mut from_lsn, mut from_timeline) = (None, None, None, None);
         for line in content.split_inclusive(|&byte| byte == b'\n') {
             if let Some(value) = value_of(line, START_LSN) {
@@ -56,7 +56,7 @@ impl ChainLabel {
 }
 
 /// The content for a full backup: without the lines that name the one before.
-pub(super) fn without_incremental_lines(content: &[u8]) -> Vec<u8> {
+pub(in crate::backup) fn without_incremental_lines(content: &[u8]) -> Vec<u8> {
     let lines = content.split_inclusive(|&byte| byte == b'\n');
     lines
         .filter(|line| value_of(line, FROM_LSN).is_none() && value_of(line, FROM_TLI).is_none())
@@ -87,6 +87,7 @@ fn parse_timeline(value: &[u8], problem: LabelProblem) -> Result<TimelineId, Lab
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const FULL: &str = "START WAL LOCATION: 0/5000028 (file 000000010000000000000005)\n\
         CHECKPOINT LOCATION: 0/5000080\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
@@ -126,6 +127,25 @@ mod tests {
             (format!("{FULL}INCREMENTAL FROM TLI: 1"), "could not parse INCREMENTAL FROM TLI"),
         ] {
             assert_eq!(ChainLabel::parse(text.as_bytes()).unwrap_err().to_string(), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_goes_without_the_lines_that_name_another(
+            lines in proptest::collection::vec(proptest::sample::select(&[
+                "START WAL LOCATION: 0/5000028 (file 000000010000000000000005)\n", "START TIMELINE: 2\n",
+                "INCREMENTAL FROM LSN: 1/03000028\n", "INCREMENTAL FROM TLI: 1\n", "LABEL: x\n", "\n", "INCREMENTAL",
+            ][..]), 0..8),
+        ) {
+            crate::backup::fuzzing::fuzz_chain_label(lines.concat().as_bytes());
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+            crate::backup::fuzzing::fuzz_chain_label(&content);
+            let content = [FULL.as_bytes(), &content, FROM.as_bytes()].concat();
+            crate::backup::fuzzing::fuzz_chain_label(&content);
         }
     }
 }

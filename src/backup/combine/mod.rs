@@ -21,7 +21,7 @@ mod crew;
 mod error;
 pub mod incremental_file;
 mod input;
-mod label;
+pub(super) mod label;
 mod listing;
 mod manifest_index;
 mod outputs;

@@ -282,6 +282,9 @@ impl Session<'_> {
             }
             _ => Vec::new(),
         };
+        let announced = tablespaces
+            .iter()
+            .filter_map(|Tablespace { oid, location, .. }| Some(((*oid)?, location.as_ref()?.to_vec())));
         Ok(Beginning {
             modes: self.modes,
             archive_end: match version.base_backup_syntax() {
@@ -294,6 +297,7 @@ impl Session<'_> {
                 WalMethod::None | WalMethod::Stream(_) => WalMembers::Refused,
             },
             tablespaces: targets,
+            announced: announced.collect(),
             archive_count: tablespaces.len(),
             manifest: self.manifest(version),
         })

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 
 use super::options::{Destination, Options};
 use crate::backup::{
-    ArchiveEnd, ArchiveEvent, BackupError, BackupTarget, BackupWriter, ChecksumAlgorithm, Extraction,
-    HeldPlaces, ManifestPolicy, ManifestRequest, MemberModes, StandbyFiles, TablespaceTarget,
-    TarBackupWriter, TarPlace, TarTarget, UnannouncedTablespace, WalMembers, WholeBackup, WholeTarBackup,
+    AnnouncedTablespace, ArchiveEnd, ArchiveEvent, BackupError, BackupTarget, BackupWriter,
+    ChecksumAlgorithm, Extraction, HeldPlaces, ManifestPolicy, ManifestRequest, MemberModes, StandbyFiles,
+    TablespaceTarget, TarBackupWriter, TarPlace, TarTarget, UnannouncedTablespace, WalMembers, WholeBackup,
+    WholeTarBackup,
 };
 use crate::backup::{DirectoryModes, WalArchive};
 use crate::wire::command::ManifestOptions;
@@ -42,6 +43,8 @@ pub(super) struct Beginning {
     pub(super) wal_members: WalMembers,
     /// For plain format.
     pub(super) tablespaces: Vec<TablespaceTarget>,
+    /// All that the server announced.
+    pub(super) announced: Vec<AnnouncedTablespace>,
     pub(super) archive_count: usize,
     pub(super) manifest: Option<ManifestOptions>,
 }
@@ -74,6 +77,7 @@ impl BackupSink {
             compression,
             archive_end: beginning.archive_end,
             archive_count: beginning.archive_count,
+            tablespaces: beginning.announced,
             manifest,
             standby: beginning.standby,
             now: now(),
