@@ -306,6 +306,7 @@ fn decode_progress(mut payload: Bytes) -> Result<ArchiveEvent, ArchiveStreamErro
 mod tests {
     use super::ArchiveStreamError as E;
     use super::*;
+    use proptest::prelude::*;
 
     fn decode(stream: &mut ArchiveStream, payload: &'static [u8]) -> Result<ArchiveEvent, E> {
         stream.decode(Bytes::from_static(payload))
@@ -399,5 +400,66 @@ mod tests {
         assert!(
             matches!(ArchiveStream::tagged().decode(long), Err(E::ArchiveName(name)) if name.len() == 64)
         );
+    }
+
+    /// Archives by name, and the manifest, whole.
+    type Assembled = (Vec<(String, Vec<u8>)>, Vec<u8>);
+
+    /// What the events of these payloads make up.
+    fn assembled(payloads: impl IntoIterator<Item = Vec<u8>>) -> Result<Assembled, E> {
+        let mut stream = ArchiveStream::tagged();
+        let (mut archives, mut manifest) = (Vec::new(), Vec::new());
+        for payload in payloads {
+            match stream.decode(Bytes::from(payload))? {
+                ArchiveEvent::ArchiveBegin(archive) => archives.push((archive.file_name, Vec::new())),
+                ArchiveEvent::ArchiveData(data) => {
+                    let archive: Option<&mut (String, Vec<u8>)> = archives.last_mut();
+                    archive.expect("data comes in an archive").1.extend_from_slice(&data);
+                }
+                ArchiveEvent::ManifestData(data) => manifest.extend_from_slice(&data),
+                ArchiveEvent::ManifestBegin | ArchiveEvent::Progress { .. } => {}
+            }
+        }
+        stream.finish().map(|()| (archives, manifest))
+    }
+
+    /// `content` in messages of `piece` bytes, progress between them.
+    fn messages(content: &[u8], piece: usize) -> Vec<Vec<u8>> {
+        let progress = |count: usize| [&b"p"[..], &(count as u64).to_be_bytes()].concat();
+        let pieces = content.chunks(piece).enumerate();
+        pieces.flat_map(|(count, data)| [[b"d", data].concat(), progress(count)]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_of_the_contents_gives_the_same(
+            space in proptest::collection::vec(any::<u8>(), 0..50),
+            base in proptest::collection::vec(any::<u8>(), 0..50),
+            manifest in proptest::collection::vec(any::<u8>(), 0..50),
+            piece in 1usize..20,
+        ) {
+            let mut payloads = vec![b"n7.tar\0/t\0".to_vec()];
+            payloads.extend(messages(&space, piece));
+            payloads.push(b"nbase.tar\0\0".to_vec());
+            payloads.extend(messages(&base, piece));
+            payloads.push(b"m".to_vec());
+            payloads.extend(messages(&manifest, piece));
+            let archives = vec![("7.tar".to_owned(), space), ("base.tar".to_owned(), base)];
+            prop_assert_eq!(assembled(payloads), Ok((archives, manifest)));
+        }
+
+        #[test]
+        fn any_payloads_keep_their_order(
+            payloads in proptest::collection::vec(
+                (proptest::sample::select(&b"ndmpx"[..]), proptest::collection::vec(0u8..3, 0..10)), 0..8),
+        ) {
+            let mut bytes = Vec::new();
+            for (tag, rest) in payloads {
+                bytes.extend_from_slice(&(rest.len() as u32 + 1).to_be_bytes());
+                bytes.push(tag);
+                bytes.extend_from_slice(&rest);
+            }
+            crate::backup::fuzzing::fuzz_archive_stream(&bytes);
+        }
     }
 }

@@ -187,6 +187,7 @@ fn parse_source(value: &str) -> Option<BackupSource> {
 mod tests {
     use super::BackupLabelError as E;
     use super::*;
+    use proptest::prelude::*;
 
     const FULL: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n\
         CHECKPOINT LOCATION: 0/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
@@ -235,5 +236,23 @@ mod tests {
             assert_eq!(BackupLabel::parse(text.as_bytes()), Err(expected), "{text}");
         }
         assert_eq!(BackupLabel::parse(b"START TIME: \xFF\n"), Err(E::Missing(START_LSN)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_lines_is_nothing(order in Just(FULL.lines().collect::<Vec<_>>()).prop_shuffle()) {
+            let text: String = order.iter().map(|line| format!("{line}\n")).collect();
+            prop_assert_eq!(BackupLabel::parse(text.as_bytes()), BackupLabel::parse(FULL.as_bytes()));
+        }
+
+        #[test]
+        fn what_is_read_can_be_read_again(
+            content in proptest::collection::vec(any::<u8>(), 0..200),
+            place in 0..=FULL.len(),
+        ) {
+            crate::backup::fuzzing::fuzz_backup_label(&content);
+            let (before, after) = FULL.as_bytes().split_at(place);
+            crate::backup::fuzzing::fuzz_backup_label(&[before, &content, after].concat());
+        }
     }
 }
