@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
 
 use super::archive_output::{ArchiveOutput, WrittenArchive};
 use super::confined::{ConfinedDirectory, FileError};
@@ -43,7 +44,9 @@ const READ_LEN: usize = 128 << 10;
 pub struct WalArchive {
     /// Told that all WAL has arrived; dropped without, everything is left as it is.
     ending: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<Result<Option<WrittenArchive>, FileError>>>,
+    thread: Option<JoinHandle<()>>,
+    /// Comes when the thread ends; never from one that was left.
+    result: oneshot::Receiver<Result<WrittenArchive, FileError>>,
     arrival: PathBuf,
 }
 
@@ -75,12 +78,18 @@ impl WalArchive {
         let output = ArchiveOutput::new(file, place.path_of(&name), compression, writeback)?;
         let arrival = directory.join(WAL_ARRIVAL_NAME);
         let (ending, ended) = sync_channel(1);
+        let (sender, result) = oneshot::channel();
         let packer = Packer { arrival: arrival.clone(), output, now };
         let thread = std::thread::Builder::new()
             .name("wal-archive".to_owned())
-            .spawn(move || packer.run(&ended))
+            .spawn(move || {
+                if let Some(result) = packer.run(&ended).transpose() {
+                    // nobody listens any more when the backup was given up
+                    let _ = sender.send(result);
+                }
+            })
             .map_err(|source| FileError::new("start thread", "wal-archive", source))?;
-        Ok(WalArchive { ending: Some(ending), thread: Some(thread), arrival })
+        Ok(WalArchive { ending: Some(ending), thread: Some(thread), result, arrival })
     }
 
     /// Where WAL is to arrive.
@@ -88,24 +97,35 @@ impl WalArchive {
         &self.arrival
     }
 
-    /// All WAL has arrived: packs the rest, and adds the archive to `backup`.
+    /// Resolves when the archive could not be written on, long before the backup is over: nothing will come of it.
+    /// Cancel-safe.
+    pub async fn failed(&mut self) -> FileError {
+        match (&mut self.result).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(_)) | Err(_) => gone(),
+        }
+    }
+
+    /// All WAL has arrived: packs the rest, and adds the archive to `backup`. Blocks.
     pub fn finish(mut self, backup: &mut WholeTarBackup) -> Result<(), FileError> {
         if let Some(ending) = self.ending.take() {
             // nobody listens when it has failed
             let _ = ending.send(());
         }
-        let gone = || FileError::new("archive", WAL_ARCHIVE_NAME, io::Error::other("nothing was packed"));
-        let thread = self.thread.take().ok_or_else(gone)?;
-        let written = match thread.join() {
-            Ok(result) => result?.ok_or_else(gone)?,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
+            std::panic::resume_unwind(panic);
+        }
+        let written = self.result.try_recv().map_err(|_| gone())??;
         for path in [self.arrival.join(ARCHIVE_STATUS), self.arrival.clone()] {
             fs::remove_dir(&path).map_err(|source| FileError::new("remove directory", path, source))?;
         }
         backup.add(written);
         Ok(())
     }
+}
+
+fn gone() -> FileError {
+    FileError::new("archive", WAL_ARCHIVE_NAME, io::Error::other("nothing was packed"))
 }
 
 impl Drop for WalArchive {
@@ -125,6 +145,7 @@ struct Packer {
 }
 
 impl Packer {
+    /// `None` when it was told to leave everything as it is.
     fn run(mut self, ended: &Receiver<()>) -> Result<Option<WrittenArchive>, FileError> {
         loop {
             let wait = ended.recv_timeout(LOOK_INTERVAL);
@@ -196,4 +217,32 @@ fn done_files(marks: &Path) -> io::Result<Vec<String>> {
 
 fn member(name: &str) -> MemberPath {
     MemberPath::parse(name.as_bytes()).expect("the program's own names are acceptable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(directory: &Path) -> WalArchive {
+        let (modes, sync) = (DirectoryModes::OwnerOnly, SyncMethod::None);
+        WalArchive::start(directory, WalArchiveOptions { modes, sync, compression: None, now: 0 }).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_known_before_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut archive = start(directory.path());
+        // a segment that is marked as complete, and is not there
+        File::create(archive.arrival().join(ARCHIVE_STATUS).join("000000010000000000000001.done")).unwrap();
+        let error = archive.failed().await;
+        assert_eq!(error.source.kind(), io::ErrorKind::NotFound, "{error}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_known_of_an_archive_that_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut archive = start(directory.path());
+        let failed = tokio::time::timeout(2 * LOOK_INTERVAL, archive.failed()).await;
+        assert!(failed.is_err(), "{failed:?}");
+    }
 }

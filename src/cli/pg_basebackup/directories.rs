@@ -36,6 +36,8 @@ pub(super) struct Made {
     pub(super) base: Option<Place>,
     pub(super) wal: Option<Place>,
     pub(super) has_tablespaces: bool,
+    /// Directories that hold the name of one that was made, which is to become durable with what is in it.
+    pub(super) changed_parents: Vec<PathBuf>,
     /// The server has found a wrong checksum: everything stays, for somebody to look at.
     pub(super) checksum_failed: bool,
     clean_up: CleanUp,
@@ -43,7 +45,14 @@ pub(super) struct Made {
 
 impl Made {
     pub(super) fn new(clean_up: CleanUp) -> Self {
-        Made { base: None, wal: None, has_tablespaces: false, checksum_failed: false, clean_up }
+        Made {
+            base: None,
+            wal: None,
+            has_tablespaces: false,
+            changed_parents: Vec::new(),
+            checksum_failed: false,
+            clean_up,
+        }
     }
 
     /// The run has failed.
@@ -89,11 +98,12 @@ impl Place {
     }
 }
 
-/// A directory that must be empty, or is made, with its parents.
+/// A directory that must be empty, or is made, with its parents. `changed` is where the parents of what was made are left.
 pub(super) fn check_or_create(
     tool: &Invocation,
     directory: &Path,
     modes: DirectoryModes,
+    changed: &mut Vec<PathBuf>,
 ) -> Result<Place, Failed> {
     let shown = directory.display();
     let inaccessible = |error: &FileError| {
@@ -101,7 +111,7 @@ pub(super) fn check_or_create(
     };
     let (origin, opened) = match ConfinedDirectory::open(directory, None) {
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
-            create(directory, modes).map_err(|(path, error)| {
+            create(directory, modes, changed).map_err(|(path, error)| {
                 let (path, reason) = (path.display(), plain(&error));
                 tool.error(format!("could not create directory \"{path}\": {reason}"))
             })?;
@@ -116,8 +126,17 @@ pub(super) fn check_or_create(
     Ok(Place { origin, directory })
 }
 
+/// Makes the entries of these directories durable. Blocks.
+pub(super) fn sync_all(directories: &[PathBuf]) -> Result<(), FileError> {
+    directories.iter().try_for_each(|directory| ConfinedDirectory::open(directory, None)?.sync())
+}
+
 /// The path that could not be made comes with the error.
-fn create(directory: &Path, modes: DirectoryModes) -> Result<(), (PathBuf, io::Error)> {
+fn create(
+    directory: &Path,
+    modes: DirectoryModes,
+    changed: &mut Vec<PathBuf>,
+) -> Result<(), (PathBuf, io::Error)> {
     let mode = modes.default_directory_mode();
     let mut missing = Vec::new();
     for ancestor in directory.ancestors() {
@@ -132,6 +151,8 @@ fn create(directory: &Path, modes: DirectoryModes) -> Result<(), (PathBuf, io::E
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
         });
         made.map_err(|error| (path.to_owned(), error))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        changed.push(parent.unwrap_or(Path::new(".")).to_owned());
     }
     Ok(())
 }

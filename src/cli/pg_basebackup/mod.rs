@@ -71,7 +71,8 @@ async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
         let segment_size = connection.wal_segment_size().await;
         segment_size.map_err(|error| tool.error(command_failed("SHOW wal_segment_size", &error)))?;
         if let Destination::Plain { wal_directory: Some(directory), .. } = &options.destination {
-            made.wal = Some(directories::check_or_create(tool, directory, modes)?);
+            let changed = &mut made.changed_parents;
+            made.wal = Some(directories::check_or_create(tool, directory, modes, changed)?);
         }
         let session = Session { tool, options, settings: &settings, named: &named, modes };
         session.back_up(&mut connection, &mut made, &mut run).await
@@ -112,7 +113,7 @@ fn prepare_directories(
     made: &mut Made,
 ) -> Result<(), Failed> {
     if let Some(directory) = options.destination.directory() {
-        made.base = Some(directories::check_or_create(tool, directory, modes)?);
+        made.base = Some(directories::check_or_create(tool, directory, modes, &mut made.changed_parents)?);
     }
     Ok(())
 }

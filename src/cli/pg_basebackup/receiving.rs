@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -13,7 +13,7 @@ use super::progress::{ProgressReport, Urgency};
 use super::recovery::standby_files;
 use super::sink::{BackupSink, Beginning, Whole};
 use super::slot::OwnSlot;
-use super::wal::{WalBeside, WalRequest, say_failure};
+use super::wal::{WalBeside, WalFailure, WalRequest};
 use crate::backup::{
     ArchiveEnd, ArchiveEvent, ArchiveName, ArchiveStream, ArchiveStreamError, BackupError, DirectoryModes,
     ManifestRequest, StandbyFiles, SyncMethod, TablespacePlace, TablespaceTarget, WalMembers,
@@ -133,7 +133,8 @@ impl Session<'_> {
             self.say("waiting for background process to finish streaming ...");
             archive = wal.finish(tool, end).await?;
         }
-        self.conclude(sink, archive, run).await
+        let changed_parents = std::mem::take(&mut made.changed_parents);
+        self.conclude(sink, archive, changed_parents, run).await
     }
 
     /// From what has come to a backup.
@@ -141,6 +142,7 @@ impl Session<'_> {
         &self,
         sink: BackupSink,
         archive: Option<crate::backup::WalArchive>,
+        changed_parents: Vec<PathBuf>,
         run: &mut Run,
     ) -> Result<(), Failed> {
         let options = self.options;
@@ -155,7 +157,12 @@ impl Session<'_> {
         let to_files = options.destination.directory().is_some();
         if options.sync != SyncMethod::None && !matches!(options.destination, Destination::Server(_)) {
             self.say("syncing data to disk ...");
-            whole = self.blocking(run, move || whole.sync().map(|()| whole)).await?;
+            let sync = move || {
+                whole.sync()?;
+                directories::sync_all(&changed_parents)?;
+                Ok(whole)
+            };
+            whole = self.blocking(run, sync).await?;
         }
         if to_files && options.manifest.is_some() {
             self.say("renaming backup_manifest.tmp to backup_manifest");
@@ -270,7 +277,8 @@ impl Session<'_> {
                     let (Some(oid), Some(location)) = (*oid, location) else { continue };
                     let place = if location.starts_with(b"/") {
                         let path = mapping.map(location);
-                        directories::check_or_create(self.tool, &path, self.modes)?;
+                        let changed = &mut made.changed_parents;
+                        directories::check_or_create(self.tool, &path, self.modes, changed)?;
                         made.has_tablespaces = true;
                         TablespacePlace::Directory(path)
                     } else {
@@ -340,8 +348,8 @@ impl Copy<'_> {
         let end = loop {
             let step = tokio::select! {
                 biased;
-                error = ended(&mut self.wal) => {
-                    say_failure(self.session.tool, &error);
+                failure = ended(&mut self.wal) => {
+                    failure.say(self.session.tool);
                     return Err(self.session.tool.error("background process terminated unexpectedly"));
                 }
                 step = self.stream.next() => step,
@@ -467,7 +475,7 @@ impl Copy<'_> {
     }
 }
 
-async fn ended(wal: &mut Option<WalBeside>) -> crate::stream::ReceiveError {
+async fn ended(wal: &mut Option<WalBeside>) -> WalFailure {
     match wal {
         Some(wal) => wal.ended().await,
         None => std::future::pending().await,

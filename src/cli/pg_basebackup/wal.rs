@@ -9,6 +9,7 @@ use super::receiving::Run;
 use super::sink::now;
 use super::slot::{OwnSlot, SlotCreation};
 use crate::ErrorClass;
+use crate::backup::confined::FileError;
 use crate::backup::{DirectoryModes, SyncMethod, WalArchive, WalArchiveOptions};
 use crate::cli::pg_tool::connection::{command_failed, with_causes};
 use crate::cli::pg_tool::slots::{SlotUse, slot_name};
@@ -108,9 +109,21 @@ impl WalBeside {
         Ok(WalBeside { receive: receive.expect("nobody else takes it"), archive })
     }
 
-    /// Resolves when the stream has ended before the backup, which ends the backup too. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> ReceiveError {
-        self.receive.ended().await
+    /// Resolves when the stream, or the archive that it goes into, has ended before the backup, which ends the backup too.
+    /// Cancel-safe.
+    pub(super) async fn ended(&mut self) -> WalFailure {
+        let WalBeside { receive, archive } = self;
+        let archive_failed = async {
+            match archive {
+                Some(archive) => archive.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            error = archive_failed => WalFailure::Archive(error),
+            error = receive.ended() => WalFailure::Stream(error),
+        }
     }
 
     /// The backup has ended: waits for the last of its WAL. The archive, if there is one, wants to be finished.
@@ -129,8 +142,26 @@ impl WalBeside {
     }
 }
 
+/// Why WAL does not come any more.
+#[derive(Debug)]
+pub(super) enum WalFailure {
+    Stream(ReceiveError),
+    Archive(FileError),
+}
+
+impl WalFailure {
+    pub(super) fn say(&self, tool: &Invocation) {
+        match self {
+            WalFailure::Stream(error) => say_failure(tool, error),
+            WalFailure::Archive(error) => {
+                let _ = tool.error(with_causes(error));
+            }
+        }
+    }
+}
+
 /// Why a stream ended.
-pub(super) fn say_failure(tool: &Invocation, error: &ReceiveError) {
+fn say_failure(tool: &Invocation, error: &ReceiveError) {
     let _ = tool.error(match error {
         ReceiveError::SystemChanged { .. } => {
             "system identifier does not match between base backup and streaming connection".to_owned()

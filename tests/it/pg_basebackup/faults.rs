@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{leading_to, ours};
-use crate::require_root;
-use crate::support::faults::SmallDisk;
+use crate::support::faults::{SmallDisk, injecting};
 use crate::support::{Cluster, Direction, Ending, Proxy, TestDir, Tool, tree, wait_until};
+use crate::{require_program, require_root};
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
 
@@ -186,6 +186,88 @@ fn the_death_of_the_wal_stream_ends_the_backup_at_once() {
     let outcome = outcome.complains("pg_basebackup: error: background process terminated unexpectedly");
     assert!(outcome.elapsed < Duration::from_secs(5), "{outcome}");
     assert_taken_back(&directory, false, &outcome.to_string());
+}
+
+/// So does that of what packs WAL into its archive.
+#[test]
+fn the_death_of_the_wal_archive_ends_the_backup_at_once() {
+    let cluster = server();
+    let dir = TestDir::new();
+    let directory = dir.join("backup");
+    let mut run = backup(&cluster, &dir, &directory).args(["-v", "-r", "4M", "-F", "t"]).spawn();
+    run.wait_for_stderr("created temporary replication slot");
+    // a segment that is marked as complete, and is not there
+    let mark = directory.join(".pgwake.wal/archive_status/0000000100000000000000AA.done");
+    fs::write(mark, "").expect("plant a mark");
+    let outcome = run.wait().exited(1);
+    let outcome = outcome.complains("pg_basebackup: error: background process terminated unexpectedly");
+    assert!(outcome.stderr.contains("0000000100000000000000AA"), "{outcome}");
+    assert!(outcome.elapsed < Duration::from_secs(5), "{outcome}");
+    assert_taken_back(&directory, false, &outcome.to_string());
+}
+
+/// Every call that makes something durable, one after the other, and the last name.
+#[test]
+fn what_cannot_be_made_durable_is_no_backup() {
+    require_program!("strace");
+    let cluster = Cluster::builder().setting("autovacuum", "off").wal_segsize(1).start();
+    let dir = TestDir::new();
+    let run = |args: &[&str], fault: &str| {
+        let place = dir.subdir(&format!("{:08x}", fastrand::u32(..)), 0o755);
+        let directory = place.join("deeper/backup");
+        let outcome = injecting(backup(&cluster, &dir, &directory).args(args), &[fault]).run();
+        if outcome.code == Some(1) {
+            assert_taken_back(&directory, false, &format!("{args:?} {fault}\n{outcome}"));
+        }
+        outcome
+    };
+    // archives, the manifest, their directory, the parents: all of it is tried
+    for (args, least) in [
+        (&["-F", "t", "-X", "none"][..], 4),
+        (&["-F", "t"], 5),
+        (&["-F", "t", "-Z", "lz4"], 5),
+        (&["-F", "t", "-X", "none", "--no-manifest", "--sync-method=syncfs"], 2),
+    ] {
+        let failures = (1..40).take_while(|number| {
+            let outcome = run(args, &format!("fsync:error=EIO:when={number}"));
+            outcome.code != Some(0) && outcome.stderr.contains("could not fsync")
+        });
+        let count = failures.count();
+        assert!((least..39).contains(&count), "{args:?}: {count} calls failed");
+    }
+    // calls are counted in each thread
+    for number in [1, 60] {
+        run(&["-F", "p"], &format!("fsync:error=EIO:when={number}")).exited(1).complains("could not fsync");
+    }
+    for args in [&["-F", "p", "-X", "none"], &["-F", "t", "-X", "none"]] {
+        let fault = "renameat2,renameat,rename:error=EIO:when=1";
+        run(args, fault).exited(1).complains("could not rename");
+        let args = [&args[..], &["--sync-method=syncfs"]].concat();
+        run(&args, "syncfs:error=EIO:when=1").exited(1);
+    }
+}
+
+/// Nothing can be taken away then; what is left has no manifest, and the next run does not go on in it.
+#[test]
+fn what_a_killed_run_leaves_passes_for_no_backup() {
+    require_program!("strace");
+    let cluster = Cluster::builder().setting("autovacuum", "off").wal_segsize(1).start();
+    let dir = TestDir::new();
+    for (format, moment, fault) in [
+        ("p", "base", "fstat,statx:delay_enter=2000"),
+        ("p", "backup_manifest.tmp", "renameat2,renameat,rename:delay_enter=60000000"),
+        ("t", "base.tar", "fsync:delay_enter=60000000"),
+        ("t", "backup_manifest.tmp", "renameat2,renameat,rename:delay_enter=60000000"),
+    ] {
+        let directory = dir.join(&format!("{format}-{moment}"));
+        let running = injecting(backup(&cluster, &dir, &directory).args(["-F", format]), &[fault]).spawn();
+        wait_until("it has come so far", || directory.join(moment).exists());
+        running.kill9();
+        running.wait();
+        assert!(!directory.join("backup_manifest").exists(), "{format} {moment}");
+        let again = backup(&cluster, &dir, &directory).args(["-F", format]).run().exited(1);
+        again.complains(&format!("directory \"{}\" exists but is not empty", directory.display()));
+    }
 }
 
 #[test]
