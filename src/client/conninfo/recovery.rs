@@ -37,6 +37,10 @@ impl Settings {
             // it may have been typed
             "password" => self.password.as_ref().map(|password| password.expose().to_owned()),
             "passfile" => resolved().filter(|path| !path.is_empty()).or_else(|| {
+                // libpq looks for the usual one only where no password was given
+                if self.password.as_ref().is_some_and(|password| !password.expose().is_empty()) {
+                    return None;
+                }
                 let home = environment.home_dir()?;
                 Some(home.join(".pgpass").to_string_lossy().into_owned())
             }),
@@ -66,11 +70,27 @@ mod tests {
         let line = settings.to_recovery_conninfo(17, settings.named_dbname(), &environment);
         assert_eq!(
             line,
-            "user=u password='a b' passfile='/home/me/.pgpass' channel_binding=prefer host='/run' port=5432 \
+            "user=u password='a b' channel_binding=prefer host='/run' port=5432 \
              sslmode=prefer sslnegotiation=postgres sslcompression=0 sslcertmode=allow sslsni=1 \
              ssl_min_protocol_version=TLSv1.2 gssencmode=prefer krbsrvname=postgres gssdelegation=0 \
              target_session_attrs=any load_balance_hosts=disable dbname=db"
         );
         assert!(!settings.to_recovery_conninfo(15, None, &environment).contains("sslcertmode"));
+    }
+
+    #[test]
+    fn the_usual_passfile_is_named_where_no_password_was_given() {
+        let environment = FakeEnvironment::default();
+        for (given, expected) in [
+            ("user=u", Some(" passfile='/home/me/.pgpass' ")),
+            ("user=u password=''", Some(" passfile='/home/me/.pgpass' ")),
+            ("user=u password=x", None),
+            ("user=u password=x passfile=/p", Some(" passfile='/p' ")),
+        ] {
+            let settings = Settings::resolve(&ConnInfo::parse(given).unwrap(), &environment).unwrap();
+            let line = settings.to_recovery_conninfo(17, None, &environment);
+            assert_eq!(line.contains("passfile"), expected.is_some(), "{line}");
+            assert!(expected.is_none_or(|expected| line.contains(expected)), "{line}");
+        }
     }
 }
