@@ -44,8 +44,8 @@ impl Place {
 pub(super) fn essence(outcome: &Outcome, program: &str, place: &Place) -> String {
     let run = place.run.display().to_string();
     let plain = |text: &str| text.replace(program, "PROGRAM").replace(&run, "RUN");
-    let is_tar = outcome.stdout.len() > 512;
-    let stdout = if is_tar { String::new() } else { plain(&outcome.stdout) };
+    let is_tar = outcome.stdout_bytes.len() > 512;
+    let stdout = if is_tar { archive("stdout", &outcome.stdout_bytes) } else { plain(&outcome.stdout) };
     let stderr: Vec<String> = plain(&outcome.stderr).lines().map(settled).collect();
     let mut lines: Vec<&str> = stderr.iter().map(String::as_str).collect();
     // how many lines of progress there are is chance
@@ -87,7 +87,8 @@ fn described(directory: &Path) -> String {
         let path = directory.join(name);
         if name.contains(".tar") {
             let kind: Vec<&str> = line.split(' ').take(2).collect();
-            let _ = writeln!(text, "{} {name}\n{}", kind.join(" "), archive(&path));
+            let bytes = fs::read(&path).expect("read an archive");
+            let _ = writeln!(text, "{} {name}\n{}", kind.join(" "), archive(name, &bytes));
         } else if line.starts_with('f') {
             let mode = line.split(' ').nth(1).unwrap_or_default();
             let content = fs::read(&path).expect("read a file");
@@ -113,22 +114,22 @@ fn file(name: &str, mode: &str, content: &[u8]) -> String {
         "backup_label" | "backup_manifest" | "backup_manifest.tmp" | "pg_control" => {
             format!("f {mode} {name}\n")
         }
+        // a difference is to be seen
+        "postgresql.auto.conf" => format!("f {mode} {name}\n{}", String::from_utf8_lossy(content)),
         _ => format!("f {mode} {} {:08x} {name}\n", content.len(), crc32c::crc32c(content)),
     }
 }
 
-fn archive(path: &Path) -> String {
-    let name = path.to_string_lossy();
-    let bytes = fs::read(path).expect("read an archive");
+/// What is in an archive, however that is compressed: standard output has no name that says it.
+fn archive(name: &str, bytes: &[u8]) -> String {
     let mut plain = Vec::new();
-    let read = if name.ends_with(".gz") {
-        flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut plain)
-    } else if name.ends_with(".lz4") {
-        lz4_flex::frame::FrameDecoder::new(&bytes[..]).read_to_end(&mut plain)
-    } else if name.ends_with(".zst") {
-        zstd::Decoder::new(&bytes[..]).and_then(|mut decoder| decoder.read_to_end(&mut plain))
-    } else {
-        (&bytes[..]).read_to_end(&mut plain)
+    let read = match bytes {
+        [0x1F, 0x8B, ..] => flate2::read::GzDecoder::new(bytes).read_to_end(&mut plain),
+        [0x04, 0x22, 0x4D, 0x18, ..] => lz4_flex::frame::FrameDecoder::new(bytes).read_to_end(&mut plain),
+        [0x28, 0xB5, 0x2F, 0xFD, ..] => {
+            zstd::Decoder::new(bytes).and_then(|mut decoder| decoder.read_to_end(&mut plain))
+        }
+        mut bytes => bytes.read_to_end(&mut plain),
     };
     read.unwrap_or_else(|error| panic!("{name}: {error}"));
     members(&plain)

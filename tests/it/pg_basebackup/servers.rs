@@ -171,6 +171,22 @@ fn servers_that_are_too_old_are_refused() {
     assert_eq!(primary.commands(), Vec::<String>::new());
 }
 
+/// One that nobody has seen yet is tried, and that is said.
+#[test]
+fn servers_that_are_newer_are_tried_with_a_warning() {
+    let new = |client: &mut std::net::TcpStream| {
+        let parameter = |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
+        let welcome = [message(b'R', &[0; 4]), parameter("server_version", "20devel"), ready()].concat();
+        client.write_all(&welcome)
+    };
+    let refusal = [report(b'E', "ERROR", "42501", "no"), ready()].concat();
+    let primary = Script::new().greeting(new).says("BASE_BACKUP", refusal).perform();
+    let dir = TestDir::new();
+    let tool = ours(&dir).args(["-d", &primary.conninfo(), "-D"]).arg(dir.join("backup"));
+    let outcome = tool.run().exited(1).complains("could not initiate base backup: ERROR:  no");
+    outcome.complains("pg_basebackup: warning: server version 20");
+}
+
 /// Whoever has typed a password can still give up.
 #[test]
 fn a_server_that_is_silent_after_the_password_can_be_left() {
@@ -271,6 +287,7 @@ fn incremental_backups_are_alike() {
             if verified {
                 let verify = Tool::client(cluster.major(), "pg_verifybackup").args(["-n", "-q"]);
                 verify.arg(&directory).run().succeeded();
+                Tool::pgwake().args(["pg_verifybackup", "-q"]).arg(&directory).run().succeeded();
             }
             let archive = directory.join("base.tar");
             match archive.exists() {
@@ -285,6 +302,15 @@ fn incremental_backups_are_alike() {
         assert_eq!(original, ours, "{args}");
         assert!(ours.contains("INCREMENTAL."), "{ours}");
     }
+    // ours upon ours, and what they make up starts with every row
+    let (combined, pieces) = (cluster.dir().join("combined"), [full, dir.join("ours-Fp")]);
+    Tool::pgwake().args(["pg_combinebackup", "-o"]).arg(&combined).args(pieces).run().succeeded();
+    Tool::pgwake().args(["pg_verifybackup", "-q"]).arg(&combined).run().succeeded();
+    crate::support::dir::own_all(&combined);
+    let combined = cluster.adopt(&combined);
+    combined.start();
+    assert_eq!(hash_of_everything(&combined), hash_of_everything(&cluster));
+    combined.stop(crate::support::Stop::Immediate);
     for (args, complaint) in [
         (vec!["-i", "/nonexistent"], "could not open file \"/nonexistent\": No such file or directory"),
         (vec!["-i", "/etc/passwd"], "could not upload manifest: ERROR:  could not parse backup manifest"),

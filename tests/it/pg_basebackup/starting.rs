@@ -137,6 +137,40 @@ fn check(cluster: &Cluster) {
     tool.args(["-h", &host, "-p", &port, "-U", "postgres", "postgres"]).run().succeeded();
 }
 
+/// The server scans `pg_tblspc` before or after that: where it sends a link, recovery makes the directory all the same, and
+/// nothing leads to the server's own meanwhile.
+#[test]
+fn a_tablespace_that_is_created_meanwhile_comes_to_be() {
+    let primary = Cluster::builder().setting("autovacuum", "off").setting("wal_keep_size", "1GB").start();
+    let dir = primary.dir();
+    let location = dir.subdir("meanwhile", 0o700);
+    let backup = |name: &str, args: &[&str]| {
+        let tool = leading_to(ours(dir), &primary).args(["-c", "fast", "-v", "-r", "8M", "-N", "-D"]);
+        let tool = tool.arg(dir.join(name)).args(args).by_server_user();
+        let mut running = tool.timeout(Duration::from_secs(120)).spawn();
+        running.wait_for_stderr("created temporary replication slot");
+        running
+    };
+    let (plain, archives) = (backup("plain", &[]), backup("archives", &["-Ft"]));
+    primary.psql(&format!("CREATE TABLESPACE meanwhile LOCATION '{}'", location.display()));
+    primary.psql("CREATE TABLE there TABLESPACE meanwhile AS SELECT i FROM generate_series(1, 5000) i");
+    let oid = primary.psql("SELECT oid FROM pg_tablespace WHERE spcname = 'meanwhile'");
+    for running in [plain, archives] {
+        running.wait().succeeded();
+    }
+    let unpacked = unpack(dir, &dir.join("archives"), "unpacked");
+    let expected = hash_of_everything(&primary);
+    // recovery makes the directory anew, which must be nobody's by then
+    primary.stop(crate::support::Stop::Immediate);
+    for directory in [dir.join("plain"), unpacked] {
+        let link = directory.join("pg_tblspc").join(&oid);
+        assert!(link.symlink_metadata().is_err(), "{} is there", link.display());
+        let copy = started(&primary, &directory);
+        assert_eq!(hash_of_everything(&copy), expected);
+        copy.stop(crate::support::Stop::Immediate);
+    }
+}
+
 #[test]
 fn backups_under_load_start_and_follow() {
     disturb_and_start(1);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::compare::{Place, essence};
 use super::{leading_to, original, ours};
+use crate::support::servers::{default_major, skipped};
 use crate::support::{Cluster, TestDir};
 
 /// Mistakes, and what is found out before a server is asked.
@@ -101,6 +102,9 @@ const WITHOUT_SERVER: &[&str] = &[
     "-D OUT --waldir=x",
     "-D OUT --waldir=NOTHING",
     "-D OUT -P --no-estimate-size",
+    "-D OUT --sync-method=none",
+    "-D OUT --sync-method",
+    "-D OUT --sync-method=NOTHING",
     "-D OUT --no-manifest --manifest-checksums=NONE",
     "-D OUT --no-manifest --manifest-force-encode",
     "-D OUT -h /nonexistent",
@@ -149,6 +153,12 @@ const BACKUPS: &[&str] = &[
     "-D OUT -c FAST --no-sync --no-slot -v --label=it's",
     "-D OUT -c fast -N -R -S taken",
     "-D OUT -c fast -N -R -C -S made -v",
+    "-D OUT -c fast -N -R -h 127.0.0.1",
+    "-D OUT -c fast -N -R -h 127.0.0.1 -d dbname=it's",
+    "-D OUT -c fast -N -R -d postgresql://127.0.0.1/a%20base?password=it%27s%20a%5Csecret",
+    "-D OUT -c fast --sync-method=fsync",
+    "-D OUT -c fast --sync-method syncfs -v",
+    "-D OUT -c fast -Ft -X none --sync-method=syncfs",
     "-D OUT -c fast -N --waldir=RUN/wal",
     "-D OUT -c fast -N --manifest-checksums=sha512 --manifest-force-encode",
     "-D OUT -c fast -N --manifest-checksums=NONE --no-verify-checksums --no-estimate-size",
@@ -163,6 +173,7 @@ const BACKUPS: &[&str] = &[
     "-D - -c fast -Ft -X none",
     "-D - -c fast -Ft -X fetch -R --no-manifest",
     "-D - -c fast -Ft -X none -Z 1",
+    "-D - -c fast -Ft -X fetch -Z lz4 --manifest-checksums=sha256",
     "-t blackhole -X none -c fast -v -P",
     "-t server:RUN/onserver -X fetch -c fast -Z gzip:1",
 ];
@@ -171,12 +182,38 @@ const BACKUPS: &[&str] = &[
 fn is_comparable(cluster: &Cluster, line: &str) -> bool {
     let has_lz4_and_zstd = !matches!(cluster.major(), 16);
     let compresses = line.contains("lz4") || line.contains("zstd");
-    let for_options = ["server-", "-t ", "--target"];
-    let asks_server = for_options.iter().any(|word| line.contains(word));
+    // the tool that stands in for the originals up to 15 has no choice there
+    let has_sync_method = cluster.major() >= 17 || !line.contains("--sync-method");
     // what a standby is told is what its libpq knows: that of 13 knows less than the tool which stands in for 13's, and
     // the tool of 16 is here built without TLS. Whether a standby follows is seen in `starting`.
     let is_told_alike = !matches!(cluster.major(), 13 | 16) || !line.contains("-R");
-    (has_lz4_and_zstd || !compresses) && (cluster.major() >= 15 || !asks_server) && is_told_alike
+    (has_lz4_and_zstd || !compresses) && has_sync_method && is_told_alike
+}
+
+/// What a server up to 14 cannot do is found out after the connection is made.
+#[test]
+fn what_an_old_server_cannot_do_is_told_alike() {
+    if default_major() >= 15 {
+        skipped("a server without backup targets: 14 or earlier");
+        return;
+    }
+    let cluster = Cluster::builder().in_memory().setting("autovacuum", "off").start();
+    let lines = [
+        "-t blackhole -X none -c fast -v",
+        "-t server:RUN/x -X fetch -c fast",
+        "-D OUT -Z server-gzip -c fast -v",
+        "-D EMPTY -Ft -Z server-lz4:3 -c fast",
+        "-D - -Ft -X none -Z server-gzip -c fast",
+    ];
+    assert_none(&compare(&cluster, &lines), lines.len());
+    let dir = TestDir::new();
+    for (args, complaint) in [
+        (&lines[0], "backup targets are not supported by this server version"),
+        (&lines[2], "server does not support server-side compression"),
+    ] {
+        let words = Place::new(&dir, complaint).words(args);
+        leading_to(ours(&dir), &cluster).args(words).run().exited(1).complains(complaint);
+    }
 }
 
 fn compare(cluster: &Cluster, lines: &[&str]) -> Vec<String> {

@@ -14,7 +14,7 @@ mod strictness;
 mod table;
 
 use crate::support::{TestDir, Tool, servers};
-use crate::{require_program, require_server};
+use crate::{require_program, require_root, require_server};
 use chain::Chain;
 
 /// The majors to test against.
@@ -51,6 +51,24 @@ fn chains_of_every_depth_start_with_every_row() {
         require_server!(major);
         starting::chains_of_every_depth_start_with_every_row(&Chain::make(major));
     }
+}
+
+/// Where files can share blocks, what is whole costs none.
+#[test]
+fn clones_cost_nothing() {
+    require_root!();
+    require_program!("mkfs.xfs");
+    let major = majors()[0];
+    require_server!(major);
+    starting::clones_cost_nothing(major);
+}
+
+#[test]
+#[ignore = "two hundred backups; run by make torture"]
+fn a_chain_of_two_hundred_starts() {
+    let major = majors()[0];
+    require_server!(major);
+    starting::a_chain_of_two_hundred_starts(major);
 }
 
 #[test]

@@ -96,6 +96,15 @@ pub(crate) fn own(path: &Path) {
     }
 }
 
+/// The same with all that is below it.
+pub(crate) fn own_all(path: &Path) {
+    own(path);
+    if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        let entries = fs::read_dir(path).expect("list a directory");
+        entries.for_each(|entry| own_all(&entry.expect("an entry").path()));
+    }
+}
+
 /// More than all tests that run at once take, several times.
 const PLENTY: u64 = 8 << 30;
 

@@ -31,6 +31,24 @@ impl SmallDisk {
         SmallDisk { path }
     }
 
+    /// Mounts one that shares blocks between files, of 400 MB (XFS makes none of less than 300), that has its content in a
+    /// file without a name. Needs `require_program!("mkfs.xfs")`, too.
+    #[track_caller]
+    pub(crate) fn mount_sharing(dir: &TestDir, name: &str) -> SmallDisk {
+        let (image, path) = (dir.join(&format!("{name}.image")), dir.subdir(name, 0o755));
+        let file = fs::File::create(&image).expect("create the file of a disk");
+        file.set_len(400 << 20).expect("make a file long");
+        let run = |program: &mut Command| {
+            let status = program.arg(&image).status().expect("run a program");
+            assert!(status.success(), "could not make a file system at {}", path.display());
+        };
+        run(Command::new("mkfs.xfs").arg("-q"));
+        run(Command::new("mount").args(["-o", "loop", "--target"]).arg(&path).arg("--source"));
+        fs::remove_file(&image).expect("remove the name of a disk's file");
+        own(&path);
+        SmallDisk { path }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

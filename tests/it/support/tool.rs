@@ -281,6 +281,7 @@ impl Running {
             code: status.code(),
             signal: status.signal(),
             stdout: self.stdout.text(),
+            stdout_bytes: self.stdout.bytes(),
             stderr: self.stderr.text(),
             output_held_open: !(self.stdout.ended() && self.stderr.ended()),
             elapsed: self.started.elapsed(),
@@ -308,6 +309,8 @@ pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
     pub(crate) stdout: String,
+    /// The same, for what is no text.
+    pub(crate) stdout_bytes: Vec<u8>,
     pub(crate) stderr: String,
     /// The program ended, but something that it started still has its standard output or error.
     pub(crate) output_held_open: bool,
@@ -375,7 +378,11 @@ impl Captured {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes.lock().expect("no panic while appending")).into_owned()
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.bytes.lock().expect("no panic while appending").clone()
     }
 
     fn ended(&self) -> bool {
