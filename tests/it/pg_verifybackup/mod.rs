@@ -7,6 +7,7 @@
 mod backups;
 mod flips;
 mod hostile;
+mod incremental;
 mod manifests;
 mod report;
 mod table;
