@@ -53,8 +53,6 @@ pub(super) fn run(tool: &Invocation) -> Result<(), Failed> {
 
 async fn drive(tool: &Invocation, options: &Options) -> Result<(), Failed> {
     let (named, mut connection) = options.connection.connect(tool).await?;
-    let notices = tool.clone();
-    connection.on_notice(Box::new(move |notice| notices.raw(notice)));
     let mut signals = Signals::listen()
         .map_err(|error| tool.error(format!("could not set up signal handling: {error}")))?;
     // further connections lead to the server that the backup comes from, whatever else is in the list

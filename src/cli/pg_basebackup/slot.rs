@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::cli::pg_tool::Invocation;
-use crate::cli::pg_tool::connection::{libpq_text, with_causes};
+use crate::cli::pg_tool::connection::{libpq_text, show_notices, with_causes};
 use crate::client::conninfo::Settings;
 use crate::client::{Purpose, open};
 use crate::pg::SlotName;
@@ -75,6 +75,7 @@ async fn drop_own(tool: &Invocation, settings: &Settings, slot: &SlotName) {
     let attempt = async {
         let connection = open(settings, Purpose::PhysicalReplication).await;
         let mut connection = connection.map_err(|error| with_causes(&error))?;
+        show_notices(tool, &mut connection);
         let dropped = connection.drop_slot(slot, DropWhenActive::Wait).await;
         dropped.map_err(|error| libpq_text(&error))
     };

@@ -11,7 +11,7 @@ use super::slot::{OwnSlot, SlotCreation};
 use crate::ErrorClass;
 use crate::backup::confined::FileError;
 use crate::backup::{DirectoryModes, SyncMethod, WalArchive, WalArchiveOptions};
-use crate::cli::pg_tool::connection::{command_failed, with_causes};
+use crate::cli::pg_tool::connection::{command_failed, show_notices, with_causes};
 use crate::cli::pg_tool::slots::{SlotUse, slot_name};
 use crate::cli::pg_tool::streaming::describe;
 use crate::cli::pg_tool::{Failed, Invocation};
@@ -275,8 +275,7 @@ impl SlotConnector {
     async fn open(&mut self) -> Result<Connection, StartFailure> {
         let connection = open(&self.settings, Purpose::PhysicalReplication).await;
         let mut connection = connection.map_err(StartFailure::Connect)?;
-        let notices = self.tool.clone();
-        connection.on_notice(Box::new(move |notice| notices.raw(notice)));
+        show_notices(&self.tool, &mut connection);
         let (name, persistence) = match &self.choice {
             SlotChoice::None | SlotChoice::Existing(_) => return Ok(connection),
             SlotChoice::Create(name) => (name.clone(), SlotPersistence::Permanent),

@@ -8,7 +8,7 @@ use super::options::{Durability, Options, Receive, WhenLost};
 use super::words::Words;
 use crate::ErrorClass;
 use crate::cli::hints;
-use crate::cli::pg_tool::connection::{command_failed, with_causes};
+use crate::cli::pg_tool::connection::{command_failed, show_notices, with_causes};
 use crate::cli::pg_tool::slots::{SlotUse, slot_name};
 use crate::cli::pg_tool::{Failed, Invocation};
 use crate::cli::signals::Signals;
@@ -67,7 +67,7 @@ pub(super) async fn receive(
         stream_start_lsn: None,
         switched_to: None,
     };
-    let mut connector = FirstOpened { opened: Some(connection), then: ServerConnector::new(settings) };
+    let mut connector = FirstOpened { tool, opened: Some(connection), then: ServerConnector::new(settings) };
     let mut interrupted = false;
     let shutdown = async {
         signals.received().await;
@@ -133,19 +133,22 @@ fn receive_options(
 }
 
 /// Hands out the connection that is open already, and opens the others.
-struct FirstOpened {
+struct FirstOpened<'a> {
+    tool: &'a Invocation,
     opened: Option<Connection>,
     then: ServerConnector,
 }
 
-impl Connector for FirstOpened {
+impl Connector for FirstOpened<'_> {
     type Upstream = Connection;
 
     async fn connect(&mut self) -> Result<Connection, ConnectFailure> {
-        match self.opened.take() {
-            Some(connection) => Ok(connection),
-            None => self.then.connect().await,
+        if let Some(connection) = self.opened.take() {
+            return Ok(connection);
         }
+        let mut connection = self.then.connect().await?;
+        show_notices(self.tool, &mut connection);
+        Ok(connection)
     }
 }
 

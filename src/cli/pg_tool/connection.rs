@@ -54,7 +54,8 @@ impl ConnectionOptions {
             settings.password = password;
             result = open_after_question(tool, &settings).await?;
         }
-        let connection = result.map_err(|error| tool.error(with_causes(&error)))?;
+        let mut connection = result.map_err(|error| tool.error(with_causes(&error)))?;
+        show_notices(tool, &mut connection);
         Ok((settings, connection))
     }
 
@@ -87,6 +88,12 @@ impl ConnectionOptions {
         named.map_err(|error| tool.error(with_causes(&error)))?;
         Ok(conninfo)
     }
+}
+
+/// What the server says beside its answers is shown as it is, from the startup on: libpq does that for these tools.
+pub(in crate::cli) fn show_notices(tool: &Invocation, connection: &mut Connection) {
+    let tool = tool.clone();
+    connection.on_notice(Box::new(move |notice| tool.raw(notice)));
 }
 
 /// Opens a connection after a question: from that on signals are ours, and would do nothing while the server is silent.

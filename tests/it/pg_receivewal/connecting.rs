@@ -32,6 +32,9 @@ const CASES: &[Case] = &[
     ("-U secret", &[("PGPASSWORD", "wrong")]),
     ("-U secret -h 127.0.0.1", &[("PGPASSWORD", "wrong")]),
     ("-U secret -v", &[("PGPASSWORD", "hush")]),
+    // 19 warns of what is kept as MD5
+    ("-U old", &[("PGPASSWORD", "hush")]),
+    ("-U old -h 127.0.0.1 -v", &[("PGPASSWORD", "hush")]),
     ("-d user=secret_password=hush", &[]),
     ("-d user=secret_password=wrong", &[]),
     ("-U secret -w", &[("PGPASSFILE", "/etc/passwd")]),
@@ -65,6 +68,8 @@ fn cluster() -> Cluster {
     let cluster = Cluster::builder()
         .hba("local replication secret scram-sha-256")
         .hba("host replication secret 127.0.0.1/32 scram-sha-256")
+        .hba("local replication old md5")
+        .hba("host replication old 127.0.0.1/32 md5")
         .hba("local replication rejected reject")
         .hba("host replication rejected 127.0.0.1/32 reject")
         .start();
@@ -72,6 +77,7 @@ fn cluster() -> Cluster {
         cluster.create_role(role, "REPLICATION", password);
     }
     cluster.create_role("plain", "", None);
+    cluster.psql("SET password_encryption = 'md5'; CREATE ROLE old LOGIN REPLICATION PASSWORD 'hush'");
     // from here on nobody is let in who is not named
     let path = cluster.data_dir().join("pg_hba.conf");
     let hba = std::fs::read_to_string(&path).expect("read pg_hba.conf");
