@@ -2,7 +2,7 @@
 //!
 //! Answers to `do_pg_backup_start` in PostgreSQL's `xlog.c`, which writes a line `OID PATH` for each tablespace, and
 //! `read_tablespace_map` in `xlogrecovery.c`, which makes links of them. In a path a backslash stands before each line break
-//! and each backslash. Of a map no more is held than its lines can have, one at a time, and what they say.
+//! and each backslash; older servers put none before a backslash, and one that stands before anything else is itself. Of a map no more is held than its lines can have, one at a time, and what they say.
 
 use std::collections::BTreeMap;
 
@@ -73,11 +73,23 @@ impl TablespaceMapParser {
                     continue;
                 }
                 b'\n' | b'\r' if !self.is_escaped => self.end_line()?,
-                _ if self.line.len() == MAX_LINE_LEN => return Err(TablespaceMapError::LineTooLong),
-                byte => self.line.push(byte),
+                b'\n' | b'\r' | b'\\' => self.add(byte)?,
+                _ if self.is_escaped => {
+                    self.add(b'\\')?;
+                    self.add(byte)?;
+                }
+                _ => self.add(byte)?,
             }
             self.is_escaped = false;
         }
+        Ok(())
+    }
+
+    fn add(&mut self, byte: u8) -> Result<(), TablespaceMapError> {
+        if self.line.len() == MAX_LINE_LEN {
+            return Err(TablespaceMapError::LineTooLong);
+        }
+        self.line.push(byte);
         Ok(())
     }
 
@@ -171,6 +183,8 @@ mod tests {
         let map = parse([&b"16385 /srv/with a blank\n16386 /srv/b\\\\s\\\nn\n"[..]]).unwrap();
         let paths: Vec<_> = map.paths().collect();
         assert_eq!(paths, [(16385, &b"/srv/with a blank"[..]), (16386, b"/srv/b\\s\nn")]);
+        let old = parse([&b"16385 /srv/b\\s\n"[..]]).unwrap();
+        assert_eq!(old.paths().next(), Some((16385, &b"/srv/b\\s"[..])));
         assert_eq!(parse([]), Ok(TablespaceMap::default()));
         assert_eq!(parse([&b"\n\r\n"[..]]), Ok(TablespaceMap::default()));
     }
