@@ -1,7 +1,7 @@
 //! Whether a server could recover from an archive: every object read, every record checked, gaps and histories told.
 //!
 //! What [`verify`](super::verify()) says of a directory, said of an archive in the same words. One object is in memory at a
-//! time.
+//! time. A receiver may write to the archive meanwhile, and WAL be pruned: what was there when it was listed is what is looked at.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::store::ArchiveStore;
 use super::timelines::check_histories;
 use super::verify::{TimelineReport, VerifyReport, WalRange};
 use super::wal_object::{self, WalObjectError};
-use crate::pg::{Lsn, TimelineHistory, TimelineId, WalChecker};
+use crate::pg::{Lsn, TimelineHistory, TimelineId, WalChecker, WalFileName};
 
 /// Reads all objects of an archive.
 pub async fn audit(store: &ArchiveStore) -> Result<VerifyReport, ArchiveError> {
@@ -44,7 +44,8 @@ pub async fn audit(store: &ArchiveStore) -> Result<VerifyReport, ArchiveError> {
                 .collect::<std::collections::BTreeSet<_>>()
                 .len(),
         };
-        let mut walk = Walk { store, identity: &catalog.identity, content, history, report: &mut report };
+        let mut walk =
+            Walk { store, identity: &catalog.identity, content, first: None, history, report: &mut report };
         walk.run(&mut timeline).await?;
         report.timelines.push(timeline);
     }
@@ -123,8 +124,27 @@ fn damage(error: WalObjectError) -> ProblemKind {
 /// An object with WAL.
 struct Object {
     key: String,
+    file: WalFileName,
     start_lsn: Lsn,
     end_lsn: Lsn,
+}
+
+impl Object {
+    fn is_whole(&self) -> bool {
+        self.end_lsn - self.start_lsn == self.file.segment.size().as_u64()
+    }
+}
+
+/// What has come of an object since it was listed.
+enum Found {
+    /// It is there.
+    Wal(Buffer),
+    /// It is there, and is not what it must be: that was told.
+    Damaged,
+    /// Not any more: pruned, with all before it.
+    Pruned,
+    /// Not any more, and what is before it is: somebody has removed it.
+    Removed,
 }
 
 /// One timeline, from its first object to its last.
@@ -132,6 +152,8 @@ struct Walk<'a> {
     store: &'a ArchiveStore,
     identity: &'a ClusterIdentity,
     content: &'a TimelineContent,
+    /// The first object that was there, and its segment.
+    first: Option<(String, WalFileName)>,
     history: Option<TimelineHistory>,
     report: &'a mut VerifyReport,
 }
@@ -139,8 +161,26 @@ struct Walk<'a> {
 impl Walk<'_> {
     async fn run(&mut self, timeline: &mut TimelineReport) -> Result<(), ArchiveError> {
         let mut checker: Option<WalChecker> = None;
-        let mut reached = Lsn::INVALID;
-        for object in self.objects() {
+        let (mut reached, mut listed_end) = (Lsn::INVALID, Lsn::INVALID);
+        let mut folded = None;
+        for listed in self.objects() {
+            if folded == Some(listed.file) {
+                continue;
+            }
+            listed_end = listed_end.max(listed.end_lsn);
+            let (object, found) = self.read(listed).await?;
+            match found {
+                Found::Removed => continue,
+                Found::Pruned => {
+                    // what was seen before is gone as well
+                    (checker, reached, listed_end, self.first) = (None, Lsn::INVALID, Lsn::INVALID, None);
+                    self.forget(timeline);
+                    continue;
+                }
+                Found::Wal(_) | Found::Damaged => {}
+            }
+            self.first.get_or_insert_with(|| (object.key.clone(), object.file));
+            let mut known_lsn = reached.max(object.start_lsn);
             if object.start_lsn > reached {
                 if reached.is_valid() {
                     self.tell_gap(reached, object.start_lsn);
@@ -150,11 +190,13 @@ impl Walk<'_> {
             } else if checker.is_none() && self.begins_segment(object.start_lsn) {
                 // what is behind damage is told of as well
                 checker = self.begin(object.start_lsn, timeline);
+                if object.is_whole() {
+                    known_lsn = object.start_lsn;
+                }
             }
-            let known_lsn = reached.max(object.start_lsn);
+            folded = Some(object.file).filter(|_| object.is_whole());
             reached = reached.max(object.end_lsn);
-            let wal = self.read(&object).await?;
-            let Some(wal) = wal else {
+            let Found::Wal(wal) = found else {
                 self.end_range(checker.take(), timeline);
                 continue;
             };
@@ -168,6 +210,9 @@ impl Walk<'_> {
             }
         }
         self.end_range(checker, timeline);
+        if reached < listed_end {
+            self.tell_gap(reached, listed_end);
+        }
         Ok(())
     }
 
@@ -175,11 +220,13 @@ impl Walk<'_> {
     fn objects(&self) -> Vec<Object> {
         let whole = self.content.segments.iter().map(|file| Object {
             key: layout::segment_key(*file),
+            file: *file,
             start_lsn: file.segment.start_lsn(),
             end_lsn: file.segment.end_lsn(),
         });
         let parts = self.content.ranges.iter().map(|range| Object {
             key: range.key(),
+            file: range.file,
             start_lsn: range.start_lsn,
             end_lsn: range.end_lsn,
         });
@@ -214,29 +261,43 @@ impl Walk<'_> {
         }
     }
 
-    async fn read(&mut self, object: &Object) -> Result<Option<Buffer>, ArchiveError> {
+    /// Reads an object; in place of a part that is gone, the segment that it has become one with.
+    async fn read(&mut self, listed: Object) -> Result<(Object, Found), ArchiveError> {
+        if let Some(found) = self.read_one(&listed).await? {
+            return Ok((listed, found));
+        }
+        let (key, segment) = (layout::segment_key(listed.file), listed.file.segment);
+        if key != listed.key {
+            let whole = Object { key, start_lsn: segment.start_lsn(), end_lsn: segment.end_lsn(), ..listed };
+            if let Some(found) = self.read_one(&whole).await? {
+                return Ok((whole, found));
+            }
+        }
+        let gone = match &self.first {
+            Some((first, file)) => {
+                let is_there =
+                    self.store.exists(first).await? || self.store.exists(&layout::segment_key(*file)).await?;
+                if is_there { Found::Removed } else { Found::Pruned }
+            }
+            None => Found::Pruned,
+        };
+        Ok((listed, gone))
+    }
+
+    async fn read_one(&mut self, object: &Object) -> Result<Option<Found>, ArchiveError> {
         let len = object.end_lsn - object.start_lsn;
         let content = match self.store.read(&object.key, wal_object::max_encoded_len(len)).await {
             Ok(Some(content)) => content,
-            // folded meanwhile: what took its place was not listed
-            Ok(None) => {
-                return Err(ArchiveError::PartsGone {
-                    timeline: self.content.timeline,
-                    from: object.start_lsn,
-                });
-            }
+            Ok(None) => return Ok(None),
             Err(ArchiveError::TooLong { len: found, .. }) => {
-                self.problem(
-                    object.start_lsn,
-                    Some(object.key.clone()),
-                    ProblemKind::WrongLength { len: found, segment_len: len },
-                );
-                return Ok(None);
+                let kind = ProblemKind::WrongLength { len: found, segment_len: len };
+                self.problem(object.start_lsn, Some(object.key.clone()), kind);
+                return Ok(Some(Found::Damaged));
             }
             Err(ArchiveError::Envelope { source, .. }) if is_damage(&source) => {
                 let kind = ProblemKind::Compression { reason: source.to_string() };
                 self.problem(object.start_lsn, Some(object.key.clone()), kind);
-                return Ok(None);
+                return Ok(Some(Found::Damaged));
             }
             Err(error) => return Err(error),
         };
@@ -244,13 +305,20 @@ impl Walk<'_> {
         match wal_object::decode(&content, len) {
             Ok(wal) => {
                 self.report.byte_count += wal.len() as u64;
-                Ok(Some(wal))
+                Ok(Some(Found::Wal(wal)))
             }
             Err(error) => {
                 self.problem(object.start_lsn, Some(object.key.clone()), damage(error));
-                Ok(None)
+                Ok(Some(Found::Damaged))
             }
         }
+    }
+
+    /// Takes back what was told of this timeline's WAL.
+    fn forget(&mut self, timeline: &mut TimelineReport) {
+        timeline.ranges.clear();
+        let of_another = |problem: &Problem| problem.timeline != timeline.timeline || !problem.lsn.is_valid();
+        self.report.problems.retain(of_another);
     }
 
     fn tell_gap(&mut self, start_lsn: Lsn, end_lsn: Lsn) {
@@ -268,26 +336,39 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
+    use futures_util::FutureExt as _;
     use object_store::memory::InMemory;
+    use tokio::sync::OnceCell;
 
     use super::super::layout::{Generation, SegmentRange};
+    use super::super::testing::{HookedStore, Verb};
     use super::*;
     use crate::pg::wal_builder::WalBuilder;
-    use crate::pg::{SystemIdentifier, WalFileName, WalSegmentSize};
+    use crate::pg::{SystemIdentifier, WalSegmentSize};
 
     const MIB: u64 = 1 << 20;
 
     /// An archive of three segments: two whole, the last in two parts.
     async fn archive(remove: Option<usize>, damage: Option<usize>) -> VerifyReport {
+        let store = ArchiveStore::over(Arc::new(InMemory::new()), "");
+        fill(&store, remove, damage).await;
+        audit(&store).await.unwrap()
+    }
+
+    /// Returns the objects' keys, and the last segment as it is when it is whole, under its key.
+    async fn fill(
+        store: &ArchiveStore,
+        remove: Option<usize>,
+        damage: Option<usize>,
+    ) -> (Vec<String>, (String, Bytes)) {
         let (size, system) = (WalSegmentSize::from_bytes(MIB).unwrap(), SystemIdentifier::new(77));
         let start_lsn = Lsn::new(4 * MIB);
         let mut wal = WalBuilder::new(system, size, TimelineId::FIRST, start_lsn);
         while wal.end_lsn() < Lsn::new(6 * MIB + 100_000) {
             wal.record(&[7; 3000]);
         }
-        let store = ArchiveStore::over(Arc::new(InMemory::new()), "");
         let identity = ClusterIdentity { system_identifier: system, segment_size: size, major: 19 };
-        identity.claim(&store).await.unwrap();
+        identity.claim(store).await.unwrap();
         let file = |number: u64| WalFileName {
             timeline: TimelineId::FIRST,
             segment: size.segment_at(Lsn::new(number * MIB)),
@@ -302,6 +383,7 @@ mod tests {
             (part(Lsn::new(6 * MIB), middle).key(), Lsn::new(6 * MIB), middle),
             (part(middle, end).key(), middle, end),
         ];
+        let keys = objects.iter().map(|(key, ..)| key.clone()).collect();
         for (index, (key, from, to)) in objects.into_iter().enumerate() {
             let mut bytes = wal.bytes()[(from - start_lsn) as usize..(to - start_lsn) as usize].to_vec();
             if damage == Some(index) {
@@ -311,7 +393,62 @@ mod tests {
                 store.create(&key, wal_object::encode(&bytes).unwrap()).await.unwrap();
             }
         }
+        while wal.end_lsn() < Lsn::new(7 * MIB) {
+            wal.record(&[7; 3000]);
+        }
+        let last = &wal.bytes()[2 * MIB as usize..3 * MIB as usize];
+        (keys, (layout::segment_key(file(6)), wal_object::encode(last).unwrap()))
+    }
+
+    /// Before which object is read some are removed, after the last segment became whole if that is one of them.
+    async fn changing(before: usize, removed: &'static [usize]) -> VerifyReport {
+        let changed = Arc::new(OnceCell::<(ArchiveStore, Vec<String>, (String, Bytes))>::new());
+        let inner = Arc::clone(&changed);
+        let (store, direct) = HookedStore::archive(move |verb, key| {
+            let (inner, key) = (Arc::clone(&inner), key.to_owned());
+            async move {
+                let (direct, keys, (whole_key, whole)) = inner.get().unwrap();
+                if verb == Verb::Read && key == format!("db/{}", keys[before]) {
+                    if removed.contains(&3) {
+                        direct.create(whole_key, whole.clone()).await.unwrap();
+                    }
+                    for index in removed {
+                        direct.remove(&keys[*index]).await.unwrap();
+                    }
+                }
+                Ok(())
+            }
+            .boxed()
+        });
+        let (keys, whole) = fill(&direct, None, None).await;
+        assert!(changed.set((direct, keys, whole)).is_ok());
         audit(&store).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn parts_that_become_a_segment_meanwhile_are_read_there() {
+        for before in 0..4 {
+            let report = changing(before, &[2, 3]).await;
+            assert!(report.problems.is_empty(), "{before}: {:?}", report.problems);
+            let [timeline] = &report.timelines[..] else { panic!("{report:?}") };
+            let [range] = &timeline.ranges[..] else { panic!("{before}: {timeline:?}") };
+            assert_eq!(range.start_lsn, Lsn::new(4 * MIB));
+            assert!(range.end_lsn > Lsn::new(7 * MIB - 3100), "{before}: {range:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_pruned_meanwhile_is_no_problem_and_what_is_removed_is() {
+        for (before, removed) in [(0, &[0][..]), (0, &[0, 1]), (1, &[0, 1])] {
+            let report = changing(before, removed).await;
+            assert!(report.problems.is_empty(), "{before} {removed:?}: {:?}", report.problems);
+            let first = report.timelines[0].ranges[0].start_lsn;
+            assert_eq!(first, Lsn::new((4 + removed.len() as u64) * MIB), "{before} {removed:?}");
+        }
+        let report = changing(1, &[1]).await;
+        let [problem] = &report.problems[..] else { panic!("{:?}", report.problems) };
+        let (timeline, start_lsn, end_lsn) = (TimelineId::FIRST, Lsn::new(5 * MIB), Lsn::new(6 * MIB));
+        assert_eq!(problem.kind, ProblemKind::Gap { timeline, start_lsn, end_lsn });
     }
 
     #[tokio::test]
@@ -324,7 +461,7 @@ mod tests {
         assert!(timeline.ranges[0].end_lsn >= Lsn::new(6 * MIB + 100_000));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn gaps_and_damage_are_found_where_they_are() {
         for index in 1..3 {
             let report = archive(Some(index), None).await;
@@ -338,7 +475,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_timeline_that_begins_behind_the_end_of_the_one_before_it_is_a_gap() {
         let size = WalSegmentSize::from_bytes(MIB).unwrap();
         let two = TimelineId::new(2).unwrap();

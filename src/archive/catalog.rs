@@ -1,13 +1,14 @@
 //! What an archive holds: for each timeline the stretches of WAL without a gap, from its listings alone.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
 use super::layout::{self, SegmentRange, WAL_PREFIX};
 use super::store::ArchiveStore;
 use super::wal_object;
-use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName};
+use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 
 /// A stretch of WAL without a gap; half-open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,12 @@ pub struct Catalog {
     pub timelines: Vec<TimelineContent>,
 }
 
+/// How long a gap may take to close before it counts as one: what follows it may have been put up while the rest was on its way.
+const GAP_LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1)];
+
+/// What lies farther than so many segments before a timeline's end does not change any more: as many names as one request lists.
+const CHANGING_SEGMENTS: u64 = 1000;
+
 impl Catalog {
     /// Lists an archive.
     pub async fn read(store: &ArchiveStore) -> Result<Self, ArchiveError> {
@@ -53,10 +60,14 @@ impl Catalog {
             directories.iter().filter_map(|key| layout::parse_timeline(key)).collect();
         let begun = begun_timelines(store).await?;
         let mut timelines = Vec::new();
-        for timeline in known.union(&begun).chain(histories.iter()).copied().collect::<BTreeSet<_>>() {
+        // the newest first: all that it grew out of was there before it, and is found after it
+        for timeline in
+            known.union(&begun).chain(histories.iter()).copied().collect::<BTreeSet<_>>().into_iter().rev()
+        {
             let has_history = histories.contains(&timeline);
             timelines.push(TimelineContent::read(store, &identity, timeline, has_history).await?);
         }
+        timelines.reverse();
         Ok(Catalog { identity, timelines })
     }
 }
@@ -79,29 +90,28 @@ impl TimelineContent {
         has_history: bool,
     ) -> Result<Self, ArchiveError> {
         let size = identity.segment_size;
-        // parts first: one that is folded into its segment meanwhile is then found as a segment
-        let parts = store.list(&layout::ranges_prefix(timeline)).await?;
-        let whole = store.list(&layout::timeline_prefix(timeline)).await?;
-        let mut stored_len = 0;
-        let mut segments = Vec::new();
-        for object in &whole {
-            if let Some(file) = layout::parse_segment_key(&object.key, size) {
-                segments.push(file);
-                stored_len += object.len;
-            }
+        let mut listing = Listing::read(store, size, timeline, None).await?;
+        let mut content = listing.content(timeline, has_history);
+        let end_lsn = content.stretches().last().map_or(Lsn::INVALID, |last| last.end_lsn);
+        for pause in GAP_LOOKS {
+            let Some(gap) = content.changing_gap(size) else { break };
+            tokio::time::sleep(pause).await;
+            let from = WalFileName { timeline, segment: size.segment_at(gap.start_lsn) };
+            let again = Listing::read(store, size, timeline, Some(from)).await?;
+            listing.replace(from, again, end_lsn);
+            content = listing.content(timeline, has_history);
         }
-        segments.sort_unstable();
-        let mut ranges = Vec::new();
-        for object in &parts {
-            if let Some(range) = SegmentRange::parse(&object.key, size)
-                && segments.binary_search(&range.file).is_err()
-            {
-                ranges.push(range);
-                stored_len += object.len;
-            }
-        }
-        let ranges = layout::counted(ranges);
-        Ok(TimelineContent { timeline, has_history, segments, ranges, stored_len })
+        Ok(content)
+    }
+
+    /// The first gap that somebody may be about to fill.
+    fn changing_gap(&self, size: WalSegmentSize) -> Option<Stretch> {
+        let stretches = self.stretches();
+        let end_lsn = stretches.last()?.end_lsn;
+        let gaps = stretches
+            .windows(2)
+            .map(|pair| Stretch { start_lsn: pair[0].end_lsn, end_lsn: pair[1].start_lsn });
+        { gaps }.find(|gap| end_lsn - gap.end_lsn < CHANGING_SEGMENTS * size.as_u64())
     }
 
     /// The stretches without a gap, in order.
@@ -124,6 +134,58 @@ impl TimelineContent {
             }
         }
         stretches
+    }
+}
+
+/// A timeline's objects, and how many bytes each has in the store.
+struct Listing {
+    whole: Vec<(WalFileName, u64)>,
+    parts: Vec<(SegmentRange, u64)>,
+}
+
+impl Listing {
+    /// All of them, or those of a segment and behind it.
+    async fn read(
+        store: &ArchiveStore,
+        size: WalSegmentSize,
+        timeline: TimelineId,
+        from: Option<WalFileName>,
+    ) -> Result<Self, ArchiveError> {
+        let list = async |prefix: &str| match from {
+            // a name is followed by what begins with it
+            Some(from) => store.list_behind(prefix, &format!("{prefix}{from}")).await,
+            None => store.list(prefix).await,
+        };
+        // parts first: one that is folded into its segment meanwhile is then found as a segment
+        let parts = list(&layout::ranges_prefix(timeline)).await?;
+        let whole = list(&layout::timeline_prefix(timeline)).await?;
+        let whole = whole.iter();
+        let mut whole: Vec<(WalFileName, u64)> = whole
+            .filter_map(|object| Some((layout::parse_segment_key(&object.key, size)?, object.len)))
+            .collect();
+        whole.sort_unstable();
+        let parts =
+            parts.iter().filter_map(|object| Some((SegmentRange::parse(&object.key, size)?, object.len)));
+        Ok(Listing { whole, parts: parts.collect() })
+    }
+
+    /// Takes what was found at a later look from a segment on, but nothing that begins at `end_lsn` or behind it: before that may
+    /// be the next gap that is not one.
+    fn replace(&mut self, from: WalFileName, again: Listing, end_lsn: Lsn) {
+        self.whole.retain(|(file, _)| *file < from);
+        self.whole.extend(again.whole.into_iter().filter(|(file, _)| file.segment.start_lsn() < end_lsn));
+        self.parts.retain(|(part, _)| part.file < from);
+        self.parts.extend(again.parts.into_iter().filter(|(part, _)| part.start_lsn < end_lsn));
+    }
+
+    fn content(&self, timeline: TimelineId, has_history: bool) -> TimelineContent {
+        let segments: Vec<WalFileName> = self.whole.iter().map(|(file, _)| *file).collect();
+        let is_part = |(part, _): &&(SegmentRange, u64)| segments.binary_search(&part.file).is_err();
+        let parts = || self.parts.iter().filter(is_part);
+        let stored_len =
+            self.whole.iter().map(|(_, len)| len).sum::<u64>() + parts().map(|(_, len)| len).sum::<u64>();
+        let ranges = layout::counted(parts().map(|(part, _)| *part).collect());
+        TimelineContent { timeline, has_history, segments, ranges, stored_len }
     }
 }
 
@@ -155,17 +217,21 @@ pub async fn read_history(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use bytes::Bytes;
+    use futures_util::FutureExt as _;
     use object_store::memory::InMemory;
+    use tokio::sync::OnceCell;
 
     use super::super::layout::Generation;
+    use super::super::testing::{HookedStore, Verb};
     use super::*;
-    use crate::pg::{SystemIdentifier, WalSegmentSize};
+    use crate::pg::SystemIdentifier;
 
     const MIB: u64 = 1 << 20;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn gaps_show_and_parts_join() {
         let store = ArchiveStore::over(Arc::new(InMemory::new()), "a/b");
         let size = WalSegmentSize::from_bytes(MIB).unwrap();
@@ -197,6 +263,62 @@ mod tests {
             content.stretches(),
             [stretch(3 * MIB, 5 * MIB), stretch(6 * MIB, 7 * MIB + 30), stretch(7 * MIB + 40, 7 * MIB + 50)]
         );
+    }
+
+    /// A receiver that puts up a segment's last part, the next segment and the one after that while its objects are listed.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_up_while_it_is_listed_shows_no_gap() {
+        let size = WalSegmentSize::from_bytes(MIB).unwrap();
+        let timeline = TimelineId::FIRST;
+        let file =
+            move |number: u64| WalFileName { timeline, segment: size.segment_at(Lsn::new(number * MIB)) };
+        let part = move |from: u64, to: u64| SegmentRange {
+            file: file(4),
+            start_lsn: Lsn::new(4 * MIB + from),
+            end_lsn: Lsn::new(4 * MIB + to),
+            generation: Generation::FIRST,
+        };
+        // before which listing what comes, and whether all of the segment's parts have become one object by then
+        for (last_part_at, fold) in [(1, false), (2, false), (3, false), (3, true)] {
+            let (lists, plain) = (AtomicUsize::new(0), Arc::new(OnceCell::<ArchiveStore>::new()));
+            let inner = Arc::clone(&plain);
+            let (store, direct) = HookedStore::archive(move |verb, prefix| {
+                let below = prefix.ends_with("00000001");
+                let number = lists.fetch_add(usize::from(verb == Verb::List && below), Ordering::Relaxed);
+                let inner = Arc::clone(&inner);
+                async move {
+                    let inner = inner.get().unwrap();
+                    let content = || Bytes::from_static(b"1234567890");
+                    if verb == Verb::List && below && number == 1 {
+                        inner.create(&layout::segment_key(file(5)), content()).await.unwrap();
+                    }
+                    if verb == Verb::List && below && number == last_part_at {
+                        inner.create(&layout::segment_key(file(7)), content()).await.unwrap();
+                        let key = if fold { layout::segment_key(file(4)) } else { part(9, MIB).key() };
+                        inner.create(&key, content()).await.unwrap();
+                        if fold {
+                            inner.remove(&part(0, 9).key()).await.unwrap();
+                        }
+                    }
+                    Ok(())
+                }
+                .boxed()
+            });
+            let identity = ClusterIdentity {
+                system_identifier: SystemIdentifier::new(5),
+                segment_size: size,
+                major: 17,
+            };
+            identity.claim(&direct).await.unwrap();
+            for key in [layout::segment_key(file(3)), part(0, 9).key()] {
+                direct.create(&key, Bytes::from_static(b"1234567890")).await.unwrap();
+            }
+            plain.set(direct).unwrap();
+            let catalog = Catalog::read(&store).await.unwrap();
+            let stretches = catalog.timelines[0].stretches();
+            let all = Stretch { start_lsn: Lsn::new(3 * MIB), end_lsn: Lsn::new(6 * MIB) };
+            assert_eq!(stretches[0], all, "{last_part_at} {fold}: {stretches:?}");
+        }
     }
 
     #[tokio::test]
