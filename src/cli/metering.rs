@@ -91,6 +91,16 @@ impl Meter {
         }
     }
 
+    /// Whom to tell how it stands with the slot that follows the archive: `None`, it could not be asked for.
+    pub(super) fn archive_slot(&self) -> impl FnMut(Option<SlotReading>) + Send + 'static {
+        let metrics = self.0.as_ref().map(|running| Arc::clone(&running.metrics));
+        move |reading| {
+            if let Some(metrics) = &metrics {
+                metrics.set_archive_slot(reading);
+            }
+        }
+    }
+
     /// The disk, measured.
     pub(super) fn disk(&self, disk: RealDisk) -> RealDisk {
         match &self.0 {
@@ -192,6 +202,7 @@ async fn read_slot(settings: &mut Settings, slot: &SlotName) -> Result<Option<Sl
     Ok(slots.iter().find(|found| found.name == slot.as_str()).map(reading))
 }
 
-fn reading(slot: &ReplicationSlot) -> SlotReading {
+/// What the metrics tell of a slot.
+pub(super) fn reading(slot: &ReplicationSlot) -> SlotReading {
     SlotReading { held_bytes: slot.held_bytes, safe_wal_size: slot.safe_wal_size, lost: slot.is_lost() }
 }

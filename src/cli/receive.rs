@@ -108,7 +108,8 @@ pub(super) struct ReceiveArgs {
     /// A second slot on the primary that keeps WAL until it is in the archive
     ///
     /// Whoever loses this machine goes on from that slot. It is moved in SQL, for which the role has to be able to connect to a
-    /// database; --create-slot makes it if it does not exist.
+    /// database; --create-slot makes it where it does not exist, after a failover on the new primary, too. The log says when it
+    /// is missing, lost or about to be.
     #[arg(help_heading = "Archive", long, value_name = "NAME", requires = "archive")]
     archive_slot: Option<SlotName>,
 
@@ -256,7 +257,8 @@ async fn drive(args: &ReceiveArgs, mut settings: Settings, handover: &Handover) 
     meter.watch_slot(&settings, args.slot.as_ref());
     let archive_slot = args.archive_slot.as_ref().zip(uploader.as_ref());
     let archive_slot = archive_slot.and_then(|(slot, uploader)| {
-        ArchiveSlot::start(slot, settings.clone(), uploader.watch(), args.create_slot)
+        let measured = meter.archive_slot();
+        ArchiveSlot::start(slot, settings.clone(), uploader.watch(), args.create_slot, measured)
     });
     if let Some(uploader) = &uploader {
         meter.watch_archive(uploader.watch());

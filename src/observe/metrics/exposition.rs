@@ -20,6 +20,7 @@ pub(super) fn write(now: &Snapshot) -> String {
     errors(&mut text, now);
     slot(&mut text, now);
     archive(&mut text, now);
+    archive_slot(&mut text, now);
     text.0
 }
 
@@ -190,6 +191,25 @@ fn archive(text: &mut Text, now: &Snapshot) {
     );
 }
 
+fn archive_slot(text: &mut Text, now: &Snapshot) {
+    let slot = now.archive_slot.as_ref();
+    text.gauge(
+        "archive_slot_held_bytes",
+        "WAL that the slot which follows the archive holds back on the server.",
+        slot.and_then(|slot| slot.held_bytes),
+    );
+    text.gauge(
+        "archive_slot_safe_bytes",
+        "WAL that may still be written before that slot may be lost; absent without a bound.",
+        slot.and_then(|slot| slot.safe_wal_size),
+    );
+    text.gauge(
+        "archive_slot_lost",
+        "1 when the server no longer has the WAL that this slot claims, or does not have the slot.",
+        slot.map(|slot| u8::from(slot.lost)),
+    );
+}
+
 fn lsn(lsn: Option<crate::pg::Lsn>) -> Option<u64> {
     lsn.map(crate::pg::Lsn::as_u64)
 }
@@ -277,6 +297,7 @@ mod tests {
         let mut now = fresh();
         now.slot =
             Some(super::super::SlotReading { held_bytes: Some(1), safe_wal_size: Some(-2), lost: true });
+        now.archive_slot = now.slot;
         now.archive = Some(super::super::ArchiveReading::default());
         now.transit_seconds = Some(-0.25);
         let text = write(&now);

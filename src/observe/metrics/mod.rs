@@ -82,6 +82,8 @@ pub struct ReceiverMetrics {
     directory_syncs: Histogram,
     /// Asked and answered on the thread that answers HTTP.
     slot: Mutex<Option<SlotReading>>,
+    /// Asked on the thread that moves it.
+    archive_slot: Mutex<Option<SlotReading>>,
     archive: OnceLock<ArchiveProbe>,
 }
 
@@ -92,7 +94,7 @@ const ERROR_CLASSES: [(ErrorClass, &str); 4] = [
     (ErrorClass::Bug, "bug"),
 ];
 
-/// How it stands with the receiver's slot on the server.
+/// How it stands with a slot of the receiver's on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SlotReading {
     /// The WAL that it holds back, in bytes.
@@ -181,6 +183,7 @@ impl ReceiverMetrics {
             data_syncs: Histogram::default(),
             directory_syncs: Histogram::default(),
             slot: Mutex::new(None),
+            archive_slot: Mutex::new(None),
             archive: OnceLock::new(),
         }
     }
@@ -208,6 +211,11 @@ impl ReceiverMetrics {
     /// The slot was looked at; `None`: it cannot be.
     pub fn set_slot(&self, reading: Option<SlotReading>) {
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+    }
+
+    /// The slot that follows the archive was looked at; `None`: it cannot be.
+    pub fn set_archive_slot(&self, reading: Option<SlotReading>) {
+        *self.archive_slot.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }
 
     /// From now on there is an archive, and `probe` knows how it stands with it. There is only ever one.

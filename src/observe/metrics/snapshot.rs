@@ -42,6 +42,7 @@ pub(super) struct Snapshot {
     pub(super) data_syncs: HistogramSnapshot,
     pub(super) directory_syncs: HistogramSnapshot,
     pub(super) slot: Option<SlotReading>,
+    pub(super) archive_slot: Option<SlotReading>,
     pub(super) archive: Option<ArchiveReading>,
 }
 
@@ -91,6 +92,7 @@ impl ReceiverMetrics {
             directory_syncs: self.directory_syncs.snapshot(),
             archive: self.archive.get().map(|probe| (probe.0)()),
             slot: *self.slot.lock().unwrap_or_else(PoisonError::into_inner),
+            archive_slot: *self.archive_slot.lock().unwrap_or_else(PoisonError::into_inner),
         };
         snapshot.healthy = matches!(health::judge(&snapshot, self.limits), Health::Well(_));
         snapshot

@@ -27,7 +27,7 @@ fn under_load_and_at_rest() {
     let received = directory(&primary, "received");
     let url = format!("file://{}", primary.dir().subdir("archive", 0o700).display());
     let tool = measured(&primary.conninfo(), &received).args(["--archive", &url, "--archive-delay", "0"]);
-    let measured = streaming(&tool);
+    let measured = streaming(&tool.args(["--archive-slot", "meter_archive"]));
     let before = measured.scrape();
     make_wal(&primary, 8);
     let end = position(&primary);
@@ -91,6 +91,10 @@ fn under_load_and_at_rest() {
         now.value("slot_safe_bytes") > f64::from(400 << 20) && now.value("slot_held_bytes") >= 0.0,
         "{now:?}"
     );
+    wait_until("the archive's slot was looked at", || measured.scrape().find("archive_slot_lost").is_some());
+    let now = measured.scrape();
+    assert_eq!(now.value("archive_slot_lost"), 0.0);
+    assert!(now.value("archive_slot_safe_bytes") > f64::from(400 << 20), "{now:?}");
     contrib::assert_known(&now);
     measured.end();
 }

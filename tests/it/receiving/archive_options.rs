@@ -303,3 +303,32 @@ fn a_second_slot_keeps_on_the_primary_what_is_not_archived() {
     let verify = ObjectStore::credentials(Tool::pgwake().args(["wal", "verify", "--archive", &url]));
     verify.run().succeeded().says("nothing is wrong");
 }
+
+#[test]
+fn a_second_slot_that_is_lost_is_told_of_and_one_that_is_missing_is_made() {
+    require_server!();
+    let primary =
+        keeping_wal(1).setting("wal_keep_size", "0").setting("max_slot_wal_keep_size", "1MB").start();
+    primary.psql("SELECT pg_create_physical_replication_slot('archived', true)");
+    make_wal(&primary, 8);
+    primary.psql("CHECKPOINT");
+    let status = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'archived'";
+    primary.wait_for(status, "lost");
+    let (received, url) = (directory(&primary), archive_url(&primary));
+    let tool = archiving(&primary, &received, &url).args(["--archive-slot", "archived"]);
+    let mut receiver = streaming(&tool);
+    receiver.wait_for_stderr("replication slot \"archived\" is lost");
+    // as where a failover has led to a server that never had it
+    primary.psql("SELECT pg_drop_replication_slot('archived')");
+    make_wal(&primary, 1);
+    receiver.wait_for_stderr("created replication slot \"archived\"");
+    archived(&primary);
+    let end = primary.psql("SELECT pg_current_wal_flush_lsn()");
+    let followed = format!(
+        "SELECT restart_lsn >= '{end}'::pg_lsn FROM pg_replication_slots WHERE slot_name = 'archived'"
+    );
+    primary.wait_for(&followed, "t");
+    receiver.terminate();
+    let outcome = receiver.wait().succeeded();
+    assert_eq!(outcome.stderr.matches("\"archived\" is lost").count(), 1, "{outcome}");
+}
