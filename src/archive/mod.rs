@@ -29,7 +29,7 @@ mod retry;
 pub mod store;
 pub mod store_url;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod timelines;
 pub mod uploader;
 mod verify;

@@ -28,7 +28,7 @@ pub(super) fn segment_beginning(wal: &mut [u8], identity: ClusterIdentity, file:
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(crate) enum Verb {
     Create,
     Read,
     List,
@@ -38,14 +38,14 @@ pub(super) enum Verb {
 type Hook = dyn Fn(Verb, &str) -> BoxFuture<'static, Result<()>> + Send + Sync;
 
 /// The request is made when the hook's future is done, and fails if that does.
-pub(super) struct HookedStore {
+pub(crate) struct HookedStore {
     inner: Arc<dyn ObjectStore>,
     hook: Box<Hook>,
 }
 
 impl HookedStore {
     /// An archive over a store in memory, and the same without the hook.
-    pub(super) fn archive(
+    pub(crate) fn archive(
         hook: impl Fn(Verb, &str) -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
     ) -> (ArchiveStore, ArchiveStore) {
         let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

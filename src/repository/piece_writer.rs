@@ -179,7 +179,9 @@ pub(super) async fn put(store: &ArchiveStore, key: &str, content: Bytes) -> Resu
                 Creation::Created => Ok(()),
                 Creation::Exists => match store.read(key, content.len() as u64 + 1).await? {
                     Some(found) if found == content => Ok(()),
-                    _ => Err(ArchiveError::Conflict { key: key.to_owned() }),
+                    Some(_) => Err(ArchiveError::Conflict { key: key.to_owned() }),
+                    // some stores say so where two requests meet: the first one may still fail
+                    None => Err(ArchiveError::Vanished { key: key.to_owned() }),
                 },
             }
         };
@@ -191,5 +193,33 @@ pub(super) async fn put(store: &ArchiveStore, key: &str, content: Bytes) -> Resu
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::archive::testing::{HookedStore, Verb};
+
+    /// As some stores answer where two requests for one object meet, of which neither is done.
+    #[tokio::test(start_paused = true)]
+    async fn what_exists_and_cannot_be_read_is_put_up_again() {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&attempts);
+        let (store, direct) = HookedStore::archive(move |verb, key| {
+            let is_first = verb == Verb::Create && counted.fetch_add(1, Ordering::Relaxed) == 0;
+            let path = key.to_owned();
+            let exists = object_store::Error::AlreadyExists { path, source: "409".into() };
+            async move { if is_first { Err(exists) } else { Ok(()) } }.boxed()
+        });
+        put(&store, "a", Bytes::from_static(b"content")).await.unwrap();
+        assert_eq!(direct.read("a", 100).await.unwrap().as_deref(), Some(&b"content"[..]));
+        assert_eq!(attempts.load(Ordering::Relaxed), 2);
+        let refused = put(&store, "a", Bytes::from_static(b"other")).await;
+        assert!(matches!(refused, Err(RepositoryError::Archive(ArchiveError::Conflict { .. }))));
     }
 }
