@@ -51,8 +51,10 @@ pub struct Plan {
     pub object_count: u64,
     /// How many bytes all of it has in the store.
     pub stored_len: u64,
-    /// Objects of the backups and of what was broken off, in the order in which they go.
+    /// Objects of the backups, in the order in which they go.
     objects: Vec<String>,
+    /// Those of what was broken off, by what that is called.
+    leftover_objects: Vec<(BackupName, Vec<String>)>,
 }
 
 /// Looks what nobody needs.
@@ -81,10 +83,10 @@ pub async fn plan(store: &ArchiveStore, retention: Retention, now: SystemTime) -
             continue;
         }
         plan.leftovers.push(unfinished.name.clone());
-        for object in objects {
-            plan.stored_len += object.len;
-            plan.objects.push(object.key);
-        }
+        plan.stored_len += objects.iter().map(|object| object.len).sum::<u64>();
+        plan.object_count += objects.len() as u64;
+        let keys = objects.into_iter().map(|object| object.key).collect();
+        plan.leftover_objects.push((unfinished.name.clone(), keys));
     }
     let catalog = Catalog::read(store).await.map_err(RepositoryError::from)?;
     let map = WalMap::read(store, &catalog).await.map_err(RepositoryError::from)?;
@@ -102,7 +104,7 @@ pub async fn plan(store: &ArchiveStore, retention: Retention, now: SystemTime) -
             plan.objects.push(object.key);
         }
     }
-    plan.object_count = plan.objects.len() as u64;
+    plan.object_count += plan.objects.len() as u64;
     let records = listing.backups.iter().filter(|record| kept.contains(&record.name));
     starts.extend(records.map(|record| record.start.lsn));
     // where no backup stays, all WAL does
@@ -115,9 +117,31 @@ pub async fn plan(store: &ArchiveStore, retention: Retention, now: SystemTime) -
 
 /// Removes it. Each backup's record goes first, so that what is broken off here is a leftover.
 pub async fn remove(store: &ArchiveStore, plan: &Plan, mut tell: impl FnMut(u64)) -> Result<(), PruneError> {
+    for (name, keys) in &plan.leftover_objects {
+        remove_leftover(store, name, keys).await?;
+    }
     for (done, key) in plan.objects.iter().chain(&plan.wal).enumerate() {
         store.remove(key).await.map_err(RepositoryError::from)?;
         tell(done as u64 + 1);
+    }
+    Ok(())
+}
+
+/// Removes what was broken off, unless whoever takes that backup has gone on. He looks for the first object once the record
+/// is there, so either he finds that it is gone, or the record is found here.
+async fn remove_leftover(
+    store: &ArchiveStore,
+    name: &BackupName,
+    keys: &[String],
+) -> Result<(), RepositoryError> {
+    let begun_key = keys::begun_key(name);
+    store.remove(&begun_key).await?;
+    if store.exists(&keys::record_key(name)).await? {
+        tracing::warn!("backup {name}, which was taken for broken off, is being finished: it is left alone");
+        return Ok(());
+    }
+    for key in keys.iter().filter(|key| **key != begun_key) {
+        store.remove(key).await?;
     }
     Ok(())
 }
@@ -289,7 +313,14 @@ mod tests {
         assert_eq!(careful.wal_from, Some(Lsn::new(MIB)));
         let later = plan(&store, retention(DAY), now + 2 * DAY).await.unwrap();
         assert_eq!(days(&later).0, [24, 25, 26]);
-        assert_eq!(later.leftovers, [begun, other]);
+        assert_eq!(later.leftovers, [begun.clone(), other.clone()]);
+        // one of the two is finished at the last moment
+        store.create(&keys::record_key(&other), Bytes::from_static(b"record")).await.unwrap();
+        remove(&store, &later, |_| {}).await.unwrap();
+        assert!(list(&store, &begun).await.unwrap().is_empty());
+        let left = list(&store, &other).await.unwrap();
+        assert_eq!(left.iter().map(|object| &object.key).collect::<Vec<_>>(), [&keys::start_key(&other)]);
+        store.remove(&keys::record_key(&other)).await.unwrap();
         assert!(matches!(plan(&store, Retention::default(), now).await, Err(PruneError::NoRetention)));
         store.create("backups/20261126T120000Z-00000009.json", Bytes::from_static(b"?")).await.unwrap();
         assert!(matches!(plan(&store, retention(DAY), now).await, Err(PruneError::Unreadable(_))));

@@ -33,8 +33,10 @@ pub(in crate::cli) struct PruneArgs {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     keep_count: Option<u32>,
 
-    /// How long nothing must have been put into an unfinished backup for it to count as broken off
-    #[arg(long, value_name = "TIME", value_parser = parse_period, default_value = "1d")]
+    /// How long nothing must have been put into an unfinished backup for it to count as broken off; an hour at least
+    ///
+    /// A backup that waits, for a store or for its WAL, puts nothing there.
+    #[arg(long, value_name = "TIME", value_parser = parse_leftover_age, default_value = "1d")]
     leftover_age: Duration,
 
     /// Say what would go, and remove nothing
@@ -65,6 +67,17 @@ fn parse_period(text: &str) -> Result<Duration, String> {
         .filter(|seconds| *seconds <= 100 * 366 * 86_400)
         .map(Duration::from_secs)
         .ok_or_else(|| "must be a number with s, m, h, d or w behind it".to_owned())
+}
+
+/// Shorter spans pass while a backup waits for a store that is away, and for the WAL that it needs.
+const MIN_LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+
+fn parse_leftover_age(text: &str) -> Result<Duration, String> {
+    let age = parse_period(text)?;
+    if age < MIN_LEFTOVER_AGE {
+        return Err("must be 1h or longer".to_owned());
+    }
+    Ok(age)
 }
 
 /// Runs the command.
@@ -165,5 +178,7 @@ mod tests {
         for text in ["", "7", "d", "1.5d", "-1d", "1y", "99999999999999999999d", "999999d"] {
             assert!(parse_period(text).is_err(), "{text}");
         }
+        assert_eq!(parse_leftover_age("60m"), Ok(Duration::from_secs(3600)));
+        assert!(parse_leftover_age("59m").is_err() && parse_leftover_age("").is_err());
     }
 }

@@ -26,6 +26,9 @@ pub(super) fn take(error: &TakeError) -> Option<String> {
              WAL with --wal include."
                 .to_owned()
         }
+        TakeError::ObjectGone(_) => "Run the same command again, and prune with a longer --leftover-age: where nothing was put up for so \
+             long, it takes a backup for broken off."
+            .to_owned(),
         TakeError::WalGone { .. } | TakeError::ParentGone(_) => "Run the same command again.".to_owned(),
         TakeError::Stream(_) | TakeError::OtherSystem { .. } => super::DAMAGED_HINT.to_owned(),
         TakeError::Backup(error) if error.is_integrity() => super::DAMAGED_HINT.to_owned(),

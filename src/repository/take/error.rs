@@ -102,6 +102,9 @@ pub enum TakeError {
     /// Somebody pruned meanwhile.
     #[error("backup {0}, which this one builds upon, has been removed from the archive meanwhile")]
     ParentGone(BackupName),
+    /// Somebody pruned meanwhile, and took this backup for broken off.
+    #[error("object \"{0}\" of this backup has been removed from the archive meanwhile")]
+    ObjectGone(String),
     /// A signal came.
     #[error("interrupted by {0}; no backup was made")]
     Interrupted(&'static str),

@@ -181,9 +181,35 @@ async fn run(
         sums: sums::sum(&sums),
         name,
     };
+    check_objects(store, &record).await?;
     // now it is a backup
-    put(store, &keys::record_key(&record.name), record.encode()).await?;
+    let key = keys::record_key(&record.name);
+    put(store, &key, record.encode()).await?;
+    // what removes leftovers takes this object away, and then looks for the record: one of the two of us finds out
+    let begun_key = keys::begun_key(&record.name);
+    if !store.exists(&begun_key).await? {
+        store.remove(&key).await?;
+        return Err(TakeError::ObjectGone(begun_key));
+    }
     Ok(record)
+}
+
+/// All that was put up has to be there still: when nothing came for long, somebody may have taken it for broken off.
+async fn check_objects(store: &ArchiveStore, record: &BackupRecord) -> Result<(), TakeError> {
+    let prefix = keys::data_prefix(&record.name);
+    let listed = store.list(&prefix).await?;
+    let is_there = |key: &str| listed.binary_search_by(|object| object.key.as_str().cmp(key)).is_ok();
+    let name = &record.name;
+    let others = [keys::begun_key(name), keys::start_key(name), keys::sums_key(name)];
+    let pieces = record.streams.iter().flat_map(|stream| {
+        let stream_name = stream.content.stream_name();
+        let piece = move |number| keys::piece_name(&stream_name, number);
+        (1..=stream.piece_count).map(piece).map(|piece| format!("{prefix}{piece}"))
+    });
+    match others.into_iter().chain(pieces).find(|key| !is_there(key)) {
+        Some(key) => Err(TakeError::ObjectGone(key)),
+        None => Ok(()),
+    }
 }
 
 async fn ask(replication: &mut Connection, sql: Option<Sql>) -> Result<Server, TakeError> {
@@ -318,4 +344,36 @@ fn check_identity(
         return Err(TakeError::ManifestRange { start_lsn: start.lsn, end_lsn: end.lsn });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::super::record::tests::example;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_backup_is_one_when_every_object_of_it_is_there() {
+        let record = example("20261126T134500Z-3f9a1c07", None, 0x200_0028);
+        let name = &record.name;
+        let mut keys = vec![keys::begun_key(name), keys::start_key(name), keys::sums_key(name)];
+        for stream in &record.streams {
+            let piece = |number| keys::piece_name(&stream.content.stream_name(), number);
+            let pieces = (1..=stream.piece_count).map(piece);
+            keys.extend(pieces.map(|piece| format!("{}{piece}", keys::data_prefix(name))));
+        }
+        assert!(keys.len() > 5, "{keys:?}");
+        let store = ArchiveStore::over(Arc::new(InMemory::new()), "db1");
+        for key in &keys {
+            store.create(key, Bytes::from_static(b"x")).await.unwrap();
+        }
+        check_objects(&store, &record).await.unwrap();
+        for key in keys {
+            store.remove(&key).await.unwrap();
+            let gone = check_objects(&store, &record).await;
+            assert!(matches!(gone, Err(TakeError::ObjectGone(found)) if found == key));
+            store.create(&key, Bytes::from_static(b"x")).await.unwrap();
+        }
+    }
 }
