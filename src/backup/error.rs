@@ -2,6 +2,7 @@
 
 use super::backup_label::BackupLabelError;
 use super::confined::FileError;
+use super::included_wal::IncludedWalError;
 use super::manifest::{LedgerError, ManifestError, ManifestMismatch};
 use super::path::MemberPath;
 use super::tablespace_map::TablespaceMapError;
@@ -67,6 +68,9 @@ pub enum BackupError {
     /// Files that are not as the manifest has them.
     #[error("backup does not match its manifest")]
     Mismatch(#[from] ManifestMismatch),
+    /// WAL that the backup carries is not what recovery needs.
+    #[error("the backup does not carry the WAL that makes it consistent")]
+    IncludedWal(#[from] IncludedWalError),
     /// The manifest was asked for and did not come.
     #[error("backup manifest is missing")]
     MissingManifest,
@@ -153,6 +157,7 @@ impl BackupError {
             | BackupError::TablespaceMap(_)
             | BackupError::Manifest(_)
             | BackupError::Mismatch(_)
+            | BackupError::IncludedWal(_)
             | BackupError::MissingManifest
             | BackupError::MissingArchives
             | BackupError::Decompress { .. }

@@ -11,6 +11,7 @@ use super::backup_label::{BackupLabel, BackupLabelError};
 use super::checksum::{ChecksumAlgorithm, RunningChecksum};
 use super::confined::ConfinedDirectory;
 use super::error::BackupError;
+use super::included_wal::IncludedWal;
 use super::manifest::{Comparison, Ledger, ManifestParser, ManifestSummary};
 use super::tar_header::{MemberKind, TarMember};
 use super::tar_stream::{ArchiveEnd, TarEvent, TarStream};
@@ -26,6 +27,8 @@ pub struct BackupInspector {
     archive_end: ArchiveEnd,
     phase: Phase,
     ledger: Option<Ledger>,
+    /// WAL that the backup carries, if it is to be looked at.
+    wal: Option<IncludedWal>,
     byte_count: u64,
     backup_label: Option<BackupLabel>,
     has_control_file: bool,
@@ -75,10 +78,16 @@ impl BackupInspector {
             archive_end,
             phase: Phase::Start,
             ledger: Some(Ledger::new(algorithm)),
+            wal: None,
             byte_count: 0,
             backup_label: None,
             has_control_file: false,
         }
+    }
+
+    /// Checks besides that the backup carries the WAL which it needs.
+    pub fn with_wal(self, wal: Option<IncludedWal>) -> Self {
+        BackupInspector { wal, ..self }
     }
 
     /// Looks at what an event brings. After an error every further call says so.
@@ -131,6 +140,9 @@ impl BackupInspector {
         };
         let manifest = parser.finish()?;
         comparison.finish()??;
+        if let Some(wal) = &self.wal {
+            wal.check(&manifest.wal_ranges)?;
+        }
         let backup_label = self.backup_label.ok_or(BackupError::MissingFile("backup_label"))?;
         if !self.has_control_file {
             return Err(BackupError::MissingFile("global/pg_control"));
@@ -150,11 +162,20 @@ impl BackupInspector {
             let event = event.map_err(|source| BackupError::Tar { archive: archive.name.clone(), source })?;
             match event {
                 None => return Ok(()),
-                Some(TarEvent::Member(header)) => archive.member = self.begin_member(archive.root, header),
+                Some(TarEvent::Member(header)) => {
+                    let member = self.begin_member(archive.root, header);
+                    if let (Some(wal), Some(member), Root::Base) = (&mut self.wal, &member, archive.root) {
+                        wal.begin(member.header.path.as_bytes());
+                    }
+                    archive.member = member;
+                }
                 Some(TarEvent::Data(data)) => {
                     self.byte_count += data.len() as u64;
                     if let Some(member) = &mut archive.member {
                         member.checksum.update(&data);
+                        if let Some(wal) = &mut self.wal {
+                            wal.data(&data);
+                        }
                         if let Some(captured) = &mut member.captured {
                             captured.extend_from_slice(&data);
                         }
@@ -162,6 +183,9 @@ impl BackupInspector {
                 }
                 Some(TarEvent::MemberEnd) => {
                     if let Some(member) = archive.member.take() {
+                        if let Some(wal) = &mut self.wal {
+                            wal.end();
+                        }
                         self.end_member(archive, member)?;
                     }
                 }

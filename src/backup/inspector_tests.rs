@@ -1,6 +1,8 @@
 use super::super::testing::{LABEL, Scratch, Tar, base, manifest, tablespace};
 use super::super::{ArchiveName, FileProblem};
 use super::*;
+use crate::pg::wal_builder::WalBuilder;
+use crate::pg::{Lsn, SystemIdentifier, TimelineId, WalSegmentSize};
 
 const CONTROL: &[u8] = &[1; 8192];
 
@@ -81,4 +83,43 @@ fn what_is_not_whole_is_no_backup() {
     // and the writer agrees on all of it
     let scratch = Scratch::with_tablespace();
     assert!(scratch.receive(&whole, Some(manifest(&listed()[1..]))).is_err());
+}
+
+#[test]
+fn wal_that_a_backup_carries_is_read_if_that_is_wanted() {
+    let (system, size) = (SystemIdentifier::new(5), WalSegmentSize::from_bytes(1 << 20).unwrap());
+    let mut wal = WalBuilder::new(system, size, TimelineId::FIRST, Lsn::new(0x200_0000));
+    while wal.bytes().len() < 1 << 20 {
+        wal.record(&[7; 30]);
+    }
+    let segment = wal.bytes()[..1 << 20].to_vec();
+    let mut damaged = segment.clone();
+    damaged[0x90] ^= 1;
+    let manifest = manifest(&listed()[1..]);
+    for (content, carried, whole) in [
+        (None, true, false),
+        (Some(&segment), true, true),
+        (Some(&damaged), true, false),
+        (None, false, true),
+    ] {
+        let mut tar = Tar::base().file(b"base/1259", &[7; 3000]);
+        if let Some(content) = content {
+            tar = tar.file(b"pg_wal/000000010000000000000020", content);
+        }
+        let included = carried.then(|| IncludedWal::new(system, size, Lsn::new(0x200_0028)));
+        let inspector = BackupInspector::new(ChecksumAlgorithm::Crc32c, ArchiveEnd::Terminated);
+        let mut inspector = inspector.with_wal(included);
+        for event in [
+            ArchiveEvent::ArchiveBegin(ArchiveName::data_directory()),
+            ArchiveEvent::ArchiveData(tar.control().into()),
+            ArchiveEvent::ManifestBegin,
+            ArchiveEvent::ManifestData(manifest.clone().into()),
+        ] {
+            inspector.handle(event).unwrap();
+        }
+        match inspector.finish() {
+            Ok(_) => assert!(whole),
+            Err(error) => assert!(!whole && matches!(error, BackupError::IncludedWal(_)), "{error:?}"),
+        }
+    }
 }

@@ -19,6 +19,7 @@ mod extraction;
 mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
+mod included_wal;
 mod inspector;
 mod kept_members;
 pub mod manifest;
@@ -46,6 +47,7 @@ pub use backup_label::{BackupLabel, BackupSource};
 pub use checksum::ChecksumAlgorithm;
 pub use error::{BackupError, MemberRule};
 pub use extraction::Extraction;
+pub use included_wal::{IncludedWal, IncludedWalError};
 pub use inspector::{BackupInspector, InspectedBackup};
 pub use kept_members::AnnouncedTablespace;
 pub use manifest::{FileProblem, ManifestMismatch, ManifestSummary, WalRange};

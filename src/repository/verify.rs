@@ -5,10 +5,11 @@ use super::listing::BackupListing;
 use super::name::BackupName;
 use super::piece_reader::{BackupReader, Pieces};
 use super::reach::{WalMap, windows};
-use super::record::BackupRecord;
+use super::record::{BackupRecord, WalPlace};
 use crate::ErrorClass;
 use crate::archive::{ArchiveStore, Catalog};
-use crate::backup::BackupInspector;
+use crate::backup::{BackupInspector, IncludedWal};
+use crate::pg::WalSegmentSize;
 
 /// What was found out about an archive's backups.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ pub async fn verify(
     for record in &listing.backups {
         tell(record);
         let name = record.name.clone();
-        match inspect(store, record).await {
+        match inspect(store, record, catalog.identity.segment_size).await {
             Ok(byte_count) => {
                 report.backups.push(VerifiedBackup { name, file_count: record.file_count, byte_count });
             }
@@ -108,11 +109,18 @@ pub async fn verify(
     Ok(report)
 }
 
-/// Reads all of a backup: every checksum, and every file against the manifest.
-async fn inspect(store: &ArchiveStore, record: &BackupRecord) -> Result<u64, RepositoryError> {
+/// Reads all of a backup: every checksum, every file against the manifest, and the records of WAL that it carries.
+async fn inspect(
+    store: &ArchiveStore,
+    record: &BackupRecord,
+    segment_size: WalSegmentSize,
+) -> Result<u64, RepositoryError> {
     let pieces = Pieces::of(store, record).await?;
     let mut reader = BackupReader::new(store.clone(), record, pieces);
-    let mut inspector = BackupInspector::new(record.manifest_checksums, record.archive_end());
+    let included = (record.wal == WalPlace::Included)
+        .then(|| IncludedWal::new(record.system_identifier, segment_size, record.start.lsn));
+    let inspector = BackupInspector::new(record.manifest_checksums, record.archive_end());
+    let mut inspector = inspector.with_wal(included);
     let content = |source| RepositoryError::Content { name: record.name.clone(), source: Box::new(source) };
     while let Some(event) = reader.next().await? {
         inspector.handle(event).map_err(content)?;

@@ -25,7 +25,7 @@ use super::start;
 use super::sums;
 use crate::archive::{ArchiveStore, ClusterIdentity};
 use crate::backup::{
-    ArchiveEnd, ArchiveEvent, ArchiveStream, BackupInspector, DirectoryModes, InspectedBackup,
+    ArchiveEnd, ArchiveEvent, ArchiveStream, BackupInspector, DirectoryModes, IncludedWal, InspectedBackup,
     ManifestRequest, WalRange,
 };
 use crate::client::{BackupEnd, BackupStart, BackupStep, ClientError, Connection, Sql, SystemIdentity};
@@ -144,7 +144,7 @@ async fn run(
     }
     progress.set_phase("waiting for a checkpoint on the server");
     let started_at = server.now();
-    let streamed = stream(request, &mut replication, name.clone(), wal, progress).await?;
+    let streamed = stream(request, &mut replication, name.clone(), wal, identity, progress).await?;
     let stopped_at = server.now();
     replication.close().await;
     let Streamed { start, end, inspected, writer } = streamed;
@@ -267,6 +267,7 @@ async fn stream(
     replication: &mut Connection,
     name: BackupName,
     wal: WalPlace,
+    identity: ClusterIdentity,
     progress: &CopyProgress,
 ) -> Result<Streamed, TakeError> {
     let version = replication.version();
@@ -297,7 +298,9 @@ async fn stream(
             (ArchiveStream::untagged(names, ManifestRequest::Requested), ArchiveEnd::Unterminated)
         }
     };
-    let mut inspector = BackupInspector::new(request.manifest_checksums, archive_end);
+    let included = (wal == WalPlace::Included)
+        .then(|| IncludedWal::new(identity.system_identifier, identity.segment_size, start.lsn));
+    let mut inspector = BackupInspector::new(request.manifest_checksums, archive_end).with_wal(included);
     let mut writer = PieceWriter::new(request.store.clone(), name, request.level);
     progress.set_phase("copying");
     let end = loop {
