@@ -128,6 +128,14 @@ pub enum ArchiveError {
         /// The archive's.
         found: u64,
     },
+    /// The archive's WAL was written by another version of PostgreSQL.
+    #[error("the archive holds the WAL of PostgreSQL {found}, not of PostgreSQL {expected}")]
+    OtherMajor {
+        /// The cluster's.
+        expected: u16,
+        /// The archive's.
+        found: u16,
+    },
     /// The store writes over objects that are to be created only if they do not exist.
     #[error(
         "the store does not honour conditions: it overwrote an object that was to be created (\"{key}\")"
@@ -303,6 +311,7 @@ impl ArchiveError {
             | ArchiveError::Identity { .. }
             | ArchiveError::OtherSystem { .. }
             | ArchiveError::OtherSegmentSize { .. }
+            | ArchiveError::OtherMajor { .. }
             | ArchiveError::Gap { .. }
             | ArchiveError::Foreign { .. }
             | ArchiveError::EndsInGap { .. }

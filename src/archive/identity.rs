@@ -65,7 +65,13 @@ impl ClusterIdentity {
 
     /// Whether WAL of `self` belongs to an archive of `found`.
     pub fn check_against(self, found: ClusterIdentity) -> Result<(), ArchiveError> {
-        found.check_stamp(self.stamp())
+        found.check_stamp(self.stamp())?;
+        let (expected, found) = (self.major, found.major);
+        // a format that one of the two does not know says nothing
+        if expected != found && expected != 0 && found != 0 {
+            return Err(ArchiveError::OtherMajor { expected, found });
+        }
+        Ok(())
     }
 
     /// Whether WAL of a directory with this stamp belongs to this one's archive.
@@ -156,6 +162,12 @@ mod tests {
         let mut smaller = identity(7_710_876_330_348_008_478);
         smaller.segment_size = WalSegmentSize::from_bytes(1 << 20).unwrap();
         assert!(matches!(smaller.claim(&store).await, Err(ArchiveError::OtherSegmentSize { .. })));
+        let mut newer = identity(7_710_876_330_348_008_478);
+        newer.major = 16;
+        let refused = newer.claim(&store).await;
+        assert!(matches!(refused, Err(ArchiveError::OtherMajor { expected: 16, found: 15 })), "{refused:?}");
+        newer.major = 0;
+        newer.claim(&store).await.unwrap();
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! Where an archive is: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `file:///path`.
 //!
-//! Credentials come from where the provider's own programs take them: environment variables, instance roles, files
-//! that those name. Behind a question mark stand options of the store (`endpoint`, `region` …), by the names that the
-//! provider's variables have in lower case. A secret in the address would be seen by everybody who may list processes,
+//! Credentials come from the provider's environment variables, files that those name, and the machine's role, as `object_store`
+//! reads them: for Google and Azure also what their own programs have left, for Amazon no file in `~/.aws`. Behind a question mark
+//! stand options of the store (`endpoint`, `region` …), by the names that the provider's variables have in lower case. A secret in the address would be seen by everybody who may list processes,
 //! so it is refused.
 
 use std::fmt;

@@ -31,8 +31,9 @@ use crate::archive::{Access, ArchiveError, ArchiveStore, ArchiveUrl, Keyring};
 pub(super) struct ArchiveArgs {
     /// The archive: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIR
     ///
-    /// Credentials, region and endpoint come from the provider's own variables (AWS_*, GOOGLE_*, AZURE_*), roles and files.
-    /// Behind a question mark the address takes options by their names: s3://wal/db1?endpoint=http://127.0.0.1:9000.
+    /// Credentials, region and endpoint come from the provider's variables (AWS_*, GOOGLE_*, AZURE_*) and the files that those
+    /// name, or from the machine's role; ~/.aws is not read. README has all of them. Behind a question mark the address takes
+    /// options by their names: s3://wal/db1?endpoint=http://127.0.0.1:9000.
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     pub(super) archive: ArchiveUrl,
 

@@ -8,7 +8,7 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
     use object_store::Error as Store;
     Some(match error {
         ArchiveError::Url { source: ArchiveUrlError::Secret(_), .. } => {
-            "Put it where the provider's own programs look for it: AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_ACCOUNT_KEY, \
+            "Put it into the environment: AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_ACCOUNT_KEY, \
              GOOGLE_APPLICATION_CREDENTIALS, or a role of the machine."
         }
         ArchiveError::Url { source: ArchiveUrlError::NoDirectory(_), .. } => {
@@ -57,8 +57,11 @@ pub(super) fn archive(error: &ArchiveError) -> Option<&'static str> {
         ArchiveError::Compressed { .. } => {
             "Decompress the segments, or archive from a new directory; an archive compresses for itself."
         }
-        ArchiveError::OtherSystem { .. } | ArchiveError::OtherSegmentSize { .. } => {
-            "Each cluster needs a prefix of its own; after pg_upgrade or a new initdb, a new one."
+        ArchiveError::OtherSystem { .. }
+        | ArchiveError::OtherSegmentSize { .. }
+        | ArchiveError::OtherMajor { .. } => {
+            "Each cluster needs a prefix of its own; after pg_upgrade or a new initdb, a new one (and a new directory for pgwake receive), \
+             and a base backup there."
         }
         ArchiveError::NotAnArchive { .. } => {
             "Check bucket and prefix; \"pgwake receive --archive\" makes the archive with the first WAL."
