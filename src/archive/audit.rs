@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::buffers::Buffer;
-use super::catalog::{self, Catalog, TimelineContent};
+use super::catalog::{self, Catalog, Gap, TimelineContent};
 use super::envelope::EnvelopeError;
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
@@ -57,28 +57,11 @@ pub async fn audit(store: &ArchiveStore) -> Result<VerifyReport, ArchiveError> {
     Ok(report)
 }
 
-/// The timelines that one grew out of must reach to where it begins, if anything of them is there.
+/// The timelines that one grew out of must reach to where it begins.
 fn check_beginning(catalog: &Catalog, history: &TimelineHistory) -> Option<Problem> {
-    let stretches = |timeline: TimelineId| {
-        let content = catalog.timelines.iter().find(|content| content.timeline == timeline);
-        content.map(TimelineContent::stretches).unwrap_or_default()
-    };
-    let switch = history.ancestors().last()?;
-    let own_lsn = stretches(history.timeline()).first().map(|first| first.start_lsn);
-    let needed_lsn = own_lsn.map_or(switch.end_lsn, |lsn| lsn.min(switch.end_lsn));
-    let reached = history.ancestors().iter().flat_map(|ancestor| {
-        let limit = ancestor.end_lsn.min(needed_lsn);
-        let found = stretches(ancestor.timeline).into_iter().filter(move |found| found.start_lsn < limit);
-        found.map(move |found| found.end_lsn.min(limit))
-    });
-    let start_lsn = reached.max()?;
-    // behind the switch it has to have its own
-    let end_lsn = own_lsn.unwrap_or(needed_lsn);
-    (start_lsn < end_lsn).then(|| {
-        let timeline = history.timeline_at(start_lsn);
-        let kind = ProblemKind::Gap { timeline, start_lsn, end_lsn };
-        Problem { timeline, lsn: start_lsn, file: None, kind }
-    })
+    let Gap { timeline, start_lsn, end_lsn, .. } = catalog.gap_at_beginning(history)?;
+    let kind = ProblemKind::Gap { timeline, start_lsn, end_lsn };
+    Some(Problem { timeline, lsn: start_lsn, file: None, kind })
 }
 
 async fn check_history(
@@ -486,6 +469,8 @@ mod tests {
             (&[3, 4, 5], "0/600000", &[6], None),
             (&[3, 4, 5], "0/500100", &[6], Some((5, 6))),
             (&[], "0/500100", &[6], None),
+            // it has just begun: what is missing is on its way, and nothing is behind it
+            (&[3], "0/500100", &[], None),
         ] {
             let store = ArchiveStore::over(Arc::new(InMemory::new()), "");
             let system_identifier = SystemIdentifier::new(77);
@@ -496,6 +481,7 @@ mod tests {
                 let file = WalFileName { timeline, segment: size.segment_at(Lsn::new(number * MIB)) };
                 store.create(&layout::segment_key(file), Bytes::from_static(b"x")).await.unwrap();
             }
+            store.create(&layout::history_key(two), Bytes::from_static(b"x")).await.unwrap();
             let catalog = Catalog::read(&store).await.unwrap();
             let history = format!("1\t{switch}\tno reason\n");
             let history = TimelineHistory::parse(two, history.as_bytes()).unwrap();

@@ -19,6 +19,19 @@ pub struct Stretch {
     pub end_lsn: Lsn,
 }
 
+/// WAL that is missing, with more behind it; half-open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The timeline of the first byte that is missing.
+    pub timeline: TimelineId,
+    /// The timeline of what is behind it.
+    pub goes_on_on: TimelineId,
+    /// The first byte that is missing.
+    pub start_lsn: Lsn,
+    /// The first one that is there again.
+    pub end_lsn: Lsn,
+}
+
 /// One timeline's WAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimelineContent {
@@ -72,6 +85,44 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// The gaps within timelines, and where those of these histories begin, in order.
+    pub fn gaps<'a>(&self, histories: impl IntoIterator<Item = &'a TimelineHistory>) -> Vec<Gap> {
+        let within = self.timelines.iter().flat_map(TimelineContent::gaps);
+        let before = histories.into_iter().filter_map(|history| self.gap_at_beginning(history));
+        let mut gaps: Vec<Gap> = within.chain(before).collect();
+        gaps.sort_unstable_by_key(|gap| (gap.timeline, gap.start_lsn, gap.goes_on_on));
+        gaps
+    }
+
+    /// What is missing between a timeline's WAL and that of those that it grew out of, if anything of both is there.
+    pub fn gap_at_beginning(&self, history: &TimelineHistory) -> Option<Gap> {
+        let stretches = |timeline: TimelineId| {
+            let content = self.timelines.iter().find(|content| content.timeline == timeline);
+            content.map(TimelineContent::stretches).unwrap_or_default()
+        };
+        let switch = history.ancestors().last()?;
+        let end_lsn = stretches(history.timeline()).first()?.start_lsn;
+        // behind the switch it has to have its own
+        let needed_lsn = end_lsn.min(switch.end_lsn);
+        let reached = history.ancestors().iter().flat_map(|ancestor| {
+            let limit = ancestor.end_lsn.min(needed_lsn);
+            let found = stretches(ancestor.timeline).into_iter().filter(move |found| found.start_lsn < limit);
+            found.map(move |found| found.end_lsn.min(limit))
+        });
+        let start_lsn = reached.max()?;
+        let (timeline, goes_on_on) = (history.timeline_at(start_lsn), history.timeline());
+        (start_lsn < end_lsn).then_some(Gap { timeline, goes_on_on, start_lsn, end_lsn })
+    }
+}
+
+/// The gaps that an operator has accepted, each with the timeline of what is behind it.
+pub async fn accepted_gaps(store: &ArchiveStore) -> Result<Vec<(TimelineId, Stretch)>, ArchiveError> {
+    let listed = store.list(layout::GAPS_PREFIX).await?;
+    let gaps = listed.iter().filter_map(|object| layout::parse_gap_key(&object.key));
+    Ok(gaps.map(|(timeline, start_lsn, end_lsn)| (timeline, Stretch { start_lsn, end_lsn })).collect())
+}
+
 /// Timelines of which there are parts of segments.
 async fn begun_timelines(store: &ArchiveStore) -> Result<BTreeSet<TimelineId>, ArchiveError> {
     let (directories, _) = store.list_level("ranges/").await?;
@@ -105,13 +156,20 @@ impl TimelineContent {
     }
 
     /// The first gap that somebody may be about to fill.
-    fn changing_gap(&self, size: WalSegmentSize) -> Option<Stretch> {
-        let stretches = self.stretches();
-        let end_lsn = stretches.last()?.end_lsn;
-        let gaps = stretches
-            .windows(2)
-            .map(|pair| Stretch { start_lsn: pair[0].end_lsn, end_lsn: pair[1].start_lsn });
-        { gaps }.find(|gap| end_lsn - gap.end_lsn < CHANGING_SEGMENTS * size.as_u64())
+    fn changing_gap(&self, size: WalSegmentSize) -> Option<Gap> {
+        let end_lsn = self.stretches().last()?.end_lsn;
+        { self.gaps() }.find(|gap| end_lsn - gap.end_lsn < CHANGING_SEGMENTS * size.as_u64())
+    }
+
+    /// The gaps between its stretches, in order.
+    fn gaps(&self) -> impl Iterator<Item = Gap> + use<> {
+        let (timeline, stretches) = (self.timeline, self.stretches());
+        (1..stretches.len()).map(move |next| Gap {
+            timeline,
+            goes_on_on: timeline,
+            start_lsn: stretches[next - 1].end_lsn,
+            end_lsn: stretches[next].start_lsn,
+        })
     }
 
     /// The stretches without a gap, in order.
@@ -263,6 +321,29 @@ mod tests {
             content.stretches(),
             [stretch(3 * MIB, 5 * MIB), stretch(6 * MIB, 7 * MIB + 30), stretch(7 * MIB + 40, 7 * MIB + 50)]
         );
+        // the timeline before it ends a segment too early
+        let first = TimelineId::FIRST;
+        let before = WalFileName { timeline: first, segment: size.segment_at(Lsn::new(MIB)) };
+        store.create(&layout::segment_key(before), Bytes::from_static(b"1234567890")).await.unwrap();
+        let gap = |timeline, from: u64, to: u64| Gap {
+            timeline,
+            goes_on_on: TimelineId::new(2).unwrap(),
+            start_lsn: Lsn::new(from),
+            end_lsn: Lsn::new(to),
+        };
+        let history = TimelineHistory::parse(timeline, b"1\t0/300100\tno reason\n").unwrap();
+        let catalog = Catalog::read(&store).await.unwrap();
+        assert_eq!(
+            catalog.gaps([&TimelineHistory::root(first), &history]),
+            [
+                gap(first, 2 * MIB, 3 * MIB),
+                gap(timeline, 5 * MIB, 6 * MIB),
+                gap(timeline, 7 * MIB + 30, 7 * MIB + 40)
+            ]
+        );
+        let key = layout::gap_key(first, Lsn::new(2 * MIB), Lsn::new(3 * MIB));
+        store.create(&key, Bytes::from_static(b"{}")).await.unwrap();
+        assert_eq!(accepted_gaps(&store).await.unwrap(), [(first, stretch(2 * MIB, 3 * MIB))]);
     }
 
     /// A receiver that puts up a segment's last part, the next segment and the one after that while its objects are listed.

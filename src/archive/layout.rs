@@ -20,6 +20,9 @@ pub const CLUSTER_KEY: &str = "cluster.json";
 /// Where segments and histories are.
 pub const WAL_PREFIX: &str = "wal/";
 
+/// Where it is said which gaps were accepted.
+pub const GAPS_PREFIX: &str = "gaps/";
+
 /// Where the store is tried out.
 pub const PROBE_PREFIX: &str = "probe/";
 
@@ -192,7 +195,16 @@ pub fn parse_timeline(key: &str) -> Option<TimelineId> {
 
 /// The object that says that an operator has accepted a gap, which ends on this timeline.
 pub fn gap_key(timeline: TimelineId, from: Lsn, to: Lsn) -> String {
-    format!("gaps/{:08X}/{:016X}-{:016X}.json", timeline.as_u32(), from.as_u64(), to.as_u64())
+    format!("{GAPS_PREFIX}{:08X}/{:016X}-{:016X}.json", timeline.as_u32(), from.as_u64(), to.as_u64())
+}
+
+/// The timeline and the positions that such a key names; `None` for other objects.
+pub fn parse_gap_key(key: &str) -> Option<(TimelineId, Lsn, Lsn)> {
+    let (digits, name) = key.strip_prefix(GAPS_PREFIX)?.split_once('/')?;
+    let (from, to) = name.strip_suffix(".json")?.split_once('-')?;
+    let timeline = TimelineId::new(u32::from_str_radix(digits, 16).ok()?)?;
+    let (from, to) = (position(from)?, position(to)?);
+    (gap_key(timeline, from, to) == key).then_some((timeline, from, to))
 }
 
 /// An object for trying out the store.
@@ -224,6 +236,12 @@ mod tests {
         assert_eq!(lease_key(Generation(0x1f)), "lease/0000001F.json");
         assert_eq!(parse_lease_key("lease/0000001F.json"), Some(Generation(0x1f)));
         assert_eq!(history_key(TimelineId::new(2).unwrap()), "wal/00000002.history.zst");
+        let gap = (TimelineId::FIRST, Lsn::new(0xA3), Lsn::new(0x1_0000_0000));
+        let key = "gaps/00000001/00000000000000A3-0000000100000000.json";
+        assert_eq!((gap_key(gap.0, gap.1, gap.2).as_str(), parse_gap_key(key)), (key, Some(gap)));
+        for key in ["gaps/1/00000000000000A3-0000000100000000.json", "gaps/00000001/A3-B4.json", "gaps/x"] {
+            assert_eq!(parse_gap_key(key), None, "{key}");
+        }
         assert_eq!(plain_history_key(TimelineId::new(2).unwrap()), "wal/00000002.history");
         for key in ["wal/00000002.history.zst", "wal/00000002.history"] {
             assert_eq!(parse_timeline(key), TimelineId::new(2));

@@ -38,7 +38,7 @@ pub mod wal_object;
 pub use asking_server::AskingServer;
 pub use audit::audit;
 pub(crate) use buffers::Buffer;
-pub use catalog::{Catalog, Stretch, TimelineContent};
+pub use catalog::{Catalog, Gap, Stretch, TimelineContent};
 pub use error::ArchiveError;
 pub use fetch::{AtGap, Fetched, fetch};
 pub use file::{ArchivedFile, OpenFileError};

@@ -5,9 +5,10 @@ use clap::Args;
 use super::super::table::{Column, table};
 use super::super::{block_on, human, report};
 use super::ArchiveArgs;
-use crate::archive::{Access, Catalog, TimelineContent};
+use crate::archive::catalog::accepted_gaps;
+use crate::archive::{Access, Catalog, Gap, Stretch, TimelineContent};
 use crate::cli::Exit;
-use crate::pg::Timestamp;
+use crate::pg::{TimelineId, Timestamp};
 use crate::repository::{
     BackupListing, BackupName, BackupRecord, RecoveryWindow, RepositoryError, WalMap, WalPlace, windows,
 };
@@ -32,6 +33,25 @@ struct Contents {
     listing: BackupListing,
     windows: Vec<RecoveryWindow>,
     useless: Vec<BackupName>,
+    gaps: Vec<ShownGap>,
+}
+
+/// A gap, and whether an operator has accepted it.
+struct ShownGap {
+    gap: Gap,
+    is_accepted: bool,
+}
+
+impl ShownGap {
+    fn new(gap: Gap, accepted: &[(TimelineId, Stretch)]) -> Self {
+        // of those that it spans, the acceptance names the one that its last byte is on
+        let is_accepted = accepted.iter().any(|(timeline, accepted)| {
+            (gap.timeline..=gap.goes_on_on).contains(timeline)
+                && accepted.start_lsn <= gap.start_lsn
+                && gap.end_lsn <= accepted.end_lsn
+        });
+        ShownGap { gap, is_accepted }
+    }
 }
 
 /// Runs the command.
@@ -43,7 +63,10 @@ pub(in crate::cli) fn run(args: &ListArgs) -> Exit {
             let listing = BackupListing::read(&store).await?;
             let map = WalMap::read(&store, &catalog).await?;
             let (windows, useless) = windows(&listing, &map);
-            Ok::<_, RepositoryError>(Contents { catalog, listing, windows, useless })
+            let accepted = accepted_gaps(&store).await?;
+            let histories = map.timelines().filter_map(|timeline| map.history(timeline));
+            let gaps = catalog.gaps(histories).into_iter().map(|gap| ShownGap::new(gap, &accepted)).collect();
+            Ok::<_, RepositoryError>(Contents { catalog, listing, windows, useless, gaps })
         };
         match listed.await {
             Ok(contents) if args.json => report::print_json(&json(&contents)),
@@ -74,7 +97,19 @@ pub(super) fn backup_json(record: &BackupRecord) -> serde_json::Value {
 }
 
 fn json(contents: &Contents) -> serde_json::Value {
-    let Contents { catalog, listing, windows, useless } = contents;
+    let Contents { catalog, listing, windows, useless, gaps } = contents;
+    let gaps: Vec<_> = gaps
+        .iter()
+        .map(|ShownGap { gap, is_accepted }| {
+            serde_json::json!({
+                "timeline": gap.timeline,
+                "start_lsn": gap.start_lsn,
+                "end_lsn": gap.end_lsn,
+                "next_timeline": gap.goes_on_on,
+                "accepted": is_accepted,
+            })
+        })
+        .collect();
     let timelines: Vec<_> = catalog
         .timelines
         .iter()
@@ -109,6 +144,7 @@ fn json(contents: &Contents) -> serde_json::Value {
         "postgresql_major": catalog.identity.major,
         "wal_segment_size": catalog.identity.segment_size.as_u64(),
         "timelines": timelines,
+        "gaps": gaps,
         "backups": backups,
         "windows": windows,
         "unfinished_backups": unfinished,
@@ -117,7 +153,7 @@ fn json(contents: &Contents) -> serde_json::Value {
 }
 
 fn text(contents: &Contents) -> String {
-    let Contents { catalog, listing, windows, useless } = contents;
+    let Contents { catalog, listing, windows, useless, gaps } = contents;
     let identity = &catalog.identity;
     let mut text = format!(
         "system {}, PostgreSQL {}, segments of {} MB\n",
@@ -154,11 +190,8 @@ fn text(contents: &Contents) -> String {
         if !content.has_history && timeline.as_u32() > 1 {
             text.push_str(&format!("timeline {timeline}: its history is missing\n"));
         }
-        for pair in content.stretches().windows(2) {
-            let (from, to) = (pair[0].end_lsn, pair[1].start_lsn);
-            text.push_str(&format!("timeline {timeline}: gap from {from} to {to}\n"));
-        }
     }
+    text.extend(gaps.iter().map(gap_line));
     for window in windows {
         let RecoveryWindow { timeline, backup, from_lsn, from_time, to_lsn } = window;
         text.push_str(&format!(
@@ -182,6 +215,13 @@ fn text(contents: &Contents) -> String {
         ));
     }
     text
+}
+
+fn gap_line(shown: &ShownGap) -> String {
+    let Gap { timeline, goes_on_on, start_lsn, end_lsn } = shown.gap;
+    let place = if goes_on_on == timeline { String::new() } else { format!(" on timeline {goes_on_on}") };
+    let accepted = if shown.is_accepted { ", accepted" } else { "" };
+    format!("timeline {timeline}: gap from {start_lsn} to {end_lsn}{place}{accepted}\n")
 }
 
 fn backup_row(record: &BackupRecord) -> Vec<String> {

@@ -377,6 +377,8 @@ fn nothing_is_archived_behind_a_gap_unless_that_is_meant() {
     receiver.terminate();
     receiver.wait().succeeded();
 
+    let list = Tool::pgwake().args(["list", "--archive", &url]);
+    list.run().succeeded().says(&format!("timeline 1: gap from {end} to ")).says(", accepted\n");
     // a server that recovers must not take it for the end of the log
     let name = primary.psql(&format!("SELECT pg_walfile_name('{end}')"));
     let target = primary.dir().subdir("pg_wal", 0o755).join("RECOVERYXLOG");
