@@ -10,7 +10,7 @@ use super::catalog::{self, Catalog, Gap, TimelineContent};
 use super::envelope::EnvelopeError;
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
-use super::layout;
+use super::layout::{self, SegmentRange};
 use super::problem::{Problem, ProblemKind};
 use super::store::ArchiveStore;
 use super::timelines::check_histories;
@@ -105,14 +105,24 @@ fn damage(error: WalObjectError) -> ProblemKind {
 }
 
 /// An object with WAL.
+#[derive(Debug, Clone, Copy)]
 struct Object {
-    key: String,
     file: WalFileName,
     start_lsn: Lsn,
     end_lsn: Lsn,
+    /// Where it is only a part.
+    part: Option<SegmentRange>,
 }
 
 impl Object {
+    fn whole(file: WalFileName) -> Self {
+        Object { file, start_lsn: file.segment.start_lsn(), end_lsn: file.segment.end_lsn(), part: None }
+    }
+
+    fn key(&self) -> String {
+        self.part.map_or_else(|| layout::segment_key(self.file), |part| part.key())
+    }
+
     fn is_whole(&self) -> bool {
         self.end_lsn - self.start_lsn == self.file.segment.size().as_u64()
     }
@@ -135,8 +145,8 @@ struct Walk<'a> {
     store: &'a ArchiveStore,
     identity: &'a ClusterIdentity,
     content: &'a TimelineContent,
-    /// The first object that was there, and its segment.
-    first: Option<(String, WalFileName)>,
+    /// The first object that was there.
+    first: Option<Object>,
     history: Option<TimelineHistory>,
     report: &'a mut VerifyReport,
 }
@@ -162,7 +172,7 @@ impl Walk<'_> {
                 }
                 Found::Wal(_) | Found::Damaged => {}
             }
-            self.first.get_or_insert_with(|| (object.key.clone(), object.file));
+            self.first.get_or_insert(object);
             let mut known_lsn = reached.max(object.start_lsn);
             if object.start_lsn > reached {
                 if reached.is_valid() {
@@ -188,7 +198,7 @@ impl Walk<'_> {
                 && let Err(error) = open.push(known_lsn, new)
             {
                 let kind = ProblemKind::InvalidWal(error);
-                self.problem(error.lsn, Some(object.key), kind);
+                self.problem(error.lsn, Some(object.key()), kind);
                 self.end_range(checker.take(), timeline);
             }
         }
@@ -201,17 +211,12 @@ impl Walk<'_> {
 
     /// In the order of positions; of two that begin together the longer one first.
     fn objects(&self) -> Vec<Object> {
-        let whole = self.content.segments.iter().map(|file| Object {
-            key: layout::segment_key(*file),
-            file: *file,
-            start_lsn: file.segment.start_lsn(),
-            end_lsn: file.segment.end_lsn(),
-        });
+        let whole = self.content.segments.iter().map(|file| Object::whole(*file));
         let parts = self.content.ranges.iter().map(|range| Object {
-            key: range.key(),
             file: range.file,
             start_lsn: range.start_lsn,
             end_lsn: range.end_lsn,
+            part: Some(*range),
         });
         let mut objects: Vec<Object> = whole.chain(parts).collect();
         objects.sort_by_key(|object| (object.start_lsn, std::cmp::Reverse(object.end_lsn)));
@@ -249,17 +254,16 @@ impl Walk<'_> {
         if let Some(found) = self.read_one(&listed).await? {
             return Ok((listed, found));
         }
-        let (key, segment) = (layout::segment_key(listed.file), listed.file.segment);
-        if key != listed.key {
-            let whole = Object { key, start_lsn: segment.start_lsn(), end_lsn: segment.end_lsn(), ..listed };
+        if listed.part.is_some() {
+            let whole = Object::whole(listed.file);
             if let Some(found) = self.read_one(&whole).await? {
                 return Ok((whole, found));
             }
         }
         let gone = match &self.first {
-            Some((first, file)) => {
-                let is_there =
-                    self.store.exists(first).await? || self.store.exists(&layout::segment_key(*file)).await?;
+            Some(first) => {
+                let is_there = self.store.exists(&first.key()).await?
+                    || self.store.exists(&layout::segment_key(first.file)).await?;
                 if is_there { Found::Removed } else { Found::Pruned }
             }
             None => Found::Pruned,
@@ -269,17 +273,17 @@ impl Walk<'_> {
 
     async fn read_one(&mut self, object: &Object) -> Result<Option<Found>, ArchiveError> {
         let len = object.end_lsn - object.start_lsn;
-        let content = match self.store.read(&object.key, wal_object::max_encoded_len(len)).await {
+        let content = match self.store.read(&object.key(), wal_object::max_encoded_len(len)).await {
             Ok(Some(content)) => content,
             Ok(None) => return Ok(None),
             Err(ArchiveError::TooLong { len: found, .. }) => {
                 let kind = ProblemKind::WrongLength { len: found, segment_len: len };
-                self.problem(object.start_lsn, Some(object.key.clone()), kind);
+                self.problem(object.start_lsn, Some(object.key()), kind);
                 return Ok(Some(Found::Damaged));
             }
             Err(ArchiveError::Envelope { source, .. }) if is_damage(&source) => {
                 let kind = ProblemKind::Compression { reason: source.to_string() };
-                self.problem(object.start_lsn, Some(object.key.clone()), kind);
+                self.problem(object.start_lsn, Some(object.key()), kind);
                 return Ok(Some(Found::Damaged));
             }
             Err(error) => return Err(error),
@@ -291,7 +295,7 @@ impl Walk<'_> {
                 Ok(Some(Found::Wal(wal)))
             }
             Err(error) => {
-                self.problem(object.start_lsn, Some(object.key.clone()), damage(error));
+                self.problem(object.start_lsn, Some(object.key()), damage(error));
                 Ok(Some(Found::Damaged))
             }
         }
@@ -323,7 +327,7 @@ mod tests {
     use object_store::memory::InMemory;
     use tokio::sync::OnceCell;
 
-    use super::super::layout::{Generation, SegmentRange};
+    use super::super::layout::Generation;
     use super::super::testing::{HookedStore, Verb};
     use super::*;
     use crate::pg::wal_builder::WalBuilder;

@@ -31,7 +31,7 @@ pub(in crate::cli) struct ArchiveSlot {
 /// How often the slot is moved, how often it is looked at when there is no need to, and how long after an error it is tried again.
 const INTERVAL: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-const ERROR_INTERVAL: Duration = Duration::from_secs(20);
+const ERROR_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long the server may take for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::harness::{
@@ -398,4 +399,35 @@ fn nothing_is_archived_behind_a_gap_unless_that_is_meant() {
     fs::write(&own, vec![0; 1 << 20]).expect("have a file for it");
     fetch.run().exited(200);
     Tool::pgwake().args(["wal", "verify", "--archive", &url]).run().exited(3).says("is missing");
+}
+
+/// Parts become segments, and what follows them is put up, while the archive is listed and read.
+#[test]
+fn an_archive_that_is_written_to_is_without_a_problem_and_without_a_gap() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let (received, url) = (directory(&primary), archive_directory(&primary));
+    let receiver = streaming(&archiving(&primary, &received, &url));
+    make_wal(&primary, 4);
+    wait_until("something is archived", || archive_end_if_any(&url).is_some());
+    let is_over = AtomicBool::new(false);
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                make_wal(&primary, 1);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let run = |words: &[&str]| Tool::pgwake().args(words).args(["--archive", &url]).run();
+        let outcomes = (0..6).map(|_| (run(&["wal", "verify"]), run(&["list"]))).collect();
+        is_over.store(true, Ordering::Relaxed);
+        outcomes
+    });
+    for (verified, listed) in outcomes {
+        verified.succeeded().says("nothing is wrong");
+        let listed = listed.succeeded();
+        assert!(!listed.stdout.contains("gap"), "{listed}");
+    }
+    receiver.terminate();
+    receiver.wait().succeeded();
 }

@@ -154,3 +154,28 @@ fn without_leave_to_make_one_it_ends() {
     receiver.wait().succeeded();
     assert_same_as(&[&standby, &primary], &received);
 }
+
+#[test]
+fn the_slot_that_follows_the_archive_is_made_there_too() {
+    require_server!();
+    let primary = keeping_wal(1).start();
+    let received = directory(&primary);
+    let standby = standby_of(&primary);
+    let url = format!("file://{}", primary.dir().subdir("archive", 0o700).display());
+    let tool = receive(&to_the_primary(&primary, &standby), &received).args(["--archive", &url]);
+    let receiver = streaming(&tool.args(["--archive-delay", "0", "--archive-slot", "archived"]));
+    let slots = "SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM pg_replication_slots";
+    primary.wait_for(slots, "archived standby1 witness");
+    make_wal(&primary, 2);
+    caught_up(&primary);
+    primary.kill9();
+    standby.promote();
+    make_wal(&standby, 2);
+    caught_up(&standby);
+    standby.wait_for(slots, "archived witness");
+    let end = standby.psql("SELECT pg_current_wal_flush_lsn()");
+    let question = "SELECT restart_lsn >= '{}' FROM pg_replication_slots WHERE slot_name = 'archived'";
+    standby.wait_for(&question.replace("{}", &end), "t");
+    receiver.terminate();
+    receiver.wait().succeeded();
+}
