@@ -57,26 +57,33 @@ pub enum BackupProblemKind {
     WalMissing,
 }
 
-/// Looks at every backup. `tell` hears which is next.
+/// Looks at every backup, but for those that are pruned meanwhile. `tell` hears which is next.
 pub async fn verify(
     store: &ArchiveStore,
     mut tell: impl FnMut(&BackupRecord),
 ) -> Result<BackupsReport, RepositoryError> {
     let catalog = Catalog::read(store).await?;
-    let listing = BackupListing::read(store).await?;
+    let mut listing = BackupListing::read(store).await?;
     let map = WalMap::read(store, &catalog).await?;
     let mut report = BackupsReport { backups: Vec::new(), problems: Vec::new() };
     for key in &listing.unreadable {
         let kind = BackupProblemKind::Damaged(RepositoryError::Record { key: key.clone() });
         report.problems.push(BackupProblem { backup: None, kind });
     }
-    let mut damaged: Vec<BackupName> = Vec::new();
+    let (mut damaged, mut pruned): (Vec<BackupName>, Vec<BackupName>) = Default::default();
     for record in &listing.backups {
         tell(record);
         let name = record.name.clone();
         match inspect(store, record, catalog.identity.segment_size).await {
             Ok(byte_count) => {
                 report.backups.push(VerifiedBackup { name, file_count: record.file_count, byte_count });
+            }
+            // the record is what is removed first
+            Err(error)
+                if error.class() == ErrorClass::Integrity
+                    && !store.exists(&super::keys::record_key(&name)).await? =>
+            {
+                pruned.push(name);
             }
             Err(error) if error.class() == ErrorClass::Integrity => {
                 damaged.push(name.clone());
@@ -87,6 +94,7 @@ pub async fn verify(
             Err(error) => return Err(error),
         }
     }
+    listing.backups.retain(|record| !pruned.contains(&record.name));
     let (_, useless) = windows(&listing, &map);
     for record in &listing.backups {
         let backup = Some(record.name.clone());
@@ -137,4 +145,51 @@ async fn inspect(
         return Err(RepositoryError::Damaged { name, key, problem: "it does not agree with the manifest" });
     }
     Ok(byte_count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+    use tokio::sync::OnceCell;
+
+    use super::super::keys;
+    use super::super::record::tests::example;
+    use super::*;
+    use crate::archive::ClusterIdentity;
+    use crate::archive::testing::{HookedStore, Verb};
+
+    #[tokio::test]
+    async fn what_is_pruned_meanwhile_is_no_problem() {
+        let records = [("20261126T134500Z-00000001", 0x200_0028), ("20261126T144500Z-00000002", 0x300_0028)]
+            .map(|(name, lsn)| example(name, None, lsn));
+        let plain = Arc::new(OnceCell::<ArchiveStore>::new());
+        let (inner, first) = (Arc::clone(&plain), records[0].name.clone());
+        let (store, direct) = HookedStore::archive(move |verb, key| {
+            let is_read = verb == Verb::Read && key.ends_with(&keys::sums_key(&first));
+            let (inner, record_key) = (Arc::clone(&inner), keys::record_key(&first));
+            async move {
+                if is_read {
+                    inner.get().unwrap().remove(&record_key).await.unwrap();
+                }
+                Ok(())
+            }
+            .boxed()
+        });
+        let (system_identifier, segment_size) = (records[0].system_identifier, WalSegmentSize::DEFAULT);
+        ClusterIdentity { system_identifier, segment_size, major: 17 }.claim(&direct).await.unwrap();
+        for record in &records {
+            direct.create(&keys::begun_key(&record.name), Bytes::from_static(b"{}")).await.unwrap();
+            direct.create(&keys::record_key(&record.name), record.encode()).await.unwrap();
+        }
+        plain.set(direct).unwrap();
+        // neither has a piece; the first one's record goes as well
+        let report = verify(&store, |_| {}).await.unwrap();
+        let named = report.problems.iter().map(|problem| problem.backup.as_ref());
+        assert!(named.clone().all(|name| name == Some(&records[1].name)), "{:?}", report.problems);
+        assert!(named.count() > 0);
+        assert_eq!(report.backups.len(), 1);
+    }
 }
