@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::harness::{Archive, fill, fingerprint, json, text};
+use crate::cloning::{catch_up, create};
 use crate::documented_json::assert_as_documented;
 use crate::support::{Cluster, Tool, servers, wait_until};
 use crate::{require_program, require_server};
@@ -237,4 +238,27 @@ fn an_archive_is_one_clusters() {
     Tool::pgwake().args(["backup", "-d", "host=/nowhere"]).run().exited(2);
     let listed = json(&archive.tool("list").arg("--json").timeout(Duration::from_secs(20)));
     assert_eq!(listed["unfinished_backups"].as_array().map(Vec::len), Some(0));
+}
+
+/// There the last segment goes on behind the backup's end, with what came before in the file.
+#[test]
+fn a_standbys_backup_carries_its_wal_too() {
+    for major in servers::majors() {
+        require_server!(major);
+        let primary = Cluster::builder().major(major).wal_segsize(1).start();
+        let archive = Archive::beside(&primary);
+        let directory = primary.dir().join("standby");
+        create(&primary, &directory).run().succeeded();
+        let standby = primary.adopt(&directory);
+        catch_up(&primary, &standby);
+        for round in 0..3 {
+            fill(&primary, "t", 30_000);
+            primary.psql("CHECKPOINT");
+            let lsn = primary.psql("SELECT pg_current_wal_lsn()");
+            standby.wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'"), "t");
+            let taken = archive.take(&standby, &["--wal", "include"]);
+            assert_eq!(taken["wal_included"], true, "{major} {round}: {taken}");
+        }
+        archive.tool("verify").run().succeeded().says("nothing is wrong");
+    }
 }
