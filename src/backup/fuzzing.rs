@@ -8,7 +8,7 @@ use super::combine::incremental_file::{IncrementalHeader, IncrementalHeaderError
 use super::combine::label::{ChainLabel, without_incremental_lines};
 use super::combine::plan::{BlockSource, ReconstructionPlan};
 use super::manifest::{ManifestError, ManifestParser, ManifestSummary};
-use super::tablespace_map::{TablespaceMap, TablespaceMapError, TablespaceMapParser};
+use super::tablespace_map::{MapEscapes, TablespaceMap, TablespaceMapError, TablespaceMapParser};
 use super::tar_header::MemberKind;
 use super::tar_rewriter::{Added, TarRewriter};
 use super::tar_stream::{ArchiveEnd, TarError, TarEvent, TarStream};
@@ -239,7 +239,7 @@ pub fn fuzz_tablespace_map(data: &[u8]) {
 fn read_tablespace_map<'a>(
     mut pieces: impl Iterator<Item = &'a [u8]>,
 ) -> Result<TablespaceMap, TablespaceMapError> {
-    let mut parser = TablespaceMapParser::new();
+    let mut parser = TablespaceMapParser::new(MapEscapes::Backslashes);
     pieces.try_for_each(|piece| parser.push(piece))?;
     parser.finish()
 }

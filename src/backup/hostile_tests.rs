@@ -370,7 +370,10 @@ fn keep(archives: &[(ArchiveName, Vec<u8>)], rewritten: bool) -> Result<(), Back
         compression: None,
         archive_end: ArchiveEnd::Terminated,
         archive_count: archives.len(),
-        tablespaces: vec![(16384, b"/srv/ts".to_vec())],
+        announced: super::super::Announced {
+            tablespaces: vec![(16384, b"/srv/ts".to_vec())],
+            escapes: super::super::tablespace_map::MapEscapes::Backslashes,
+        },
         manifest: ManifestRequest::NotRequested,
         standby: rewritten.then_some(standby),
         now: 0,

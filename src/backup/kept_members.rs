@@ -6,7 +6,7 @@
 
 use super::error::{BackupError, MemberRule};
 use super::path::MemberPath;
-use super::tablespace_map::{TablespaceMap, TablespaceMapError, TablespaceMapParser};
+use super::tablespace_map::{MapEscapes, TablespaceMap, TablespaceMapError, TablespaceMapParser};
 use super::tar_header::{MemberKind, TarMember};
 use super::tar_stream::{TarError, TarEvent};
 
@@ -15,6 +15,15 @@ pub(super) const TABLESPACE_MAP_NAME: &str = "tablespace_map";
 
 /// A tablespace, as the server announced it: its OID and its location.
 pub type AnnouncedTablespace = (u32, Vec<u8>);
+
+/// The tablespaces that a server announced, and how it writes their map.
+#[derive(Debug)]
+pub struct Announced {
+    /// All of them.
+    pub tablespaces: Vec<AnnouncedTablespace>,
+    /// By the server's version.
+    pub escapes: MapEscapes,
+}
 
 /// One archive as it is read: [`see`](Self::see) every event, then [`finish`](Self::finish).
 #[derive(Debug)]
@@ -29,7 +38,7 @@ pub(super) enum KeptContent {
     /// A tablespace: there is no map in it.
     Tablespace,
     /// The data directory of a cluster with these tablespaces.
-    DataDirectory(Vec<AnnouncedTablespace>),
+    DataDirectory(Announced),
 }
 
 #[derive(Debug)]
@@ -56,9 +65,11 @@ impl KeptMembers {
         match (event, &mut self.map) {
             (TarEvent::Member(member), _) => self.begin(member),
             (TarEvent::Data(data), Map::Coming(parser)) => Ok(parser.push(data)?),
-            (TarEvent::MemberEnd, Map::Coming(parser)) => {
-                let map = std::mem::take(parser).finish()?;
-                self.compare(&map)
+            (TarEvent::MemberEnd, Map::Coming(_)) => {
+                let Map::Coming(parser) = std::mem::replace(&mut self.map, Map::Compared) else {
+                    return Ok(());
+                };
+                self.compare(&parser.finish()?)
             }
             (TarEvent::Data(_) | TarEvent::MemberEnd | TarEvent::End, _) => Ok(()),
         }
@@ -74,15 +85,21 @@ impl KeptMembers {
 
     fn begin(&mut self, member: &TarMember) -> Result<(), KeptError> {
         let refused = |rule| Err(KeptError::Member(member.path.clone(), rule));
-        let is_map = matches!(self.content, KeptContent::DataDirectory(_))
-            && member.path.as_bytes() == TABLESPACE_MAP_NAME.as_bytes();
-        match (&member.kind, &self.map) {
-            (MemberKind::Symlink { .. }, _) => refused(MemberRule::KeptLink),
-            (_, Map::NotYet) if is_map && matches!(member.kind, MemberKind::File { .. }) => {
-                self.map = Map::Coming(TablespaceMapParser::new());
+        let map_escapes = match &self.content {
+            KeptContent::DataDirectory(announced)
+                if member.path.as_bytes() == TABLESPACE_MAP_NAME.as_bytes() =>
+            {
+                Some(announced.escapes)
+            }
+            _ => None,
+        };
+        match (&member.kind, &self.map, map_escapes) {
+            (MemberKind::Symlink { .. }, ..) => refused(MemberRule::KeptLink),
+            (MemberKind::File { .. }, Map::NotYet, Some(escapes)) => {
+                self.map = Map::Coming(TablespaceMapParser::new(escapes));
                 Ok(())
             }
-            _ if is_map => refused(MemberRule::Repeated),
+            (_, _, Some(_)) => refused(MemberRule::Repeated),
             _ => Ok(()),
         }
     }
@@ -90,7 +107,8 @@ impl KeptMembers {
     fn compare(&mut self, map: &TablespaceMap) -> Result<(), KeptError> {
         self.map = Map::Compared;
         let KeptContent::DataDirectory(announced) = &self.content else { return Ok(()) };
-        Ok(map.check(announced.iter().map(|(oid, location)| (*oid, location.as_slice())))?)
+        let announced = announced.tablespaces.iter();
+        Ok(map.check(announced.map(|(oid, location)| (*oid, location.as_slice())))?)
     }
 }
 

@@ -49,7 +49,7 @@ pub use error::{BackupError, MemberRule};
 pub use extraction::Extraction;
 pub use included_wal::{IncludedWal, IncludedWalError};
 pub use inspector::{BackupInspector, InspectedBackup};
-pub use kept_members::AnnouncedTablespace;
+pub use kept_members::{Announced, AnnouncedTablespace};
 pub use manifest::{FileProblem, ManifestMismatch, ManifestSummary, WalRange};
 pub use tar_backup::{MAX_INJECTED_MANIFEST_LEN, TarBackupWriter, TarPlace, TarTarget, WholeTarBackup};
 pub use tar_stream::ArchiveEnd;

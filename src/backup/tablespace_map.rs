@@ -1,8 +1,9 @@
 //! `tablespace_map`: where the links of tablespaces lead, in a backup that is kept as archives. No I/O.
 //!
 //! Answers to `do_pg_backup_start` in PostgreSQL's `xlog.c`, which writes a line `OID PATH` for each tablespace, and
-//! `read_tablespace_map` in `xlogrecovery.c`, which makes links of them. In a path a backslash stands before each line break
-//! and each backslash; older servers put none before a backslash, and one that stands before anything else is itself. Of a map no more is held than its lines can have, one at a time, and what they say.
+//! `read_tablespace_map` in `xlogrecovery.c`, which makes links of them. In a path a backslash stands before each line break,
+//! and before each backslash where the server does that ([`MapEscapes`]). Of a map no more is held than its lines can have, one at
+//! a time, and what they say.
 
 use std::collections::BTreeMap;
 
@@ -49,9 +50,19 @@ pub enum TablespaceMapError {
     Missing(u32),
 }
 
+/// What a backslash stands before in a map; anything else goes without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapEscapes {
+    /// Line breaks. A backslash before anything else is one of the path.
+    LineBreaks,
+    /// Line breaks and backslashes. Before anything else it is passed over, as recovery does.
+    Backslashes,
+}
+
 /// Reads a map as it comes: [`push`](Self::push) every piece, then [`finish`](Self::finish).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TablespaceMapParser {
+    escapes: MapEscapes,
     line: Vec<u8>,
     /// The last byte was a backslash, and nothing that one stood before.
     is_escaped: bool,
@@ -60,22 +71,25 @@ pub struct TablespaceMapParser {
 
 impl TablespaceMapParser {
     /// At the beginning of the file.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(escapes: MapEscapes) -> Self {
+        TablespaceMapParser { escapes, line: Vec::new(), is_escaped: false, map: TablespaceMap::default() }
     }
 
     /// Takes the next piece. After an error the parser is of no further use.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), TablespaceMapError> {
         for &byte in piece {
             match byte {
+                b'\n' | b'\r' if !self.is_escaped => self.end_line()?,
+                b'\n' | b'\r' => self.add(byte)?,
                 b'\\' if !self.is_escaped => {
                     self.is_escaped = true;
                     continue;
                 }
-                b'\n' | b'\r' if !self.is_escaped => self.end_line()?,
-                b'\n' | b'\r' | b'\\' => self.add(byte)?,
-                _ if self.is_escaped => {
+                _ if self.is_escaped && self.escapes == MapEscapes::LineBreaks => {
                     self.add(b'\\')?;
+                    if byte == b'\\' {
+                        continue;
+                    }
                     self.add(byte)?;
                 }
                 _ => self.add(byte)?,
@@ -157,7 +171,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<TablespaceMap, E> {
-        let mut parser = TablespaceMapParser::new();
+        parse_with(MapEscapes::Backslashes, pieces)
+    }
+
+    fn parse_with<'a>(
+        escapes: MapEscapes,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<TablespaceMap, E> {
+        let mut parser = TablespaceMapParser::new(escapes);
         pieces.into_iter().try_for_each(|piece| parser.push(piece))?;
         parser.finish()
     }
@@ -183,8 +204,14 @@ mod tests {
         let map = parse([&b"16385 /srv/with a blank\n16386 /srv/b\\\\s\\\nn\n"[..]]).unwrap();
         let paths: Vec<_> = map.paths().collect();
         assert_eq!(paths, [(16385, &b"/srv/with a blank"[..]), (16386, b"/srv/b\\s\nn")]);
-        let old = parse([&b"16385 /srv/b\\s\n"[..]]).unwrap();
-        assert_eq!(old.paths().next(), Some((16385, &b"/srv/b\\s"[..])));
+        let old = b"16385 /srv/b\\s\\\\t\\\nn\\x\n";
+        for piece in 1..old.len() {
+            let old = parse_with(MapEscapes::LineBreaks, old.chunks(piece)).unwrap();
+            assert_eq!(old.paths().next(), Some((16385, &b"/srv/b\\s\\\\t\nn\\x"[..])));
+        }
+        // recovery would go there
+        let passed_over = parse([&b"16385 /srv/b\\s\n"[..]]).unwrap();
+        assert_eq!(passed_over.paths().next(), Some((16385, &b"/srv/bs"[..])));
         assert_eq!(parse([]), Ok(TablespaceMap::default()));
         assert_eq!(parse([&b"\n\r\n"[..]]), Ok(TablespaceMap::default()));
     }

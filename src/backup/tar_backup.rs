@@ -15,7 +15,7 @@ use super::archive_output::{ArchiveOutput, WrittenArchive};
 use super::archive_stream::{ArchiveContent, ArchiveEvent, ArchiveName, ManifestRequest};
 use super::confined::{ConfinedDirectory, FileError};
 use super::error::BackupError;
-use super::kept_members::{AnnouncedTablespace, KeptContent, KeptError, KeptMembers};
+use super::kept_members::{Announced, KeptContent, KeptError, KeptMembers};
 use super::open_file::Writeback;
 use super::path::MemberPath;
 use super::tar_rewriter::{Added, AddedFile, TarRewriter};
@@ -44,7 +44,7 @@ pub struct TarTarget {
     /// How many archives were announced.
     pub archive_count: usize,
     /// The tablespaces that were.
-    pub tablespaces: Vec<AnnouncedTablespace>,
+    pub announced: Announced,
     /// Whether a manifest was asked for.
     pub manifest: ManifestRequest,
     /// What makes a standby of the backup, when that is wanted.
@@ -97,7 +97,7 @@ struct Settings {
     compression: Option<ArchiveCompression>,
     archive_end: ArchiveEnd,
     archive_count: usize,
-    tablespaces: Vec<AnnouncedTablespace>,
+    announced: Announced,
     manifest: ManifestRequest,
     standby: Option<StandbyFiles>,
     added: Added,
@@ -138,7 +138,7 @@ impl TarBackupWriter {
     /// Opens the target's directory.
     pub fn create(target: TarTarget) -> Result<Self, BackupError> {
         let TarTarget { place, modes, sync, compression, standby, now, .. } = target;
-        let TarTarget { archive_end, archive_count, tablespaces, manifest, .. } = target;
+        let TarTarget { archive_end, archive_count, announced, manifest, .. } = target;
         let place = match place {
             TarPlace::Directory(path) => Place::Directory(ConfinedDirectory::open(&path, None)?),
             TarPlace::Stream(file) => Place::Stream(Some(file)),
@@ -150,7 +150,7 @@ impl TarBackupWriter {
             compression,
             archive_end,
             archive_count,
-            tablespaces,
+            announced,
             manifest,
             standby,
             added,
@@ -247,7 +247,10 @@ impl TarBackupWriter {
         let terminated = self.target.archive_end == ArchiveEnd::Terminated;
         let must_rewrite = standby.is_some() || matches!(self.place, Place::Stream(_)) || !terminated;
         let kept = KeptMembers::new(match is_base {
-            true => KeptContent::DataDirectory(std::mem::take(&mut self.target.tablespaces)),
+            true => KeptContent::DataDirectory(Announced {
+                tablespaces: std::mem::take(&mut self.target.announced.tablespaces),
+                escapes: self.target.announced.escapes,
+            }),
             false => KeptContent::Tablespace,
         });
         let filter = match (by_server, must_rewrite) {

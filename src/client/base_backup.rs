@@ -23,8 +23,11 @@ const MAX_TABLESPACES: usize = 4096;
 
 /// How long a server may be silent once a backup has begun. From 15 on it reports progress each second; before that it
 /// has nothing to wait for but its disk. Archiving, where it was asked to wait for that, takes as long as it takes: from
-/// 15 on that is inside the copy, between the last archive and the manifest.
+/// 15 on that is inside the copy, between the last archive, of which it is not known here where it ends, and the manifest.
 const COPY_SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What a message in the copy begins with that begins an archive.
+const ARCHIVE_BEGINS: u8 = b'n';
 
 /// The longest location of a tablespace, in bytes (`MAXPGPATH`).
 const MAX_LOCATION_LEN: usize = 1024;
@@ -99,6 +102,8 @@ pub struct BaseBackupStream<'a> {
     start: BackupStart,
     tablespaces: Vec<Tablespace>,
     stage: BackupStage,
+    /// As far as the server says so, from 15 on.
+    archives_begun: usize,
     end: Option<BackupEnd>,
     end_silence: Option<Duration>,
 }
@@ -173,7 +178,15 @@ impl<'a> BackupOpening<'a> {
             return Err(answer("not one data directory"));
         }
         let stage = BackupStage::BeforeCopy;
-        Ok(BaseBackupStream { connection, start, tablespaces, stage, end: None, end_silence })
+        Ok(BaseBackupStream {
+            connection,
+            start,
+            tablespaces,
+            stage,
+            archives_begun: 0,
+            end: None,
+            end_silence,
+        })
     }
 }
 
@@ -205,6 +218,7 @@ impl BaseBackupStream<'_> {
             let message = self.connection.next_message_within(self.silence()).await?;
             match (self.stage, message) {
                 (BackupStage::Copy, BackendMessage::CopyData(payload)) => {
+                    self.archives_begun += usize::from(payload.first() == Some(&ARCHIVE_BEGINS));
                     return Ok(BackupStep::CopyData(payload));
                 }
                 (BackupStage::BeforeCopy | BackupStage::BeforeEnd, BackendMessage::CopyOutResponse) => {
@@ -245,7 +259,10 @@ impl BaseBackupStream<'_> {
         let is_only_copy = self.connection.version().base_backup_syntax() == BaseBackupSyntax::Options;
         match self.stage {
             BackupStage::BeforeCopy => Some(COPY_SILENCE_TIMEOUT),
-            BackupStage::Copy if !is_only_copy => Some(COPY_SILENCE_TIMEOUT),
+            // it waits behind the last archive
+            BackupStage::Copy if !is_only_copy || self.archives_begun < self.tablespaces.len() => {
+                Some(COPY_SILENCE_TIMEOUT)
+            }
             BackupStage::Copy | BackupStage::BeforeEnd | BackupStage::BeforeCompletion => self.end_silence,
         }
     }

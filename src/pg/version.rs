@@ -62,6 +62,11 @@ impl ServerVersion {
         if self.major >= 15 { BaseBackupSyntax::Options } else { BaseBackupSyntax::Keywords }
     }
 
+    /// Whether a backslash in a tablespace's path has another one before it in `tablespace_map` (14).
+    pub const fn escapes_backslashes_in_map(self) -> bool {
+        self.major >= 14
+    }
+
     /// Whether `CREATE_REPLICATION_SLOT` takes its options in parentheses (15).
     pub const fn has_slot_option_list(self) -> bool {
         self.major >= 15

@@ -126,9 +126,13 @@ pub(super) fn check_or_create(
     Ok(Place { origin, directory })
 }
 
-/// Makes the entries of these directories durable. Blocks.
+/// Makes the entries of these directories durable. One that may be written to and not read is passed over, as the original
+/// does. Blocks.
 pub(super) fn sync_all(directories: &[PathBuf]) -> Result<(), FileError> {
-    directories.iter().try_for_each(|directory| ConfinedDirectory::open(directory, None)?.sync())
+    directories.iter().try_for_each(|directory| match ConfinedDirectory::open(directory, None) {
+        Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        opened => opened?.sync(),
+    })
 }
 
 /// The path that could not be made comes with the error.

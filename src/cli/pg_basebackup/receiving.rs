@@ -14,9 +14,10 @@ use super::recovery::standby_files;
 use super::sink::{BackupSink, Beginning, Whole};
 use super::slot::OwnSlot;
 use super::wal::{WalBeside, WalFailure, WalRequest};
+use crate::backup::tablespace_map::MapEscapes;
 use crate::backup::{
-    ArchiveEnd, ArchiveEvent, ArchiveName, ArchiveStream, ArchiveStreamError, BackupError, DirectoryModes,
-    ManifestRequest, StandbyFiles, SyncMethod, TablespacePlace, TablespaceTarget, WalMembers,
+    Announced, ArchiveEnd, ArchiveEvent, ArchiveName, ArchiveStream, ArchiveStreamError, BackupError,
+    DirectoryModes, ManifestRequest, StandbyFiles, SyncMethod, TablespacePlace, TablespaceTarget, WalMembers,
 };
 use crate::cli::pg_tool::connection::{check_version, command_failed, libpq_text, plain, with_causes};
 use crate::cli::pg_tool::{Failed, Invocation};
@@ -290,6 +291,10 @@ impl Session<'_> {
             }
             _ => Vec::new(),
         };
+        let escapes = match version.escapes_backslashes_in_map() {
+            true => MapEscapes::Backslashes,
+            false => MapEscapes::LineBreaks,
+        };
         let announced = tablespaces
             .iter()
             .filter_map(|Tablespace { oid, location, .. }| Some(((*oid)?, location.as_ref()?.to_vec())));
@@ -305,7 +310,7 @@ impl Session<'_> {
                 WalMethod::None | WalMethod::Stream(_) => WalMembers::Refused,
             },
             tablespaces: targets,
-            announced: announced.collect(),
+            announced: Announced { tablespaces: announced.collect(), escapes },
             archive_count: tablespaces.len(),
             manifest: self.manifest(version),
         })

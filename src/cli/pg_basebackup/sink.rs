@@ -7,10 +7,9 @@ use std::time::SystemTime;
 
 use super::options::{Destination, Options};
 use crate::backup::{
-    AnnouncedTablespace, ArchiveEnd, ArchiveEvent, BackupError, BackupTarget, BackupWriter,
-    ChecksumAlgorithm, Extraction, HeldPlaces, ManifestPolicy, ManifestRequest, MemberModes, StandbyFiles,
-    TablespaceTarget, TarBackupWriter, TarPlace, TarTarget, UnannouncedTablespace, WalMembers, WholeBackup,
-    WholeTarBackup,
+    Announced, ArchiveEnd, ArchiveEvent, BackupError, BackupTarget, BackupWriter, ChecksumAlgorithm,
+    Extraction, HeldPlaces, ManifestPolicy, ManifestRequest, MemberModes, StandbyFiles, TablespaceTarget,
+    TarBackupWriter, TarPlace, TarTarget, UnannouncedTablespace, WalMembers, WholeBackup, WholeTarBackup,
 };
 use crate::backup::{DirectoryModes, WalArchive};
 use crate::wire::command::ManifestOptions;
@@ -44,7 +43,7 @@ pub(super) struct Beginning {
     /// For plain format.
     pub(super) tablespaces: Vec<TablespaceTarget>,
     /// All that the server announced.
-    pub(super) announced: Vec<AnnouncedTablespace>,
+    pub(super) announced: Announced,
     pub(super) archive_count: usize,
     pub(super) manifest: Option<ManifestOptions>,
 }
@@ -77,7 +76,7 @@ impl BackupSink {
             compression,
             archive_end: beginning.archive_end,
             archive_count: beginning.archive_count,
-            tablespaces: beginning.announced,
+            announced: beginning.announced,
             manifest,
             standby: beginning.standby,
             now: now(),

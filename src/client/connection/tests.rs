@@ -96,6 +96,7 @@ async fn archiving_that_a_backup_waits_for_takes_as_long_as_it_takes() {
     let (mut connection, mut theirs) = connected();
     let answer = async {
         theirs.write_all(&backup_begins()).await.unwrap();
+        theirs.write_all(&message(b'd', b"nbase.tar\0\0")).await.unwrap();
         tokio::time::sleep(300 * MINUTE).await;
         theirs.write_all(&message(b'd', b"m")).await.unwrap();
         theirs
@@ -104,9 +105,24 @@ async fn archiving_that_a_backup_waits_for_takes_as_long_as_it_takes() {
     let backup = async {
         let mut backup = connection.base_backup(&request).await.unwrap();
         assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyBegin));
-        assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyData(_)));
+        for _ in 0..2 {
+            assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyData(_)));
+        }
     };
     tokio::join!(backup, answer);
+}
+
+/// Before the last archive it has nothing to wait for.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_has_just_begun_is_no_archiving() {
+    let (mut connection, mut theirs) = connected();
+    theirs.write_all(&backup_begins()).await.unwrap();
+    let request = BaseBackup { wait_for_archive: true, ..backup_request() };
+    let mut backup = connection.base_backup(&request).await.unwrap();
+    assert!(matches!(backup.next().await.unwrap(), BackupStep::CopyBegin));
+    let begun = Instant::now();
+    assert!(is_silent(&backup.next().await));
+    assert_eq!(begun.elapsed(), 5 * MINUTE);
 }
 
 /// A backup of no tablespaces, up to where the copy begins.
