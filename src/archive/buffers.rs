@@ -2,11 +2,15 @@
 //!
 //! Segments and the pieces of backups are 16 MB, as they are and as they are stored, and come as fast as they go. Given back to
 //! the allocator, memory of that length is either kept by it, for each thread, or fetched from the kernel again and zeroed
-//! page by page. Here as much is kept as is in use at a time, and no more.
+//! page by page. Here as much is kept as was in use at a time, within a bound, until none was
+//! taken for a while.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -26,6 +30,12 @@ const MAX_KEPT: usize = 6;
 /// The memory of those that nobody uses at the moment, the process's.
 static KEPT: [Mutex<Vec<Box<[u8]>>>; USUAL_LENS.len()] = [const { Mutex::new(Vec::new()) }; USUAL_LENS.len()];
 
+/// How many were taken so far.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+/// How long none has to be taken before those that nobody uses are given back.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// A buffer, its content at the start of a page of memory.
 pub(crate) struct Buffer {
     memory: Box<[u8]>,
@@ -37,10 +47,22 @@ fn kept(class: usize) -> MutexGuard<'static, Vec<Box<[u8]>>> {
     KEPT[class].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Gives back what nobody uses, again and again, whenever none was taken for a while.
+pub(super) async fn give_back() -> Infallible {
+    loop {
+        let taken = TAKEN.load(Ordering::Relaxed);
+        tokio::time::sleep(IDLE).await;
+        if TAKEN.load(Ordering::Relaxed) == taken {
+            (0..USUAL_LENS.len()).for_each(|class| *kept(class) = Vec::new());
+        }
+    }
+}
+
 impl Buffer {
     /// A buffer of `len` bytes; what is in them is left from before.
     pub(crate) fn take(len: usize) -> Self {
         let class = USUAL_LENS.iter().position(|usual_len| (LONG_LEN..=*usual_len).contains(&len));
+        TAKEN.fetch_add(u64::from(class.is_some()), Ordering::Relaxed);
         let memory = class.and_then(|class| kept(class).pop()).unwrap_or_else(|| {
             // untouched, it takes no memory
             let whole_len = class.map_or(len, |class| USUAL_LENS[class]);

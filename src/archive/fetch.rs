@@ -95,6 +95,7 @@ pub async fn fetch(
         let goes_on = is_whole || server.is_standby() || (has_itself && server.has_whole(file, identity)?);
         if !goes_on && at_gap == AtGap::Fail {
             let reached = gap::refuse(store, file.timeline, end_lsn, identity.segment_size).await?;
+            // what a receiver has put up meanwhile; an end of the log that moves on all the same is as good as any before it
             if reached > end_lsn && attempts < ATTEMPTS {
                 continue;
             }

@@ -154,7 +154,9 @@ async fn on_descendants(
         if let Some(to) = first {
             return Err(ArchiveError::EndsInGap { timeline: file.timeline, from, to, goes_on_on: timeline });
         }
-        if let Some((_, archived)) = archived.filter(|(on, _)| *on == timeline && pieces.bounds.is_empty()) {
+        if let Some((_, archived)) =
+            archived.filter(|(on, lsn)| *on == timeline && *lsn > from && pieces.bounds.is_empty())
+        {
             return Err(ArchiveError::EndsEarly { timeline: file.timeline, from, archived });
         }
     }
@@ -273,6 +275,9 @@ mod tests {
     #[tokio::test]
     async fn all_of_a_timeline_that_is_gone_is_missed() {
         let store = archive(&[(1, 3)], &[(4, 0, 10)], Some("0/400040")).await;
+        assert_eq!(goes_on_at(&store, 1, 4 * MIB + 10).await, None);
+        // it begins with what is missing, and nothing of it was told of
+        archived_up_to(&store, 2, 4 * MIB).await;
         assert_eq!(goes_on_at(&store, 1, 4 * MIB + 10).await, None);
         archived_up_to(&store, 2, 6 * MIB).await;
         let early = refuse(&store, TimelineId::FIRST, Lsn::new(4 * MIB + 10), size()).await;

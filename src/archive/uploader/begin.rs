@@ -90,7 +90,7 @@ impl Remote {
     }
 
     /// The first segment of which there is something.
-    fn first(&self) -> Option<WalFileName> {
+    pub(super) fn first(&self) -> Option<WalFileName> {
         let parts = self.ranges.first().map(|range| range.file);
         self.segments.first().copied().into_iter().chain(parts).min()
     }

@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::buffers;
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
 use super::lease::{self, Holder, Lease, Patience, Reached};
@@ -43,14 +44,14 @@ use crate::pg::{Lsn, TimelineId, WalFileName};
 use crate::sink::ClusterStamp;
 use begin::Ends;
 use local::LocalWal;
-use plan::{Known, Piece, Plan};
+use plan::{Piece, Plan};
 use put::Route;
 pub use sink::ArchivingSink;
 use sink::Room;
 use spool::Spool;
 pub use stats::ArchiveWatch;
 use stats::Stats;
-use tidy::{Seen, Tidy};
+use tidy::{ReadBack, Seen, Tidy};
 
 /// How WAL is archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,8 +265,6 @@ enum Task {
     Piece(TimelineId, Piece),
     /// The segment that is there as a whole now.
     Fold(Option<WalFileName>),
-    /// A segment was read back; or it is not in the directory any more.
-    ReadBack(WalFileName),
 }
 
 /// Everything of one run.
@@ -285,6 +284,8 @@ struct Upload<'a> {
     /// Timelines that have, or had, a plan; or of which there was nothing.
     begun: BTreeSet<TimelineId>,
     tasks: JoinSet<Result<Task, ArchiveError>>,
+    /// Segments that are read back; given up when nothing more comes.
+    readings: JoinSet<Result<(WalFileName, ReadBack), ArchiveError>>,
     /// Segments wait here for one that is being folded.
     folds: VecDeque<WalFileName>,
     folding: usize,
@@ -303,6 +304,7 @@ async fn run(
     tokio::select! {
         result = hold_and_archive(directory, store, holder, options, fed, (teller, stats)) => result,
         never = Spool::new(options.spool_limit).watch(directory, stats) => match never {},
+        never = buffers::give_back() => match never {},
     }
 }
 
@@ -322,20 +324,18 @@ async fn hold_and_archive(
     }
     teller.send_modify(|told| told.answers = true);
     let stand = |standing| teller.send_modify(|told| told.standing = standing);
+    // nobody is driven out of an archive that is not ours, or kept out of it
     if let Some(found) = retried(|| ClusterIdentity::read(store)).await? {
-        let mut stamp = ClusterStamp::of(directory);
-        if stamp.is_none() && options.take_over == TakeOver::Now {
-            // nobody is driven out of an archive that is not ours
-            stand(Standing::Waiting);
-            stamp = fed
-                .wait_for(|feed| feed.stamp.is_some() || feed.ended)
-                .await
-                .ok()
-                .and_then(|feed| feed.stamp);
-        }
-        if let Some(stamp) = stamp {
-            found.check_stamp(stamp)?;
-        }
+        let stamp = match ClusterStamp::of(directory) {
+            None => {
+                stand(Standing::Waiting);
+                let known = fed.wait_for(|feed| feed.stamp.is_some() || feed.ended).await;
+                known.ok().and_then(|feed| feed.stamp)
+            }
+            stamp => stamp,
+        };
+        let Some(stamp) = stamp else { return Ok(()) };
+        found.check_stamp(stamp)?;
     }
     let patience = match options.take_over {
         TakeOver::Never => Patience::UntilSilent,
@@ -387,6 +387,7 @@ async fn archive(
         plans: VecDeque::new(),
         begun: BTreeSet::new(),
         tasks: JoinSet::new(),
+        readings: JoinSet::new(),
         folds: VecDeque::new(),
         folding: 0,
         flushed_len: 0,
@@ -396,6 +397,9 @@ async fn archive(
     loop {
         let ended = upload.take_feed(&mut fed, stamp).await?;
         upload.start_tasks();
+        if !ended {
+            upload.read_back();
+        }
         upload.tell();
         if ended && upload.tasks.is_empty() && upload.plans.iter().all(Plan::is_finished) {
             return Ok(Extent::All);
@@ -405,11 +409,11 @@ async fn archive(
 }
 
 impl Upload<'_> {
-    /// The stream that goes on, as soon as something of it is durable; `None` when it all ended before.
+    /// The stream that goes on, as soon as something is durable, of it or of one before; `None` when it all ended before.
     async fn first_stream(&self, fed: &mut watch::Receiver<Feed>) -> Option<(ClusterStamp, FedStream)> {
-        let durable = |feed: &Feed| feed.streams.last().is_some_and(|last| last.flushed_lsn.is_valid());
+        let durable = |feed: &Feed| feed.streams.iter().any(|stream| stream.flushed_lsn.is_valid());
         let feed = fed.wait_for(|feed| feed.ended || durable(feed)).await.ok()?;
-        let stream = feed.streams.last().filter(|last| last.flushed_lsn.is_valid())?;
+        let stream = feed.streams.last().filter(|_| durable(&feed))?;
         Some((feed.stamp?, *stream))
     }
 
@@ -532,15 +536,6 @@ impl Upload<'_> {
                 Ok(Task::Fold(is_whole.then_some(file)))
             });
         }
-        if let Some(file) = self.tidy.poll_reading() {
-            let route = self.route.clone();
-            self.tasks.spawn(async move {
-                match retried(|| route.compare_known(Known::segment(file))).await {
-                    Ok(()) | Err(ArchiveError::Hole { .. }) => Ok(Task::ReadBack(file)),
-                    Err(error) => Err(error),
-                }
-            });
-        }
         let is_live = |index: usize, count: usize| index + 1 == count;
         let count = self.plans.len();
         let mut index = 0;
@@ -548,6 +543,15 @@ impl Upload<'_> {
             index += 1;
             is_live(index - 1, count) || !plan.is_finished()
         });
+    }
+
+    /// Before segments are removed here.
+    fn read_back(&mut self) {
+        while let Some(file) = self.tidy.poll_reading() {
+            let route = self.route.clone();
+            self.readings
+                .spawn(async move { retried(|| route.read_back(file)).await.map(|found| (file, found)) });
+        }
     }
 
     /// So many plans have their turn: a timeline's WAL goes up when that of those before it is up, without which it is worth
@@ -573,7 +577,8 @@ impl Upload<'_> {
             timeline: live.timeline(),
             lsn: if all_before { live.archived_lsn() } else { Lsn::INVALID },
         };
-        if archived.lsn.is_valid() {
+        // where it began nobody has looked yet at what is up before that
+        if archived.lsn.is_valid() && live.has_advanced() {
             self.reached.send_replace(Some((archived.timeline, archived.lsn)));
         }
         self.teller.send_if_modified(|told| told.archived.replace(archived) != Some(archived));
@@ -591,6 +596,12 @@ impl Upload<'_> {
         };
         let done = async {
             match self.tasks.join_next().await {
+                Some(done) => done,
+                None => std::future::pending().await,
+            }
+        };
+        let read_back = async {
+            match self.readings.join_next().await {
                 Some(done) => done,
                 None => std::future::pending().await,
             }
@@ -623,8 +634,12 @@ impl Upload<'_> {
                             self.tidy.is_up(file, Seen::Compared);
                         }
                     }
-                    Task::ReadBack(file) => self.tidy.is_up(file, Seen::Compared),
                 }
+                Ok(())
+            }
+            done = read_back => {
+                let (file, found) = done.map_err(|_| ArchiveError::ThreadEnded)??;
+                self.tidy.was_read(file, found);
                 Ok(())
             }
         }

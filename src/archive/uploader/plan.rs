@@ -118,6 +118,7 @@ pub(super) struct Plan {
     flushed_lsn: Lsn,
     started_lsn: Lsn,
     archived_lsn: Lsn,
+    began_lsn: Lsn,
     /// What was up at the beginning, in order.
     known: VecDeque<Known>,
     /// On their way or up, in order, from `archived_lsn` to `started_lsn`.
@@ -156,6 +157,7 @@ impl Plan {
             flushed_lsn: archived_lsn,
             started_lsn: archived_lsn,
             archived_lsn,
+            began_lsn: archived_lsn,
             known: VecDeque::new(),
             in_flight: VecDeque::new(),
             found: Vec::new(),
@@ -188,6 +190,11 @@ impl Plan {
     /// All before this is in the archive.
     pub(super) fn archived_lsn(&self) -> Lsn {
         self.archived_lsn
+    }
+
+    /// Whether something of it was put up, or compared with what is up.
+    pub(super) fn has_advanced(&self) -> bool {
+        self.archived_lsn > self.began_lsn
     }
 
     /// All before this is durable here.

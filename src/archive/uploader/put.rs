@@ -4,15 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::super::buffers::Buffer;
 use super::super::error::ArchiveError;
 use super::super::identity::ClusterIdentity;
 use super::super::layout::{self, SegmentRange};
 use super::super::lease::Lease;
+use super::super::retry::retried;
 use super::super::store::{ArchiveStore, Creation};
 use super::super::{catalog, wal_object};
+use super::begin::Remote;
 use super::plan::{Known, KnownObject, Piece};
+use super::tidy::ReadBack;
 use super::{Gaps, local};
 use crate::pg::version::WalFormat;
 use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
@@ -22,6 +26,9 @@ use crate::sink::ClusterStamp;
 /// What is so short, in bytes, is read and compressed by the thread that puts it up: somebody waits for it, and to hand it to another
 /// one and back takes longer.
 const MAX_LEN_HERE: u64 = 64 << 10;
+
+/// How many parts of a segment are read at once.
+const PARTS_AT_ONCE: usize = 16;
 
 /// Where from and where to.
 #[derive(Debug, Clone)]
@@ -87,6 +94,26 @@ impl Route {
         Ok(true)
     }
 
+    /// Reads back a segment that is to be removed here.
+    pub(super) async fn read_back(&self, file: WalFileName) -> Result<ReadBack, ArchiveError> {
+        match self.compare_known(Known::segment(file)).await {
+            Ok(()) | Err(ArchiveError::Hole { .. }) => return Ok(ReadBack::NotNeeded),
+            Err(ArchiveError::Vanished { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let there = Remote::list_behind(self, None, file.timeline, file.segment.size()).await?;
+        match there.first() {
+            // what comes before the first was pruned
+            Some(first) if first > file => Ok(ReadBack::NotNeeded),
+            // somebody has removed it: it is put up again, and read back
+            Some(_) => {
+                self.put(Piece::Segment(file)).await?;
+                self.compare_known(Known::segment(file)).await.map(|()| ReadBack::NotNeeded)
+            }
+            None => Ok(ReadBack::Needed),
+        }
+    }
+
     /// Removes the parts of a segment that another run has put up as a whole, if that has what they have. `parts` are those that
     /// count: what they hold may have been acknowledged, and where a writer that had lost the archive was late with a whole of
     /// another history, it is nowhere else.
@@ -98,14 +125,21 @@ impl Route {
         let (key, start_lsn) = (layout::segment_key(file), file.segment.start_lsn());
         let whole = self.read_decoded(&key, file.segment.size().as_u64()).await?;
         let whole = whole.ok_or_else(|| ArchiveError::Vanished { key: key.clone() })?;
-        for part in parts {
-            let found = match self.read_decoded(&part.key(), part.wal_len()).await {
-                // what cannot be read contradicts nothing
-                Ok(None) | Err(ArchiveError::Damaged { .. }) => continue,
-                found => found?,
-            };
-            let from = (part.start_lsn - start_lsn) as usize;
-            if found.is_some_and(|found| found[..] != whole[from..from + found.len()]) {
+        // a commit that waits for the archive makes a part: there may be thousands
+        let read = |part: &SegmentRange| {
+            let (part_key, part_len, from) =
+                (part.key(), part.wal_len(), (part.start_lsn - start_lsn) as usize);
+            async move {
+                match retried(|| self.read_decoded(&part_key, part_len)).await {
+                    // what cannot be read contradicts nothing
+                    Err(ArchiveError::Damaged { .. } | ArchiveError::Envelope { .. }) => Ok(None),
+                    found => found.map(|found| found.map(|found| (from, found))),
+                }
+            }
+        };
+        let mut found = stream::iter(parts.iter().map(read)).buffered(PARTS_AT_ONCE);
+        while let Some(found) = found.try_next().await? {
+            if found.is_some_and(|(from, found)| found[..] != whole[from..from + found.len()]) {
                 return Err(ArchiveError::Conflict { key });
             }
         }

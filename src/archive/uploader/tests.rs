@@ -284,7 +284,27 @@ async fn another_clusters_archive_is_refused() {
     scene.flushed(1, 2 * MIB + 100);
     let error = scene.finish().await.unwrap_err();
     assert!(matches!(error, ArchiveError::OtherSystem { .. }), "{error}");
-    assert_eq!(scene.keys("").await, ["cluster.json", "lease/00000001.json"]);
+    assert_eq!(scene.keys("").await, ["cluster.json"]);
+}
+
+/// Nothing of it has come, and nothing was taken.
+#[tokio::test]
+async fn a_run_that_ends_before_its_cluster_is_known_leaves_the_archive_alone() {
+    let mut scene = Scene::new();
+    scene.write(1, 2, 100);
+    scene.start();
+    scene.flushed(1, 2 * MIB + 100);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    let before = scene.keys("").await;
+    for take_over in [TakeOver::Never, TakeOver::Now] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = UploadOptions { take_over, ..options() };
+        let mut uploader = Uploader::start(scene.store.clone(), directory.path(), options).unwrap();
+        let twenty = Duration::from_secs(20);
+        assert_eq!(uploader.settled(twenty, twenty).await.unwrap(), Standing::Waiting);
+        assert_eq!(uploader.finish(twenty).await.unwrap(), Some(0));
+        assert_eq!(scene.keys("").await, before);
+    }
 }
 
 /// Whoever has it goes on.
@@ -322,6 +342,66 @@ async fn nobody_is_driven_out_of_another_clusters_archive() {
     assert_eq!(owner.keys("lease/").await, leases);
     owner.flushed(1, 2 * MIB + 100);
     assert_eq!(owner.finish().await.unwrap(), Some(0));
+}
+
+/// What has become durable is archived, whatever has come of the stream after it: there may be no room for that before.
+#[tokio::test]
+async fn a_timeline_that_ended_before_the_store_answered_is_archived() {
+    let mut scene = Scene::new();
+    scene.write(1, 3, 5000);
+    scene.start();
+    let uploader = scene.uploader.as_ref().unwrap();
+    uploader.feed.send_modify(|feed| {
+        feed.begin(timeline(1), Lsn::INVALID);
+        feed.flushed(timeline(1), Lsn::new(3 * MIB + 5000));
+        feed.begin(timeline(2), Lsn::new(3 * MIB));
+    });
+    scene.archived(1, 3 * MIB + 5000).await;
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+}
+
+/// Segments leave the directory when the archive has them, or nobody needs them any more, and what has gone there is put up again
+/// before that. None of it holds up the end of a run.
+#[tokio::test]
+async fn what_is_removed_here_was_seen_there() {
+    let mut scene = Scene::new();
+    scene.start();
+    for segment in 2..8 {
+        scene.write(1, segment, MIB);
+    }
+    scene.flushed(1, 8 * MIB);
+    assert_eq!(scene.finish().await.unwrap(), Some(0));
+    // 2 and 3 were pruned, 5 has been lost
+    for segment in [2, 3, 5] {
+        scene.store.remove(&layout::segment_key(file(1, segment))).await.unwrap();
+    }
+    let begun = |keep_len| {
+        let options = UploadOptions { keep_len, ..options() };
+        let uploader = Uploader::start(scene.store.clone(), scene.directory.path(), options).unwrap();
+        let stamp = ClusterStamp { system_identifier: SystemIdentifier::new(SYSTEM), segment_size: size() };
+        uploader.feed.send_modify(|feed| {
+            feed.stamp = Some(stamp);
+            feed.begin(timeline(1), Lsn::INVALID);
+            feed.flushed(timeline(1), Lsn::new(8 * MIB));
+        });
+        uploader
+    };
+    let is_here = |segment: u64| scene.path(&file(1, segment).to_string()).exists();
+    let uploader = begun(Some(0));
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while (2..6).any(is_here) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| {
+        panic!("{:?} are here", (2..8).filter(|segment| is_here(*segment)).collect::<Vec<_>>())
+    });
+    assert_eq!(uploader.finish(Duration::from_secs(20)).await.unwrap(), Some(0));
+    assert!(is_here(6) && is_here(7));
+    let there = scene.keys("wal/").await;
+    assert!(there.contains(&layout::segment_key(file(1, 5))), "{there:?}");
+    assert!(lease::last_holder(&scene.store).await.unwrap().unwrap().archived_all);
 }
 
 /// The store does not answer while the server is promoted twice.

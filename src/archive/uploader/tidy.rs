@@ -1,7 +1,7 @@
 //! Removing from the directory what the archive has: whole segments only, the oldest first, and never the last; and none before it
 //! was read back from the archive and compared, because after that there is no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::pg::WalFileName;
@@ -13,8 +13,8 @@ pub(super) struct Tidy {
     keep_len: Option<u64>,
     /// Finished in the directory, and put up or found to be up as wholes.
     up: BTreeMap<WalFileName, Seen>,
-    /// The one that is being read back.
-    reading: Option<WalFileName>,
+    /// Those that are being read back.
+    reading: BTreeSet<WalFileName>,
     told: bool,
 }
 
@@ -27,12 +27,24 @@ pub(super) enum Seen {
     Compared,
 }
 
+/// What was found of a segment that was looked for in the archive before it is removed here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadBack {
+    /// It is there, and the same; or it was pruned, as nobody needs it; or it is not here any more.
+    NotNeeded,
+    /// It is not there, nor anything else of its timeline.
+    Needed,
+}
+
+/// How many are read back at once: as fast as they are put up.
+const MAX_READINGS: usize = 3;
+
 /// A stream that begins again compares its first segment with the one before.
 const MIN_KEPT: usize = 2;
 
 impl Tidy {
     pub(super) fn new(keep_len: Option<u64>) -> Self {
-        Tidy { keep_len, up: BTreeMap::new(), reading: None, told: false }
+        Tidy { keep_len, up: BTreeMap::new(), reading: BTreeSet::new(), told: false }
     }
 
     /// The archive has the whole of it.
@@ -40,14 +52,27 @@ impl Tidy {
         if self.keep_len.is_some() && self.up.get(&file) != Some(&Seen::Compared) {
             self.up.insert(file, seen);
         }
-        self.reading.take_if(|reading| *reading == file && seen == Seen::Compared);
     }
 
-    /// The next one that is too much and has to be read back first, one at a time.
+    /// The next one that is too much and has to be read back first.
     pub(super) fn poll_reading(&mut self) -> Option<WalFileName> {
-        let (file, _) = self.surplus().filter(|(_, seen)| *seen == Seen::Told && self.reading.is_none())?;
-        self.reading = Some(file);
+        if self.reading.len() == MAX_READINGS {
+            return None;
+        }
+        let surplus = self.up.iter().take(self.surplus_count());
+        let mut told = surplus.filter(|(file, seen)| **seen == Seen::Told && !self.reading.contains(file));
+        let file = *told.next()?.0;
+        self.reading.insert(file);
         Some(file)
+    }
+
+    /// That one was read back.
+    pub(super) fn was_read(&mut self, file: WalFileName, found: ReadBack) {
+        self.reading.remove(&file);
+        match found {
+            ReadBack::NotNeeded => self.is_up(file, Seen::Compared),
+            ReadBack::Needed => drop(self.up.remove(&file)),
+        }
     }
 
     /// Removes what is too much.
@@ -70,10 +95,18 @@ impl Tidy {
         }
     }
 
+    /// The oldest, if it is too much.
     fn surplus(&self) -> Option<(WalFileName, Seen)> {
-        let (keep_len, (oldest, seen)) = (self.keep_len?, self.up.first_key_value()?);
-        let len = oldest.segment.size().as_u64();
-        (self.up.len() > MIN_KEPT && self.up.len() as u64 * len > keep_len).then_some((*oldest, *seen))
+        let (oldest, seen) = self.up.first_key_value().filter(|_| self.surplus_count() > 0)?;
+        Some((*oldest, *seen))
+    }
+
+    fn surplus_count(&self) -> usize {
+        let (Some(keep_len), Some((oldest, _))) = (self.keep_len, self.up.first_key_value()) else {
+            return 0;
+        };
+        let kept = keep_len / oldest.segment.size().as_u64();
+        self.up.len().saturating_sub(usize::try_from(kept).unwrap_or(usize::MAX).max(MIN_KEPT))
     }
 }
 
@@ -103,9 +136,10 @@ mod tests {
                 tidy.tidy(directory.path());
                 let Some(file) = tidy.poll_reading() else { break };
                 assert!(directory.path().join(file.to_string()).exists(), "removed before it was read back");
-                assert_eq!(tidy.poll_reading(), None, "two at a time");
+                assert_ne!(tidy.poll_reading(), Some(file), "twice");
                 tidy.is_up(file, Seen::Told);
-                tidy.is_up(file, Seen::Compared);
+                tidy.reading.clear();
+                tidy.was_read(file, ReadBack::NotNeeded);
                 read_back.push(file);
             }
             let removed = |file: &WalFileName| !directory.path().join(file.to_string()).exists();

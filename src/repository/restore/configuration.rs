@@ -154,7 +154,8 @@ fn restore_command(request: &RestoreRequest) -> Result<String, RestoreError> {
     words.extend(["wal", "fetch", "--archive"].map(str::to_owned));
     words.push(request.archive_url.clone());
     words.extend(request.fetch_options.iter().cloned());
-    if request.at_gap == AtGap::End {
+    if request.target != RecoveryTarget::Latest || request.at_gap == AtGap::End {
+        // a target lies before it, also where the server reads ahead; and one that does not get there says so
         words.push("--end-at-gap".to_owned());
     }
     let quoted: Vec<String> = words.iter().map(|word| quote(word)).collect();
