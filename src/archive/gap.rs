@@ -250,8 +250,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let holder = lease::Holder::of(directory.path()).unwrap();
         let patience = lease::Patience::TakeOver;
-        let taken = lease::acquire(store, &holder, std::time::Duration::from_secs(30), patience, |_| {});
-        let (keeper, _) = taken.await.unwrap();
+        let thirty = std::time::Duration::from_secs(30);
+        let taken = lease::acquire(store, &holder, thirty, patience, |_| {}, async || Ok(true));
+        let (keeper, _) = taken.await.unwrap().unwrap();
         let reached = Some((TimelineId::new(timeline).unwrap(), Lsn::new(lsn)));
         let (_sender, archived) = tokio::sync::watch::channel(reached);
         keeper.telling(archived).release(true).await;

@@ -33,21 +33,30 @@ fn with_margin(lease: Duration) -> Duration {
     lease + lease / 4
 }
 
-/// Takes the archive. `waiting` hears of a holder that is silent, and will be waited for.
+/// Takes the archive. `waiting` hears of a holder that is silent, and will be waited for. `may_take` is asked once it is known that
+/// nobody lives who has it, and before anything is taken; where it says no this gives `None`.
 pub(in crate::archive) async fn acquire(
     store: &ArchiveStore,
     holder: &Holder,
     lease: Duration,
     patience: Patience,
     mut waiting: impl FnMut(&LeaseRecord),
-) -> Result<(Keeper, Lease), ArchiveError> {
+    may_take: impl AsyncFnOnce() -> Result<bool, ArchiveError>,
+) -> Result<Option<(Keeper, Lease)>, ArchiveError> {
+    let mut may_take = Some(may_take);
     let mut record = holder.record(lease);
     let mut watched: Option<Watched> = None;
     let mut told = false;
     loop {
         let Some((generation, found)) = retried(|| latest(store)).await? else {
+            if let Some(may_take) = may_take.take() {
+                if !may_take().await? {
+                    return Ok(None);
+                }
+                continue;
+            }
             match claim(store, Generation::FIRST, &record).await? {
-                Some(claimed) => return Ok(claimed),
+                Some(claimed) => return Ok(Some(claimed)),
                 None => continue,
             }
         };
@@ -79,6 +88,13 @@ pub(in crate::archive) async fn acquire(
                 .await;
             }
             _ => {
+                if let Some(may_take) = may_take.take() {
+                    if !may_take().await? {
+                        return Ok(None);
+                    }
+                    // who has it may have come back meanwhile
+                    continue;
+                }
                 let Some((mut keeper, lease)) = claim(store, next, &record).await? else { continue };
                 if !is_gone {
                     if silence.is_none() {
@@ -92,7 +108,7 @@ pub(in crate::archive) async fn acquire(
                 }
                 // of no use any more; one that is left is passed over
                 let _ = store.remove(&layout::lease_key(generation)).await;
-                return Ok((keeper, lease));
+                return Ok(Some((keeper, lease)));
             }
         }
     }

@@ -23,7 +23,8 @@ impl Machine {
 
     async fn take(&self, patience: Patience) -> Result<(Keeper, Lease, Holder), ArchiveError> {
         let holder = Holder::of(&self.path)?;
-        let (keeper, lease) = acquire(&self.store, &holder, LEASE, patience, |_| {}).await?;
+        let (keeper, lease) =
+            acquire(&self.store, &holder, LEASE, patience, |_| {}, async || Ok(true)).await?.unwrap();
         Ok((keeper, lease, holder))
     }
 }

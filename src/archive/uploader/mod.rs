@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use super::buffers;
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
-use super::lease::{self, Holder, Lease, Patience, Reached};
+use super::lease::{self, Holder, Lease, LeaseRecord, Patience, Reached};
 use super::retry::retried;
 use super::store::ArchiveStore;
 use crate::ErrorClass;
@@ -324,28 +324,29 @@ async fn hold_and_archive(
     }
     teller.send_modify(|told| told.answers = true);
     let stand = |standing| teller.send_modify(|told| told.standing = standing);
-    // nobody is driven out of an archive that is not ours, or kept out of it
-    if let Some(found) = retried(|| ClusterIdentity::read(store)).await? {
-        let stamp = match ClusterStamp::of(directory) {
-            None => {
-                stand(Standing::Waiting);
-                let known = fed.wait_for(|feed| feed.stamp.is_some() || feed.ended).await;
-                known.ok().and_then(|feed| feed.stamp)
-            }
-            stamp => stamp,
-        };
-        let Some(stamp) = stamp else { return Ok(()) };
+    let identity = retried(|| ClusterIdentity::read(store)).await?;
+    let stamp = ClusterStamp::of(directory);
+    if let (Some(found), Some(stamp)) = (identity, stamp) {
         found.check_stamp(stamp)?;
     }
+    // nobody is driven out of an archive that is not ours, or kept out of it
+    let may_take = async || {
+        let (Some(found), None) = (identity, stamp) else { return Ok(true) };
+        stand(Standing::Waiting);
+        let known = fed.wait_for(|feed| feed.stamp.is_some() || feed.ended).await;
+        let Some(stamp) = known.ok().and_then(|feed| feed.stamp) else { return Ok(false) };
+        found.check_stamp(stamp).map(|()| true)
+    };
     let patience = match options.take_over {
         TakeOver::Never => Patience::UntilSilent,
         TakeOver::Now => Patience::TakeOver,
     };
-    let (keeper, lease) = lease::acquire(store, holder, options.lease, patience, |other| {
+    let waiting = |other: &LeaseRecord| {
         tracing::warn!("the archive was held by {other}; it is taken over when its time is up");
         stand(Standing::Waiting);
-    })
-    .await?;
+    };
+    let taken = lease::acquire(store, holder, options.lease, patience, waiting, may_take).await?;
+    let Some((keeper, lease)) = taken else { return Ok(()) };
     tracing::debug!(generation = %lease.generation(), "the archive is ours");
     stand(Standing::Holding);
     let (reached, archived) = watch::channel(None);
