@@ -12,7 +12,7 @@ use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 /// A receiver that was lost may have had so many objects on their way behind the first that is missing, in so many segments:
 /// they are no sign of a gap, where the archive has what is before it, and nobody has said that it was archived.
 const MAX_OBJECTS_BEHIND: usize = 3;
-const MAX_SEGMENTS_BEHIND: u64 = 2;
+const MAX_SEGMENTS_BEHIND: u64 = 3;
 
 /// Refuses to take `from` on a timeline, a byte that the archive did not have when it was looked for, for the end of the log if
 /// there is WAL behind it, or was. Says how far the archive goes now without a gap: a receiver may be at work.
@@ -224,8 +224,8 @@ mod tests {
         assert_eq!(goes_on_at(&store, 1, 7 * MIB + 20).await, None);
         let store = archive(&[(1, 3), (1, 4), (1, 6), (1, 7), (1, 8), (1, 9)], &[], None).await;
         assert_eq!(goes_on_at(&store, 1, 5 * MIB).await, Some((1, 6 * MIB)));
-        let store = archive(&[(1, 3), (1, 4), (1, 8)], &[(5, 0, 100)], None).await;
-        assert_eq!(goes_on_at(&store, 1, 5 * MIB + 100).await, Some((1, 8 * MIB)));
+        let store = archive(&[(1, 3), (1, 4), (1, 9)], &[(5, 0, 100)], None).await;
+        assert_eq!(goes_on_at(&store, 1, 5 * MIB + 100).await, Some((1, 9 * MIB)));
         // pruned, or the archive was begun after the backup: no server may end there
         assert_eq!(goes_on_at(&store, 1, 2 * MIB).await, Some((1, 3 * MIB)));
         let store = archive(&[(1, 8)], &[], None).await;

@@ -19,7 +19,7 @@ const MAX_RANGE_LEN: u64 = 4 << 20;
 /// How many pieces may be on their way at once, and how many where the next is a whole segment, which is in memory as
 /// long as that.
 const MAX_IN_FLIGHT: usize = 4;
-const MAX_SEGMENTS_IN_FLIGHT: usize = 2;
+const MAX_SEGMENTS_IN_FLIGHT: usize = 3;
 
 /// Larger segments go up in parts, and stay so: a whole one would have to be in memory.
 const MAX_WHOLE_LEN: u64 = 64 << 20;
@@ -363,22 +363,23 @@ mod tests {
     #[test]
     fn only_what_has_no_gap_before_it_is_archived() {
         let mut plan = plan(MIB, 3 * MIB);
-        plan.handle_flushed(at(0), Lsn::new(6 * MIB + 5));
+        plan.handle_flushed(at(0), Lsn::new(7 * MIB + 5));
         let pieces: Vec<Piece> = std::iter::from_fn(|| plan.poll_piece(at(0))).collect();
         assert_eq!(
             pieces.iter().map(|piece| bounds(*piece)).collect::<Vec<_>>(),
-            [(3 * MIB, 4 * MIB), (4 * MIB, 5 * MIB)]
+            [(3 * MIB, 4 * MIB), (4 * MIB, 5 * MIB), (5 * MIB, 6 * MIB)]
         );
         // more waits, and time does not help it
         assert_eq!(plan.poll_timeout(), None);
         plan.handle_done(pieces[1]);
+        plan.handle_done(pieces[2]);
         assert_eq!(plan.archived_lsn(), Lsn::new(3 * MIB));
         plan.handle_done(pieces[0]);
-        assert_eq!(plan.archived_lsn(), Lsn::new(5 * MIB));
+        assert_eq!(plan.archived_lsn(), Lsn::new(6 * MIB));
         let last = plan.poll_piece(at(0)).unwrap();
-        assert_eq!(bounds(last), (5 * MIB, 6 * MIB));
+        assert_eq!(bounds(last), (6 * MIB, 7 * MIB));
         plan.handle_done(last);
-        assert_eq!((plan.archived_lsn(), plan.poll_fold()), (Lsn::new(6 * MIB), None));
+        assert_eq!((plan.archived_lsn(), plan.poll_fold()), (Lsn::new(7 * MIB), None));
     }
 
     #[test]
