@@ -23,10 +23,6 @@ use crate::pg::wal_page::{SHORT_PAGE_HEADER_LEN, WalPageHeader};
 use crate::pg::{Lsn, TimelineId, WalFileName};
 use crate::sink::ClusterStamp;
 
-/// What is so short, in bytes, is read and compressed by the thread that puts it up: somebody waits for it, and to hand it to another
-/// one and back takes longer.
-const MAX_LEN_HERE: u64 = 64 << 10;
-
 /// How many parts of a segment are read at once.
 const PARTS_AT_ONCE: usize = 16;
 
@@ -211,9 +207,6 @@ impl Route {
                 |source| ArchiveError::file("compress file", directory.join(file.to_string()), source);
             wal_object::encode(&wal).map_err(failed)
         };
-        if end - start <= MAX_LEN_HERE {
-            return work();
-        }
         tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::ThreadEnded)?
     }
 
