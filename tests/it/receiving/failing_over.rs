@@ -59,6 +59,7 @@ fn a_new_primary_gets_the_slot_and_nothing_is_missing() {
         primary.psql("ALTER SYSTEM SET synchronous_standby_names = 'FIRST 2 (pgwake, standby1)'; SELECT pg_reload_conf()");
         let ledger = Ledger::begin(&primary, "on");
         make_wal(&primary, 3);
+        ledger.wait_for_first();
         primary.kill9();
         let acknowledged = ledger.end();
         standby.promote();

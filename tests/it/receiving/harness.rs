@@ -132,6 +132,7 @@ pub(super) fn assert_same_as(primaries: &[&Cluster], directory: &Path) -> BTreeS
 /// A client that commits row after row and remembers which commits were acknowledged.
 pub(super) struct Ledger {
     ended: Arc<AtomicBool>,
+    begun: Arc<AtomicBool>,
     thread: JoinHandle<Vec<i32>>,
 }
 
@@ -146,12 +147,18 @@ impl Ledger {
         config.host_path(primary.socket_dir()).port(primary.port()).user("postgres").dbname("postgres");
         config.options(format!("-c synchronous_commit={synchronous_commit}"));
         let ended = Arc::new(AtomicBool::new(false));
-        let wish = Arc::clone(&ended);
+        let begun = Arc::new(AtomicBool::new(false));
+        let (wish, first) = (Arc::clone(&ended), Arc::clone(&begun));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(write_rows(&config, &wish))
+            runtime.expect("a runtime").block_on(write_rows(&config, &wish, &first))
         });
-        Ledger { ended, thread }
+        Ledger { ended, begun, thread }
+    }
+
+    /// Waits until something was acknowledged.
+    pub(super) fn wait_for_first(&self) {
+        wait_until("a row is acknowledged", || self.begun.load(Ordering::Relaxed));
     }
 
     /// Stops, and says which rows were acknowledged.
@@ -161,7 +168,7 @@ impl Ledger {
     }
 }
 
-async fn write_rows(config: &tokio_postgres::Config, ended: &AtomicBool) -> Vec<i32> {
+async fn write_rows(config: &tokio_postgres::Config, ended: &AtomicBool, begun: &AtomicBool) -> Vec<i32> {
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.expect("connect to the primary");
     tokio::spawn(connection);
     let mut acknowledged = Vec::new();
@@ -177,6 +184,7 @@ async fn write_rows(config: &tokio_postgres::Config, ended: &AtomicBool) -> Vec<
                 break;
             }
             acknowledged.push(id);
+            begun.store(true, Ordering::Relaxed);
         }
     };
     tokio::select! {
