@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::ArchiveError;
 use super::identity::ClusterIdentity;
 use super::layout::{self, SegmentRange, WAL_PREFIX};
-use super::store::ArchiveStore;
+use super::store::{ArchiveStore, ListedObject};
 use super::wal_object;
 use crate::pg::{Lsn, TimelineHistory, TimelineId, WalFileName, WalSegmentSize};
 
@@ -195,6 +195,22 @@ impl TimelineContent {
     }
 }
 
+/// A timeline's parts, and its whole segments: all of them, or those of a segment and behind it. Parts first: one that is folded into
+/// its segment meanwhile is then found as a segment.
+pub(super) async fn objects_of(
+    store: &ArchiveStore,
+    timeline: TimelineId,
+    from: Option<WalFileName>,
+) -> Result<(Vec<ListedObject>, Vec<ListedObject>), ArchiveError> {
+    let list = async |prefix: &str| match from {
+        // a name is followed by what begins with it
+        Some(from) => store.list_behind(prefix, &format!("{prefix}{from}")).await,
+        None => store.list(prefix).await,
+    };
+    let parts = list(&layout::ranges_prefix(timeline)).await?;
+    Ok((parts, list(&layout::timeline_prefix(timeline)).await?))
+}
+
 /// A timeline's objects, and how many bytes each has in the store.
 struct Listing {
     whole: Vec<(WalFileName, u64)>,
@@ -209,14 +225,7 @@ impl Listing {
         timeline: TimelineId,
         from: Option<WalFileName>,
     ) -> Result<Self, ArchiveError> {
-        let list = async |prefix: &str| match from {
-            // a name is followed by what begins with it
-            Some(from) => store.list_behind(prefix, &format!("{prefix}{from}")).await,
-            None => store.list(prefix).await,
-        };
-        // parts first: one that is folded into its segment meanwhile is then found as a segment
-        let parts = list(&layout::ranges_prefix(timeline)).await?;
-        let whole = list(&layout::timeline_prefix(timeline)).await?;
+        let (parts, whole) = objects_of(store, timeline, from).await?;
         let whole = whole.iter();
         let mut whole: Vec<(WalFileName, u64)> = whole
             .filter_map(|object| Some((layout::parse_segment_key(&object.key, size)?, object.len)))

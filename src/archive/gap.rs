@@ -62,14 +62,7 @@ impl Pieces {
         size: WalSegmentSize,
         from: Option<WalFileName>,
     ) -> Result<Self, ArchiveError> {
-        let list = async |prefix: &str| match from {
-            // a name is followed by what begins with it
-            Some(from) => store.list_behind(prefix, &format!("{prefix}{from}")).await,
-            None => store.list(prefix).await,
-        };
-        let parts = list(&layout::ranges_prefix(timeline)).await?;
-        // after them: a part goes when its whole is there
-        let whole = list(&layout::timeline_prefix(timeline)).await?;
+        let (parts, whole) = catalog::objects_of(store, timeline, from).await?;
         let parts = parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size)).collect();
         let parts = layout::counted(parts).into_iter().map(|part| (part.start_lsn, part.end_lsn));
         let whole = whole.iter().filter_map(|object| layout::parse_segment_key(&object.key, size));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::catalog;
 use super::super::error::ArchiveError;
 use super::super::layout::{self, SegmentRange};
 use super::continuity;
@@ -39,13 +40,7 @@ impl Remote {
         timeline: TimelineId,
         size: WalSegmentSize,
     ) -> Result<Self, ArchiveError> {
-        let (ranges, timeline) = (layout::ranges_prefix(timeline), layout::timeline_prefix(timeline));
-        let list = async |prefix: &str| match from {
-            // a name is followed by what begins with it
-            Some(from) => route.store.list_behind(prefix, &format!("{prefix}{from}")).await,
-            None => route.store.list(prefix).await,
-        };
-        let (parts, whole) = (list(&ranges).await?, list(&timeline).await?);
+        let (parts, whole) = catalog::objects_of(&route.store, timeline, from).await?;
         let found = parts.iter().chain(&whole).map(|object| object.key.as_str());
         route.store.make_durable(found)?;
         let ranges = parts.iter().filter_map(|object| SegmentRange::parse(&object.key, size)).collect();
