@@ -30,6 +30,18 @@ fn archived(primary: &Cluster) {
     primary.wait_for(&applied, "t");
 }
 
+/// Of the forty segments that come behind the `here` first ones no more is taken than what was on its way.
+#[track_caller]
+fn assert_receives_no_more(received: &Path, here: usize) {
+    let mut sizes = Vec::new();
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(200));
+        sizes.push(wal_files(received).len() - here);
+    }
+    assert!(sizes.iter().all(|count| *count < 25), "{sizes:?}");
+    assert_eq!(sizes[5], sizes[9], "it goes on receiving: {sizes:?}");
+}
+
 fn files_below(directory: &Path) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(directory).expect("list the archive").flatten();
     let paths = entries.map(|entry| entry.path());
@@ -138,14 +150,7 @@ fn a_spool_that_is_full_receives_no_more_and_is_told_of_before() {
     store.stop();
     make_wal(&primary, 40);
     receiver.wait_for_stderr("of --spool-limit");
-    let mut sizes = Vec::new();
-    for _ in 0..10 {
-        std::thread::sleep(Duration::from_millis(200));
-        sizes.push(wal_files(&received).len() - here);
-    }
-    // what was on its way is taken; the rest is not
-    assert!(sizes.iter().all(|count| *count < 25), "{sizes:?}");
-    assert_eq!(sizes[5], sizes[9], "it goes on receiving: {sizes:?}");
+    assert_receives_no_more(&received, here);
     store.resume();
     archived(&primary);
     receiver.terminate();
@@ -181,13 +186,7 @@ fn a_store_that_was_never_there_holds_up_little_and_fills_no_more_than_its_spool
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     make_wal(&primary, 40);
     receiver.wait_for_stderr("of --spool-limit");
-    let mut sizes = Vec::new();
-    for _ in 0..10 {
-        std::thread::sleep(Duration::from_millis(200));
-        sizes.push(wal_files(&received).len());
-    }
-    assert!(sizes.iter().all(|count| *count < 25), "{sizes:?}");
-    assert_eq!(sizes[5], sizes[9], "it goes on receiving: {sizes:?}");
+    assert_receives_no_more(&received, 0);
     store.resume();
     archived(&primary);
     receiver.terminate();
